@@ -1,0 +1,1 @@
+"""Commands, and the assembly and supervision of processes: the one place that imports everything."""

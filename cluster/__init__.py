@@ -1,0 +1,1 @@
+"""The world: manifests, scraping, the standalone gateway, the model-server simulator.  Imports core/ only."""

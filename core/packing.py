@@ -1,0 +1,86 @@
+"""Columns of whole numbers as few bytes as they need.
+
+A packed column is one mode byte and its data, little-endian:
+`C` one value for all (length, value), `A` an arithmetic run (length, start, step),
+`1 2 4 8` one unsigned value of that many bytes each,
+`S` sparse: (length, pairs, then index and value of what is not zero).
+Values are unsigned and below 2**63.  The same column always packs to the same bytes,
+because packed columns take part in digests.
+"""
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+_TYPES = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+
+
+def pack(values: Ints) -> bytes:
+    """Return the shortest of the forms for `values`, none of which may be negative."""
+    n = len(values)
+    if n == 0:
+        return b""
+    first = int(values[0])
+    highest = int(values.max())
+    assert int(values.min()) >= 0, "packed columns hold unsigned values"
+    if highest == first and int(values.min()) == first:
+        return b"C" + struct.pack("<IQ", n, first)
+    width = 1 if highest < 1 << 8 else 2 if highest < 1 << 16 else 4 if highest < 1 << 32 else 8
+    if n > 2:
+        step = int(values[1]) - first
+        if step > 0 and n * width > 21 and bool((np.diff(values) == step).all()):
+            return b"A" + struct.pack("<IQQ", n, first, step)
+    index = np.flatnonzero(values)
+    index_width = 1 if n <= 1 << 8 else 2 if n <= 1 << 16 else 4
+    if n <= 1 << 32 and 9 + len(index) * (index_width + width) < n * width:
+        return (
+            b"S"
+            + struct.pack("<IIB", n, len(index), width)
+            + index.astype(_TYPES[index_width]).tobytes()
+            + values[index].astype(_TYPES[width]).tobytes()
+        )
+    return bytes((48 + width,)) + values.astype(_TYPES[width]).tobytes()
+
+
+def unpack(data: bytes) -> Ints:
+    """Return the column that `pack` was given; `ValueError` says what is wrong with other bytes."""
+    if not data:
+        return np.zeros(0, dtype=np.int64)
+    mode, body = data[:1], data[1:]
+    try:
+        if mode == b"C":
+            n, value = struct.unpack("<IQ", body)
+            return np.full(n, value, dtype=np.int64)
+        if mode == b"A":
+            n, start, step = struct.unpack("<IQQ", body)
+            run: Ints = np.arange(n, dtype=np.int64) * step + start
+            return run
+        if mode == b"S":
+            n, pairs, width = struct.unpack_from("<IIB", body)
+            index_width = 1 if n <= 1 << 8 else 2 if n <= 1 << 16 else 4
+            split = 9 + pairs * index_width
+            if len(body) != split + pairs * width:
+                raise ValueError("length")
+            column = np.zeros(n, dtype=np.int64)
+            column[np.frombuffer(body[9:split], _TYPES[index_width]).astype(np.int64)] = np.frombuffer(
+                body[split:], _TYPES[width]
+            )
+            return column
+        return np.frombuffer(body, _TYPES[mode[0] - 48]).astype(np.int64)
+    except (struct.error, ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"packed column starts with {data[:9]!r}, wanted a mode byte of C A S 1 2 4 8 and its data"
+        ) from error
+
+
+def pack_floats(values: npt.NDArray[np.float64]) -> bytes:
+    """Return `values` as 4-byte floats; the log's value is the rounded one, for the projection too."""
+    return values.astype("<f4").tobytes()
+
+
+def unpack_floats(data: bytes) -> npt.NDArray[np.float64]:
+    """Return what `pack_floats` kept."""
+    return np.frombuffer(data, "<f4").astype(np.float64)
