@@ -538,31 +538,33 @@ PICKER_EVENTS = (
     PickerStarted,
 )
 
-_CLASSES: dict[object, Class] = (
-    dict.fromkeys(
-        (
-            PoolApplied,
-            PoolDeleted,
-            EndpointJoined,
-            EndpointChanged,
-            EndpointLeft,
-            ObjectiveApplied,
-            ObjectiveDeleted,
-            RouteObserved,
-            RouteDeleted,
-            SourceAccepted,
-            SourceRejected,
-        ),
-        Class.MEMBERSHIP,
+_MEMBERSHIP: frozenset[object] = frozenset(
+    (
+        PoolApplied,
+        PoolDeleted,
+        EndpointJoined,
+        EndpointChanged,
+        EndpointLeft,
+        ObjectiveApplied,
+        ObjectiveDeleted,
+        RouteObserved,
+        RouteDeleted,
+        SourceAccepted,
+        SourceRejected,
     )
-    | dict.fromkeys((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced), Class.LOAD)
-    | dict.fromkeys((RequestRouted, RequestRefused, ResponseStarted, RequestFinished), Class.TRAFFIC)
 )
+_LOAD: frozenset[object] = frozenset((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced))
+_TRAFFIC: frozenset[object] = frozenset((RequestRouted, RequestRefused, ResponseStarted, RequestFinished))
 
 
 def class_of(event: Event) -> Class:
     """Return the class that `event` is stored under."""
-    return _CLASSES.get(type(event), Class.CONTROL)
+    kind = type(event)
+    if kind in _TRAFFIC:
+        return Class.TRAFFIC
+    if kind in _LOAD:
+        return Class.LOAD
+    return Class.MEMBERSHIP if kind in _MEMBERSHIP else Class.CONTROL
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
