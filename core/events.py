@@ -465,6 +465,37 @@ class ClockStepped(Fact, frozen=True, tag="clock-stepped"):
     seconds: float
 
 
+class WeightsIntended(Fact, frozen=True, tag="weights-intended"):
+    """Somebody wants other weights; recorded ahead of the write."""
+
+    change: str
+    """Names this change in the events that follow it."""
+    route: str
+    rule: int
+    """Index of the rule in the route, as the form showed it."""
+    version: str
+    """The `version` of the RouteObserved that the change rests on."""
+    before: tuple[BackendRef, ...]
+    after: tuple[BackendRef, ...]
+    actor: str
+    reason: str
+    at: float
+
+
+class WeightsWritten(Fact, frozen=True, tag="weights-written"):
+    """The change was written and read back; a RouteObserved of this version follows or came before."""
+
+    change: str
+    version: str
+
+
+class WeightsRefused(Fact, frozen=True, tag="weights-refused"):
+    """The change was not made, or not seen when read back."""
+
+    change: str
+    cause: str
+
+
 class ProcessStarted(Fact, frozen=True, tag="process-started"):
     """The supervisor started a process beside pickers: the gateway, a simulator."""
 
@@ -513,6 +544,9 @@ Event: TypeAlias = (
     | ConfigAccepted
     | ConfigRejected
     | ClockStepped
+    | WeightsIntended
+    | WeightsWritten
+    | WeightsRefused
     | ProcessStarted
     | ProcessEnded
 )

@@ -54,6 +54,9 @@ from pointsman.core.events import (
     ScrapePaced,
     SourceAccepted,
     SourceRejected,
+    WeightsIntended,
+    WeightsRefused,
+    WeightsWritten,
 )
 from pointsman.core.packing import unpack, unpack_floats
 
@@ -132,6 +135,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
     objectives: list[ObjectiveApplied]
     routes: list[RouteObserved]
     rejected_sources: list[SourceRejected]
+    pending_changes: list[WeightsIntended]
     epochs: list[Epoch]
     interval: float
     threshold: float
@@ -158,6 +162,8 @@ class ClusterState:
         self.objectives: dict[tuple[str, str], int] = {}
         self.routes: dict[str, RouteObserved] = {}
         self.rejected_sources: dict[str, SourceRejected] = {}
+        self.pending_changes: dict[str, WeightsIntended] = {}
+        """Weight changes that are recorded as wanted and not yet as written or refused."""
         self.epochs: dict[tuple[str, int], Epoch] = {}
         self.interval = 0.0
         self.threshold = 0.0
@@ -322,6 +328,10 @@ class ClusterState:
                 known.adopted_to = last
             case LogCreated(log_id):
                 self.log_id = log_id
+            case WeightsIntended(change):
+                self.pending_changes[change] = event
+            case WeightsWritten(change) | WeightsRefused(change):
+                self.pending_changes.pop(change, None)
             case (
                 ControlStarted()
                 | ControlStopped()
@@ -432,6 +442,7 @@ class ClusterState:
             ],
             routes=[self.routes[k] for k in sorted(self.routes)],
             rejected_sources=[self.rejected_sources[k] for k in sorted(self.rejected_sources)],
+            pending_changes=[self.pending_changes[k] for k in sorted(self.pending_changes)],
             epochs=[msgspec.structs.replace(self.epochs[k]) for k in sorted(self.epochs)],
             interval=self.interval,
             threshold=self.threshold,
@@ -468,6 +479,7 @@ class ClusterState:
         state.objectives = {(o.pool, o.name): o.priority for o in snapshot.objectives}
         state.routes = {r.route: r for r in snapshot.routes}
         state.rejected_sources = {r.source: r for r in snapshot.rejected_sources}
+        state.pending_changes = {c.change: c for c in snapshot.pending_changes}
         state.epochs = {(e.picker, e.epoch): msgspec.structs.replace(e) for e in snapshot.epochs}
         state.interval, state.threshold = snapshot.interval, snapshot.threshold
         count = len(snapshot.rows) + len(snapshot.free_generations)
