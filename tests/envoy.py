@@ -13,10 +13,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from cryptography import x509
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from grpclib.const import Cardinality, Handler
+from grpclib.protocol import H2Protocol
 from grpclib.server import Server, Stream
 
 from pointsman.cluster.envoy import (
@@ -39,6 +41,9 @@ from pointsman.cluster.envoy import (
 )
 from pointsman.core.projection import ClusterState
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
+
+if TYPE_CHECKING:
+    from grpclib._typing import IServable
 
 START_MAX = 20.0
 """Seconds for Envoy to listen; it takes a few tenths when the machine is idle."""
@@ -132,6 +137,25 @@ def _listening(port: int) -> bool:
     return False
 
 
+class KillableServer(Server):
+    """A grpclib server that can end as a killed process does: every connection breaks off."""
+
+    def __init__(self, handlers: "Collection[IServable]") -> None:
+        super().__init__(handlers)
+        self._protocols: list[H2Protocol] = []
+
+    def _protocol_factory(self) -> H2Protocol:
+        protocol = super()._protocol_factory()
+        self._protocols.append(protocol)
+        return protocol
+
+    def kill(self) -> None:
+        """Break off every connection; one still in its handshake ends with the listening socket."""
+        for protocol in self._protocols:
+            if hasattr(protocol, "processor"):
+                protocol.processor.close(reason="killed")
+
+
 class FixedPickers:
     """ext_proc servers of one thread, each of which names one endpoint; stop ends them all."""
 
@@ -143,11 +167,11 @@ class FixedPickers:
         """What each picker port names; kept for the tests that ask."""
         self.pause: dict[int, asyncio.Event] = {}
         self._loop = asyncio.new_event_loop()
-        self._servers: dict[int, Server] = {}
+        self._servers: dict[int, KillableServer] = {}
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "FixedPickers":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -194,27 +218,27 @@ class FixedPickers:
                 kinds = (ProcessingRequest, ProcessingResponse)
                 return {path: Handler(process, Cardinality.STREAM_STREAM, *kinds)}
 
-        server = Server([Processor()])
+        server = KillableServer([Processor()])
         await server.start("127.0.0.1", port, reuse_port=True, ssl=own_certificate() if tls else None)
         self._servers[port] = server
 
     async def _stop(self, port: int) -> None:
         server = self._servers.pop(port)
         server.close()
-        for handler in list(server._handlers):
-            handler.close()
+        server.kill()
         await server.wait_closed()
 
     async def _process(self, stream: Stream[ProcessingRequest, ProcessingResponse], endpoint: str, port: int) -> None:
         body = b""
         async for message in stream:
+            if message.HasField("request_headers"):
+                headers = message.request_headers.headers.headers
+                self.asked[port] += [h.raw_value.decode() for h in headers if h.key == "x-request-id"]
             if port in self.pause:
                 await self.pause[port].wait()
             reply = ProcessingResponse()
             match message.WhichOneof("request"):
                 case "request_headers":
-                    headers = message.request_headers.headers.headers
-                    self.asked[port] += [h.raw_value.decode() for h in headers if h.key == "x-request-id"]
                     if not message.request_headers.end_of_stream:
                         continue
                     name(reply, endpoint)

@@ -7,9 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 from envoy import FixedPickers, Gateway, envoy_binary, gateway_files, run_envoy, run_gateway, wait_until
 
@@ -29,8 +30,8 @@ from pointsman.core.projection import ClusterState
 OLD, NEW = "default/vllm-llama3-8b-instruct", "default/vllm-llama3-8b-instruct-new"
 
 
-def pool(name: str, **more: str) -> PoolApplied:
-    return PoolApplied(name, {"app": name}, (8000,), **more)
+def pool(name: str, failure_mode: str = "FailClose", app_protocol: str = "http") -> PoolApplied:
+    return PoolApplied(name, {"app": name}, (8000,), failure_mode=failure_mode, app_protocol=app_protocol)
 
 
 def folded(*events: Event) -> ClusterState:
@@ -69,7 +70,7 @@ class Server(BaseHTTPRequestHandler):
         got = {"path": self.path, "headers": dict(self.headers.items()), "body_bytes": len(body)}
         reply = json.dumps(got).encode()
         self.send_response(200)
-        self.send_header("x-server", f"127.0.0.1:{self.server.server_address[1]}")
+        self.send_header("x-server", ":".join(map(str, self.connection.getsockname())))
         self.send_header("content-length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -96,10 +97,10 @@ def two_servers() -> Iterator[tuple[str, str]]:
 class Client:
     """One keep-alive connection to the gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    def __init__(self, gateway: Gateway, patience: float = 10.0) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=patience)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -151,7 +152,7 @@ def test_the_pool_that_the_weight_drew_is_asked_and_serves(tmp_path: Path) -> No
 
 def test_new_weights_rewrite_only_the_routes_and_leave_a_waiting_request_with_its_pool(tmp_path: Path) -> None:
     before, after = (folded(pool(OLD), pool(NEW), split(*weights)) for weights in ((1, 0), (0, 1)))
-    with rollout(tmp_path, before) as (gateway, pickers, ports), Client(gateway) as client:
+    with rollout(tmp_path, before) as (gateway, pickers, ports):
         pickers.hold(ports[OLD])
         answers: list[tuple[int, dict[str, str], bytes]] = []
 
@@ -164,7 +165,7 @@ def test_new_weights_rewrite_only_the_routes_and_leave_a_waiting_request_with_it
         wait_until(lambda: len(pickers.asked[ports[OLD]]) == 1, 5, "the old pool's picker is asked")
         pid = gateway.process.pid
         written = gateway.write(gateway_files(tmp_path, after, ports, gateway.port))
-        wait_until(lambda: client.ask()[1]["x-picked-by"] == str(ports[NEW]), 5, "the new weights are in force")
+        wait_until(lambda: _picked_by(gateway) == str(ports[NEW]), 5, "the new weights are in force")
         pickers.release(ports[OLD])
         thread.join(10)
 
@@ -174,6 +175,13 @@ def test_new_weights_rewrite_only_the_routes_and_leave_a_waiting_request_with_it
         assert headers["x-server"] == pickers.named[ports[OLD]]
         assert gateway.process.poll() is None
         assert gateway.process.pid == pid
+
+
+def _picked_by(gateway: Gateway) -> str:
+    """The picker that answers within half a second; nothing where it does not."""
+    with Client(gateway, patience=0.5) as client, suppress(TimeoutError):
+        return client.ask()[1]["x-picked-by"]
+    return ""
 
 
 def test_without_its_picker_a_pool_answers_5xx_at_once_and_again_when_it_is_back(tmp_path: Path) -> None:
@@ -391,6 +399,6 @@ def test_envoy_accepts_the_files_of_every_shape(tmp_path: Path) -> None:
 
     for config in (tmp_path / "static.json", tmp_path / "xds" / BOOTSTRAP):
         command = [str(envoy_binary()), "--mode", "validate", "--config-path", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         assert "deprecated" not in done.stderr.lower(), done.stderr
