@@ -1,0 +1,141 @@
+"""A hash table from prompt blocks to rows, made for 64 look-ups at once.
+
+Each hash has two buckets of eight, one in either half of the table, and lives in the emptier one.
+A row is a place in the table: it stays the same until the table grows, and `grow` says where each went.
+Columns by row are the owner's, beside `holders`.
+"""
+
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+_WAYS: Final = 8
+_FULL: Final = 0.7
+"""Share of rows in use at which the table doubles: two choices of eight overflow only well above it."""
+_AT_ONCE: Final = 1024
+_COUNT = np.arange(_AT_ONCE, dtype=np.int64)
+
+
+class TableFullError(Exception):
+    """Both buckets of a hash are full: the table must grow."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Where the blocks of one request are; good until the table changes."""
+
+    hashes: Hashes
+    buckets: npt.NDArray[np.int64]
+    """Two for each hash."""
+    cells: Hashes
+    """The keys in both buckets, 16 for each hash."""
+    blocks: Rows
+    """Indexes of the hashes that are in the table, ascending."""
+    rows: Rows
+    """Their rows."""
+
+    @property
+    def leading(self) -> int:
+        """How many hashes are in the table before the first that is not."""
+        if len(self.rows) == len(self.hashes):
+            return len(self.rows)
+        return int(np.count_nonzero(self.blocks == _COUNT[: len(self.blocks)]))
+
+
+class BlockTable:
+    """Hashes to rows; `holders[row]` is the bit set of lanes that hold the block, 0 in free rows."""
+
+    def __init__(self, rows: int = 1 << 13) -> None:
+        self._half = rows // (2 * _WAYS)
+        assert self._half & (self._half - 1) == 0, "the halves of a table are powers of two"
+        self.version = 0
+        """Rises whenever what `find` returned may be wrong."""
+        self.used = 0
+        self._keys: Hashes = np.zeros((2 * self._half, _WAYS), dtype=np.uint64)
+        self.holders: npt.NDArray[np.object_] = np.zeros(rows, dtype=np.object_)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._flat = self._keys.reshape(-1)
+        self._mask = np.uint32(self._half - 1)
+        self._choice = np.tile(np.array([0, self._half], dtype=np.int64), _AT_ONCE)
+
+    def __len__(self) -> int:
+        return len(self.holders)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays, without the bit sets themselves."""
+        return self._keys.nbytes + self.holders.nbytes
+
+    def find(self, packed: bytes) -> Found:
+        """Look up chained hashes, 8 bytes each; a hash of 0 counts as 1, because 0 marks a free row."""
+        if bytes(8) in packed:
+            hashes = np.frombuffer(packed, "<u8").copy()
+            hashes[hashes == 0] = 1
+            packed = hashes.tobytes()
+        hashes = np.frombuffer(packed, "<u8")
+        n = len(hashes)
+        buckets = (np.frombuffer(packed, "<u4") & self._mask) + self._choice[: 2 * n]
+        cells = self._keys.take(buckets, axis=0).reshape(n, 2 * _WAYS)
+        hits = (cells == hashes[:, None]).ravel().nonzero()[0]
+        rows = buckets.take(hits >> 3) * _WAYS + (hits & 7)
+        return Found(hashes, buckets, cells, hits >> 4, rows)
+
+    def insert(self, found: Found) -> Rows:
+        """Give the missing hashes rows; returns the rows of all, in order.  There must be room: see `full`."""
+        n = len(found.hashes)
+        if len(found.rows) == n:
+            return found.rows
+        self.version += 1
+        rows = np.full(n, -1, dtype=np.int64)
+        rows[found.blocks] = found.rows
+        missing = np.flatnonzero(rows < 0)
+        hashes, buckets, cells = found.hashes, found.buckets.reshape(n, 2), found.cells
+        while len(missing):
+            # Ways of both buckets in turn: the first free one is in the emptier bucket.
+            free = cells[missing].reshape(-1, 2, _WAYS).transpose(0, 2, 1).reshape(-1, 2 * _WAYS) == 0
+            way = free.argmax(axis=1)
+            place = _COUNT[: len(missing)]
+            if not free[place, way].all():
+                raise TableFullError
+            here = buckets[missing, way & 1] * _WAYS + (way >> 1)
+            self._flat[here] = hashes[missing]
+            won = self._flat.take(here) == hashes[missing]  # two may have chosen one row: the last got it
+            rows[missing[won]] = here[won]
+            self.used += len(set(here.tolist()))
+            missing = missing[~won]
+            cells = self._keys.take(buckets, axis=0).reshape(n, 2 * _WAYS) if len(missing) else cells
+        return rows
+
+    def full(self, more: int) -> bool:
+        """`more` rows would fill the table beyond what it takes."""
+        return self.used + more > _FULL * len(self)
+
+    def free(self, rows: list[int]) -> None:
+        """Forget the blocks of these rows; nobody may hold them."""
+        self.version += 1
+        self._flat[rows] = 0
+        self.used -= len(rows)
+
+    def grow(self) -> Rows:
+        """Double the table; returns the new row of every old one."""
+        half, keys = self._half, self._keys
+        self.version += 1
+        halves = np.arange(2 * half, dtype=np.int64)[:, None] >= half
+        bit = np.where(halves, keys >> np.uint64(32), keys) & np.uint64(half)  # the bit that the mask gains
+        up = (bit != 0) & (keys != 0)
+        bucket = np.arange(2 * half, dtype=np.int64)[:, None] + np.where(halves, half, 0) + np.where(up, half, 0)
+        moved: Rows = (bucket * _WAYS + np.arange(_WAYS, dtype=np.int64)).reshape(-1)
+        self._half = 2 * half
+        self._keys = np.zeros((4 * half, _WAYS), dtype=np.uint64)
+        holders: npt.NDArray[np.object_] = np.zeros(4 * half * _WAYS, dtype=np.object_)
+        self._keys.reshape(-1)[moved] = keys.reshape(-1)
+        holders[moved] = self.holders
+        self.holders = holders
+        self._prepare()
+        return moved

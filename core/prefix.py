@@ -1,0 +1,380 @@
+"""Which server was given which prompt blocks: the prefix index.
+
+A block is the chained hash of a prompt up to its end, so equal hashes mean equal prefixes.
+Each server remembers its most recently used blocks up to its capacity, exactly (LRU);
+a block touched together with others counts as older than those after it in the prompt.
+Beyond `blocks_max` in all, the server that holds the most gives up its oldest.
+Inside, a server is a lane: a bit of the holder sets.  A lane that is let go disappears at once from what is matched,
+and is cleaned up a little with each update before its bit is used again.
+"""
+
+import heapq
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from pointsman.core.blocks import BlockTable, Found, Rows, TableFullError
+from pointsman.core.packing import Ints
+
+REQUEST_BLOCKS_MAX: Final = 256
+"""Blocks of one request that count; what a decision may store of them."""
+SERVER_BLOCKS: Final = 31250
+"""Capacity of a server that does not tell its own: the Go EPP's default."""
+INDEX_BLOCKS_MAX: Final = 4_000_000
+"""Blocks over all servers: 400 MB at the most, 100 bytes each; 128 servers with the default capacity."""
+_SWEEP: Final = 64
+"""Blocks of lanes let go that each update cleans up: as many as a request of 4 KiB brings."""
+_QUEUE: Final = 64
+_INTERNED: Final = 4096
+
+Queue = npt.NDArray[np.uint32]
+
+
+def prefix_hashes(
+    model: str,
+    prompt: bytes,
+    block_bytes: int,
+    *,
+    limit: int = REQUEST_BLOCKS_MAX,
+    salt: str = "",
+    partial: bool = False,
+) -> bytes:
+    """Hash each block of the prompt with all before it, 8 bytes each; `partial` counts an incomplete last one."""
+    digest = xxhash.xxh3_64_intdigest
+    previous = digest(salt.encode("utf-8", "replace"), digest(model.encode("utf-8", "replace")))
+    end = min(len(prompt), limit * block_bytes)
+    if not partial:
+        end -= end % block_bytes
+    hashes = []
+    for start in range(0, end, block_bytes):
+        previous = digest(prompt[start : start + block_bytes], previous)
+        hashes.append(previous)
+    return np.array(hashes, dtype="<u8").tobytes()
+
+
+class PrefixStatistics(msgspec.Struct, frozen=True):
+    """How large the index is and what it had to give up."""
+
+    servers: int
+    blocks: int
+    """Blocks over all servers, those still to be cleaned up included."""
+    distinct: int
+    blocks_max: int
+    evicted: int
+    """Given up because a server reached its capacity."""
+    squeezed: int
+    """Given up because the whole index reached `blocks_max`."""
+    bytes: int
+    """Of its arrays."""
+
+
+class _Lane:
+    """One server: its bit, and the rows it used in order, oldest first, with rows used again left in place.
+
+    `queue[head:sorted_to]` holds no row twice; of those, the ones in `moved` were used again since.
+    """
+
+    __slots__ = ("bit", "capacity", "end", "head", "live", "moved", "number", "queue", "slot", "sorted_to")
+
+    def __init__(self, number: int, slot: int, capacity: int) -> None:
+        self.number = number
+        self.bit = 1 << number
+        self.slot = slot
+        self.capacity = capacity
+        self.live = 0
+        self.queue: Queue = np.empty(_QUEUE, dtype=np.uint32)
+        self.head = 0
+        self.sorted_to = 0
+        self.end = 0
+        self.moved: set[int] = set()
+
+    def append(self, rows: Rows) -> None:
+        end = self.end + len(rows)
+        if end > len(self.queue):
+            queue: Queue = np.empty(max(end, len(self.queue) * 3 // 2), dtype=np.uint32)
+            queue[: self.end] = self.queue[: self.end]
+            self.queue = queue
+        self.queue[self.end : end] = rows
+        self.end = end
+
+    def sort(self, scratch: Queue) -> None:
+        """Leave each row once, at its latest use."""
+        rows = self.queue[self.head : self.end]
+        count = np.arange(len(rows), dtype=np.uint32)
+        scratch[rows] = count  # of equal indexes the last assignment stays
+        rows = rows[scratch[rows] == count]
+        assert len(rows) == self.live, f"lane {self.number} holds {len(rows)} blocks, wanted {self.live}"
+        self.queue = np.empty(max(_QUEUE, len(rows) * 5 // 4), dtype=np.uint32)
+        self.queue[: len(rows)] = rows
+        self.head, self.sorted_to, self.end = 0, len(rows), len(rows)
+        self.moved = set()
+
+    def unsort(self) -> None:
+        """No longer keep track of what moved; `sort` starts anew."""
+        self.sorted_to = self.head
+        if self.moved:
+            self.moved = set()
+
+
+class PrefixIndex:
+    """Blocks by server; see the module."""
+
+    def __init__(self, blocks_max: int = INDEX_BLOCKS_MAX) -> None:
+        self.blocks_max = blocks_max
+        self.blocks = 0
+        self._table = BlockTable()
+        self._scratch: Queue = np.zeros(len(self._table), dtype=np.uint32)
+        self._by_slot: dict[int, _Lane] = {}
+        self._lanes: list[_Lane | None] = []
+        self._free: list[int] = []
+        self._let_go: list[_Lane] = []
+        self._alive = 0
+        self._lane_of: Ints = np.full(16, -1, dtype=np.int64)
+        self._live: Ints = np.zeros(16, dtype=np.int64)
+        self._interned: dict[int, int] = {}
+        self._latest: tuple[bytes, int, Found] | None = None
+        self._evicted = 0
+        self._squeezed = 0
+
+    # --- questions ------------------------------------------------------------------------------
+
+    def matches(self, hashes: bytes, slots: Ints) -> Ints:
+        """For each slot: how many of the blocks before the first that nobody holds its server holds."""
+        if not hashes or not self._by_slot:
+            return np.zeros(len(slots), dtype=np.int64)
+        found = self._find(hashes)
+        planes = self._count(self._table.holders.take(found.rows[: found.leading]).tolist())
+        if not planes:
+            return np.zeros(len(slots), dtype=np.int64)
+        width = len(self._lanes) // 8 + 1  # at least one lane that nobody has: where -1 leads
+        packed = b"".join([plane.to_bytes(width, "little") for plane in planes])
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8).reshape(len(planes), width), axis=1, bitorder="little")
+        # Slots never seen are clipped to the last one, which has no lane.
+        mine = bits.take(self._lane_of.take(slots, mode="clip"), axis=1, mode="wrap")
+        counts: Ints = mine[0].astype(np.int64)
+        for power in range(1, len(planes)):
+            counts += mine[power].astype(np.int64) << power
+        return counts
+
+    def _count(self, held: list[int]) -> list[int]:
+        """Add the holder sets up, lane by lane: bit j of each lane's count is its bit in plane j."""
+        planes: list[int] = []
+        alive = self._alive
+        last, weight = 0, 0
+        for mask in [*held, -1]:
+            if mask == last:
+                weight += 1
+                continue
+            power = 0
+            while weight:
+                if weight & 1:
+                    _add(planes, last & alive, power)
+                weight >>= 1
+                power += 1
+            if mask == -1 or not mask & alive:
+                break
+            last, weight = mask, 1
+        return planes
+
+    def held(self, slot: int) -> int:
+        """How many blocks the slot's server holds."""
+        lane = self._by_slot.get(slot)
+        return 0 if lane is None else lane.live
+
+    def statistics(self) -> PrefixStatistics:
+        """Its size and what it gave up."""
+        queues = sum(lane.queue.nbytes for lane in [*self._by_slot.values(), *self._let_go])
+        return PrefixStatistics(
+            servers=len(self._by_slot),
+            blocks=self.blocks,
+            distinct=self._table.used,
+            blocks_max=self.blocks_max,
+            evicted=self._evicted,
+            squeezed=self._squeezed,
+            bytes=queues + self._scratch.nbytes + self._table.nbytes,
+        )
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def record(self, slot: int, hashes: bytes, capacity: int = SERVER_BLOCKS) -> None:
+        """The slot's server was given these blocks; its capacity is that of the first time."""
+        if not hashes:
+            return
+        lane = self._by_slot.get(slot) or self._join(slot, capacity)
+        rows = self._insert(self._find(hashes))
+        touched = rows.tolist()
+        if len(set(touched)) != len(touched):  # the same block twice: its last place counts
+            touched = list(dict.fromkeys(reversed(touched)))[::-1]
+            rows = np.array(touched, dtype=np.int64)
+        bit = lane.bit
+        masks = self._table.holders.take(rows).tolist()
+        known = [row for row, mask in zip(touched, masks, strict=True) if mask & bit]
+        fresh = len(touched) - len(known)
+        if fresh:
+            self._set(rows, masks, bit)
+            lane.live += fresh
+            self.blocks += fresh
+            self._live[slot] = lane.live
+        if lane.head < lane.sorted_to:
+            lane.moved.update(known)
+        lane.append(rows)
+        if lane.live > lane.capacity:
+            self._evicted += lane.live - lane.capacity
+            self._evict(lane, lane.live - lane.capacity)
+        if self._let_go:
+            self._sweep(_SWEEP)
+        if self.blocks > self.blocks_max:
+            self._squeeze()
+        if lane.end - lane.head > 2 * lane.live + _QUEUE:
+            lane.sort(self._scratch)
+        if lane.live < lane.capacity or len(lane.moved) > lane.live // 8 + _QUEUE:
+            lane.unsort()
+
+    def let_go(self, slot: int) -> None:
+        """The slot's server is gone."""
+        lane = self._by_slot.pop(slot, None)
+        if lane is None:
+            return
+        self._alive &= ~lane.bit
+        self._lane_of[slot] = -1
+        self._live[slot] = 0
+        self._let_go.append(lane)
+
+    def _find(self, hashes: bytes) -> Found:
+        # A decision matches and then records the same blocks.
+        latest = self._latest
+        if latest is not None and latest[1] == self._table.version and latest[0] == hashes:
+            return latest[2]
+        found = self._table.find(hashes[: 8 * REQUEST_BLOCKS_MAX])
+        self._latest = (hashes, self._table.version, found)
+        return found
+
+    def _insert(self, found: Found) -> Rows:
+        if self._table.full(len(found.hashes)):
+            self._grow()
+            found = self._table.find(found.hashes.tobytes())
+        while True:
+            try:
+                return self._table.insert(found)
+            except TableFullError:
+                self._grow()
+                found = self._table.find(found.hashes.tobytes())
+
+    def _grow(self) -> None:
+        moved = self._table.grow()
+        self._scratch = np.zeros(len(self._table), dtype=np.uint32)
+        for lane in [*self._by_slot.values(), *self._let_go]:
+            lane.queue[lane.head : lane.end] = moved.take(lane.queue[lane.head : lane.end])
+            lane.moved = set(moved.take(list(lane.moved)).tolist()) if lane.moved else lane.moved
+
+    def _join(self, slot: int, capacity: int) -> _Lane:
+        assert capacity > 0, f"capacity of slot {slot} is {capacity}, wanted at least 1"
+        if slot + 1 >= len(self._lane_of):
+            self._widen(slot + 2)
+        if self._free:
+            number = heapq.heappop(self._free)
+        else:
+            number = len(self._lanes)
+            self._lanes.append(None)
+        lane = _Lane(number, slot, capacity)
+        self._lanes[number] = self._by_slot[slot] = lane
+        self._lane_of[slot] = number
+        self._alive |= lane.bit
+        return lane
+
+    def _widen(self, slots: int) -> None:
+        more = max(slots, 2 * len(self._lane_of)) - len(self._lane_of)
+        self._lane_of = np.concatenate((self._lane_of, np.full(more, -1, dtype=np.int64)))
+        self._live = np.concatenate((self._live, np.zeros(more, dtype=np.int64)))
+
+    def _set(self, rows: Rows, masks: list[int], bit: int) -> None:
+        """Write `mask | bit` to the rows; neighbours with equal sets share one number."""
+        last, new = -1, 0
+        sets = []
+        for mask in masks:
+            if mask != last:
+                last, new = mask, self._intern(mask | bit)
+            sets.append(new)
+        self._table.holders[rows] = sets
+
+    def _intern(self, mask: int) -> int:
+        if len(self._interned) >= _INTERNED:
+            self._interned.clear()
+        return self._interned.setdefault(mask, mask)
+
+    def _evict(self, lane: _Lane, count: int) -> None:
+        """Take the lane's `count` oldest blocks from it."""
+        victims: list[int] = []
+        while len(victims) < count:
+            if lane.head == lane.sorted_to:
+                lane.live -= len(victims)
+                self._drop(lane, victims)
+                count -= len(victims)
+                victims = []
+                lane.sort(self._scratch)
+            stop = min(lane.sorted_to, lane.head + count - len(victims))
+            moved = lane.moved
+            victims += [row for row in lane.queue[lane.head : stop].tolist() if row not in moved]
+            lane.head = stop
+        lane.live -= len(victims)
+        self._drop(lane, victims)
+
+    def _drop(self, lane: _Lane, rows: list[int]) -> int:
+        """Clear the lane's bit in these rows where it is set; rows that nobody holds become free."""
+        bit = lane.bit
+        holders = self._table.holders
+        last, new = -1, 0
+        cleared, sets, free = [], [], []
+        for row, mask in zip(rows, holders.take(rows).tolist() if rows else (), strict=True):
+            if not mask & bit:
+                continue
+            if mask != last:
+                last, new = mask, self._intern(mask ^ bit)
+            cleared.append(row)
+            sets.append(new)
+            if not new:
+                free.append(row)
+        if cleared:
+            holders[cleared] = sets
+        if free:
+            self._table.free(free)
+        self.blocks -= len(cleared)
+        if self._by_slot.get(lane.slot) is lane:
+            self._live[lane.slot] = lane.live
+        return len(cleared)
+
+    def _sweep(self, count: int) -> None:
+        """Clean up some blocks of the lane that was let go first."""
+        lane = self._let_go[0]
+        stop = min(lane.end, lane.head + count)
+        self._drop(lane, list(dict.fromkeys(lane.queue[lane.head : stop].tolist())))
+        lane.head = stop
+        if lane.head == lane.end:
+            self._let_go.pop(0)
+            self._lanes[lane.number] = None
+            heapq.heappush(self._free, lane.number)
+
+    def _squeeze(self) -> None:
+        """Come back to `blocks_max`: first from lanes let go, then from the server that holds most."""
+        while self.blocks > self.blocks_max and self._let_go:
+            self._sweep(16 * _SWEEP)
+        while (over := self.blocks - self.blocks_max) > 0:
+            lane = self._by_slot[int(self._live.argmax())]
+            count = min(over, lane.live)
+            self._squeezed += count
+            self._evict(lane, count)
+
+
+def _add(planes: list[int], carry: int, power: int) -> None:
+    """Add `carry << power` to the counts that the planes are."""
+    while len(planes) < power:
+        planes.append(0)
+    while carry:
+        if power == len(planes):
+            planes.append(carry)
+            return
+        planes[power], carry = planes[power] ^ carry, planes[power] & carry
+        power += 1
