@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pointsman.core.events import BackendRef, RouteObserved, RouteRule
 from pointsman.core.weights import Change, Refused, backend_key, interval, plan, shares
 

@@ -1,0 +1,79 @@
+"""Writes weights into the manifest file that an HTTPRoute came from, and reads them back.
+
+Rules.  The file is written only while it still has the digest that the change rests on.
+The new content replaces the old one whole (a file beside it, synced, then renamed over it).
+What was written counts when it was read back.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import trio
+
+from pointsman.cluster.route_file import RouteFileError, change_weights
+from pointsman.core.events import BackendRef, RouteObserved
+
+
+class WriteRefused(Exception):
+    """Nothing was written; `stale` says that the file is not the one that the change rests on."""
+
+    def __init__(self, message: str, *, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
+
+
+def digest_of(data: bytes) -> str:
+    """A file's digest, as RouteObserved has it in `version`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+async def write_weights(directory: Path, route: RouteObserved, rule: int, touched: Iterable[BackendRef]) -> str:
+    """Give these backends of rule number `rule` their weights; return the digest that was read back.
+
+    Raises `WriteRefused`.
+    """
+    path = directory / route.source
+    return await trio.to_thread.run_sync(_write, path, route, rule, tuple(touched))
+
+
+def _write(path: Path, route: RouteObserved, rule: int, touched: tuple[BackendRef, ...]) -> str:
+    try:
+        before = path.read_bytes()
+    except OSError as error:
+        raise WriteRefused(f"cannot read {path}: {error.strerror}") from error
+    if digest_of(before) != route.version:
+        raise WriteRefused(f"{path.name} was changed since the route was read", stale=True)
+    wanted = {(ref.group, ref.kind, ref.pool): ref.weight for ref in touched}
+    try:
+        after = change_weights(before, route.route, rule, wanted)
+    except RouteFileError as error:
+        where = f"{path.name}, line {error.line}" if error.line else path.name
+        raise WriteRefused(f"{where}: {error}") from error
+    try:
+        _replace(path, before, after)
+        found = path.read_bytes()
+    except OSError as error:
+        raise WriteRefused(f"cannot write {path}: {error.strerror}") from error
+    if found != after:
+        raise WriteRefused(f"{path.name} holds something else than was written", stale=True)
+    return digest_of(found)
+
+
+def _replace(path: Path, before: bytes, after: bytes) -> None:
+    """Put `after` in the place of `before`, whole or not at all, with the same mode."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(after)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, path.stat().st_mode & 0o7777)
+        if path.read_bytes() != before:  # the last moment at which somebody else's edit can be kept
+            raise WriteRefused(f"{path.name} was changed while it was being written", stale=True)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
