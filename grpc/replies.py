@@ -1,0 +1,150 @@
+"""The bytes of what we answer: every `ProcessingResponse` is built here.
+
+Rules.  Header values go into `raw_value`; Envoy reads nothing else.
+Headers that stay as they are, are not mentioned.  A set without `append_action` overwrites.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import msgspec
+
+from pointsman.grpc.control_headers import DESTINATION, DROPPED_REASON
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
+    BodyResponse,
+    HeaderMutation,
+    ProcessingResponse,
+)
+
+CHUNK_BYTES_MAX = 62_000
+"""Most body bytes in one answer: what the Go EPP sends, below Envoy's and gRPC's frame buffers of 64 KiB."""
+
+METADATA_NAMESPACE = "envoy.lb"
+
+_CODES = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    412: "PreconditionFailed",
+    413: "PayloadTooLarge",
+    429: "ResourceExhausted",
+    500: "Internal",
+    503: "ServiceUnavailable",
+}
+
+_DROPPED_REASONS = {
+    "saturated": "rejected-saturated",
+    "filtered": "rejected-saturated",
+    "no-endpoints": "rejected-no-endpoints",
+    "not-ready": "rejected-no-endpoints",
+    "body-too-large": "rejected-body-too-large",
+    "too-many-streams": "rejected-too-many-streams",
+    "buffers-full": "rejected-buffers-full",
+}
+"""What clients read for each reason of a `RequestRefused`; a bad request has none."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What the answer to a request's headers changes besides the destination; hashable, so answers can be kept."""
+
+    set_headers: tuple[tuple[str, str], ...] = ()
+    remove_headers: tuple[str, ...] = ()
+
+
+def set_header(mutation: HeaderMutation, name: str, value: bytes) -> None:
+    """Overwrite one header."""
+    header = mutation.set_headers.add().header
+    header.key = name
+    header.raw_value = value
+
+
+@lru_cache(maxsize=4096)  # endpoints times the few combinations of headers to remove; ids make the rest miss
+def routed(destination: str, change: Change) -> bytes:
+    """The answer to the headers of a request that goes to `destination`, a comma-separated list."""
+    reply = ProcessingResponse()
+    response = reply.request_headers.response
+    response.clear_route_cache = True
+    mutation = response.header_mutation
+    set_header(mutation, DESTINATION, destination.encode())
+    for name, value in change.set_headers:
+        set_header(mutation, name, value.encode())
+    mutation.remove_headers.extend(change.remove_headers)
+    inner = reply.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value
+    inner.fields[DESTINATION].string_value = destination
+    return reply.SerializeToString()
+
+
+def response_headers(remove_length: bool) -> bytes:
+    """The answer to a response's headers; `remove_length` where the body's length will differ."""
+    reply = ProcessingResponse()
+    mutation = reply.response_headers.response.header_mutation
+    set_header(mutation, "x-went-into-resp-headers", b"true")
+    if remove_length:
+        mutation.remove_headers.append("content-length")
+    return reply.SerializeToString()
+
+
+def _request_body(reply: ProcessingResponse) -> BodyResponse:
+    return reply.request_body
+
+
+def _response_body(reply: ProcessingResponse) -> BodyResponse:
+    return reply.response_body
+
+
+def _chunks(request: bool, body: bytes, end: bool) -> Iterator[bytes]:
+    field = _request_body if request else _response_body
+    for start in range(0, max(len(body), 1), CHUNK_BYTES_MAX):
+        reply = ProcessingResponse()
+        streamed = field(reply).response.body_mutation.streamed_response
+        streamed.body = body[start : start + CHUNK_BYTES_MAX]
+        streamed.end_of_stream = end and start + CHUNK_BYTES_MAX >= len(body)
+        yield reply.SerializeToString()
+
+
+def request_chunks(body: bytes, end: bool) -> list[bytes]:
+    """The request's body in chunks that the server gets; an empty body is one empty chunk."""
+    return list(_chunks(True, body, end))
+
+
+def response_chunks(body: bytes, end: bool) -> list[bytes]:
+    """Bytes of the response's body in chunks that the client gets."""
+    return list(_chunks(False, body, end))
+
+
+def whole_response_body(body: bytes | None) -> bytes:
+    """The answer to a body message in BUFFERED or STREAMED mode; None leaves the bytes as they are."""
+    reply = ProcessingResponse()
+    response = reply.response_body.response
+    if body is None:
+        response.SetInParent()
+    elif body:
+        response.body_mutation.body = body
+    else:
+        response.body_mutation.clear_body = True
+    return reply.SerializeToString()
+
+
+def immediate(status: int, message: str, reason: str) -> bytes:
+    """An HTTP reply of our own, with the reason header where the request was refused for load, policy or limits."""
+    reply = ProcessingResponse()
+    response = reply.immediate_response
+    response.status.code = status  # type: ignore[assignment]  # an open enum: any HTTP status may be sent
+    response.body = f"inference error: {_CODES.get(status, 'Unknown')} - {message}".encode()
+    dropped = _DROPPED_REASONS.get(reason)
+    if dropped is not None:
+        set_header(response.headers, DROPPED_REASON, dropped.encode())
+    return reply.SerializeToString()
+
+
+def _empty(name: str) -> bytes:
+    reply = ProcessingResponse()
+    getattr(reply, name).SetInParent()
+    return reply.SerializeToString()
+
+
+REQUEST_TRAILERS = _empty("request_trailers")
+RESPONSE_TRAILERS = _empty("response_trailers")
+RESPONSE_HEADERS = response_headers(remove_length=False)
+RESPONSE_HEADERS_NO_LENGTH = response_headers(remove_length=True)

@@ -1,0 +1,614 @@
+"""One ext_proc stream, exchange by exchange, without sockets."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wire import (
+    destination,
+    request_body,
+    request_headers,
+    request_trailers,
+    response_body,
+    response_headers,
+    response_trailers,
+    served,
+    set_headers,
+    streamed,
+    with_subset,
+)
+
+from pointsman.grpc.actions import Action, Decide, End, Finished, Incoming, Refuse, Reply, Routed, Started
+from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
+from pointsman.grpc.protocol import Limits, Load, Stream
+
+TO = Routed("10.0.0.1:8000")
+BODY = b'{"model":"m","prompt":"hello","seed":12345678901234567890}'
+
+
+class Talk:
+    """A stream under test, with all it asked for; decisions are given at once unless told otherwise."""
+
+    def __init__(self, answer: Routed | None = TO, load: Load | None = None) -> None:
+        self.load = load or Load(Limits())
+        self.stream = Stream(self.load)
+        self.answer = answer
+        self.now = 100.0
+        self.actions: list[Action] = []
+        self.decided: list[Incoming] = []
+        self.refusals: list[Refuse] = []
+
+    def say(self, *messages: ProcessingRequest) -> list[ProcessingResponse]:
+        """Feed messages a tenth of a second apart; return the replies they led to."""
+        before = len(self.replies)
+        for message in messages:
+            self.take(self.stream.receive(message, self.now))
+            self.now += 0.125
+        return self.replies[before:]
+
+    def take(self, actions: list[Action]) -> None:
+        self.actions += actions
+        for action in actions:
+            if isinstance(action, Decide):
+                self.decided.append(action.request)
+                if self.answer is not None:
+                    self.take(self.stream.routed(self.answer))
+            elif isinstance(action, Refuse):
+                self.refusals.append(action)
+                self.take(self.stream.refused(action.reason, action.status, action.message))
+
+    def close(self, cause: str = "disconnected") -> None:
+        self.take(self.stream.closed(cause, self.now))
+
+    @property
+    def replies(self) -> list[ProcessingResponse]:
+        return [ProcessingResponse.FromString(a.data) for a in self.actions if isinstance(a, Reply)]
+
+    @property
+    def finished(self) -> list[Finished]:
+        return [a for a in self.actions if isinstance(a, Finished)]
+
+    @property
+    def ended(self) -> bool:
+        return any(isinstance(a, End) for a in self.actions)
+
+
+def kinds(replies: list[ProcessingResponse]) -> list[str | None]:
+    return [r.WhichOneof("response") for r in replies]
+
+
+def routed_talk(answer: Routed = TO) -> Talk:
+    talk = Talk(answer)
+    talk.say(request_headers(), request_body(BODY))
+    return talk
+
+
+# --- the request ------------------------------------------------------------------------------------
+
+
+def test_headers_are_answered_when_the_body_has_ended() -> None:
+    talk = Talk()
+
+    assert talk.say(request_headers(), request_body(BODY[:10], end=False)) == []
+    replies = talk.say(request_body(BODY[10:]))
+
+    assert kinds(replies) == ["request_headers", "request_body"]
+    assert destination(replies[0]) == "10.0.0.1:8000"
+    assert replies[0].request_headers.response.clear_route_cache
+    assert streamed(replies) == (BODY, True)
+    assert talk.decided[0].body == BODY
+    assert talk.decided[0].body_bytes == len(BODY)
+
+
+def test_unchanged_headers_are_not_mentioned() -> None:
+    talk = Talk()
+
+    replies = talk.say(request_headers(("x-request-id", "r1"), ("accept", "*/*")), request_body(BODY))
+
+    assert list(set_headers(replies[0])) == ["x-gateway-destination-endpoint"]
+    assert not replies[0].request_headers.response.header_mutation.remove_headers
+    assert talk.decided[0].headers["x-request-id"] == "r1"
+
+
+def test_fallbacks_travel_in_header_and_metadata_alike() -> None:
+    talk = Talk(Routed("10.0.0.1:8000,[fd00::1]:8000"))
+
+    replies = talk.say(request_headers(), request_body(BODY))
+
+    assert destination(replies[0]) == "10.0.0.1:8000,[fd00::1]:8000"
+
+
+def test_control_headers_are_removed_before_the_server() -> None:
+    talk = Talk()
+
+    replies = talk.say(
+        request_headers(
+            ("x-gateway-inference-objective", "batch"),
+            ("X-LLM-D-Inference-Fairness-Id", b"caf\xe9"),
+            ("x-gateway-destination-endpoint-subset", "1.2.3.4"),
+        ),
+        request_body(BODY),
+    )
+
+    assert list(replies[0].request_headers.response.header_mutation.remove_headers) == [
+        "x-gateway-inference-objective",
+        "x-llm-d-inference-fairness-id",
+        "x-gateway-destination-endpoint-subset",
+    ]
+    assert talk.decided[0].headers["x-gateway-inference-objective"] == "batch"
+    assert talk.decided[0].headers["x-llm-d-inference-fairness-id"] == "caf\\xe9"
+
+
+def test_text_values_are_read_where_raw_ones_are_missing() -> None:
+    message = ProcessingRequest()
+    header = message.request_headers.headers.headers.add()
+    header.key, header.value = "x-request-id", "as-text"
+    talk = Talk()
+
+    talk.say(message, request_body(BODY))
+
+    assert talk.decided[0].headers == {"x-request-id": "as-text"}
+
+
+def test_a_generated_id_is_set() -> None:
+    talk = Talk(Routed("10.0.0.1:8000", set_headers=(("x-request-id", "new"),)))
+
+    replies = talk.say(request_headers(), request_body(BODY))
+
+    assert set_headers(replies[0])["x-request-id"] == b"new"
+
+
+def test_a_request_without_body_is_routed_from_its_headers() -> None:
+    talk = Talk()
+
+    replies = talk.say(with_subset(request_headers(path="/v1/models", end=True), ["10.0.0.1:8000"]))
+
+    assert kinds(replies) == ["request_headers"]
+    assert talk.decided[0].body == b""
+    assert talk.decided[0].subset == ("10.0.0.1:8000",)
+    assert talk.decided[0].headers[":path"] == "/v1/models"
+
+
+def test_an_empty_body_is_one_empty_chunk() -> None:
+    talk = Talk()
+
+    replies = talk.say(request_headers(), request_body(b""))
+
+    assert kinds(replies) == ["request_headers", "request_body"]
+    assert streamed(replies) == (b"", True)
+
+
+def test_large_bodies_go_on_in_small_chunks() -> None:
+    body = b"x" * 300_001
+    talk = Talk()
+
+    replies = talk.say(request_headers(), request_body(body[:100_000], end=False), request_body(body[100_000:]))
+
+    assert len(replies) == 1 + 5
+    assert streamed(replies) == (body, True)
+
+
+def test_trailers_end_a_request_and_are_answered() -> None:
+    talk = Talk()
+
+    replies = talk.say(request_headers(), request_body(BODY, end=False), request_trailers())
+
+    assert kinds(replies) == ["request_headers", "request_body", "request_trailers"]
+    assert streamed(replies) == (BODY, False)
+
+
+def test_trailers_after_the_last_chunk_are_answered_once() -> None:
+    talk = Talk()
+
+    replies = talk.say(request_headers(), request_body(BODY), request_trailers())
+
+    assert kinds(replies) == ["request_headers", "request_body", "request_trailers"]
+
+
+def test_trailers_without_a_body_are_routed() -> None:
+    talk = Talk()
+
+    replies = talk.say(request_headers(), request_trailers())
+
+    assert kinds(replies) == ["request_headers", "request_trailers"]
+    assert len(talk.decided) == 1
+
+
+def test_trailers_that_come_while_a_decision_is_awaited_are_answered_after_it() -> None:
+    talk = Talk(answer=None)
+    assert talk.say(request_headers(), request_body(BODY), request_trailers()) == []
+    assert talk.stream.waiting
+
+    talk.take(talk.stream.routed(TO))
+
+    assert kinds(talk.replies) == ["request_headers", "request_body", "request_trailers"]
+    assert not talk.stream.waiting
+
+
+@pytest.mark.parametrize(
+    ("hint", "seen"),
+    [
+        (["10.0.0.1:8000", " 10.0.0.2 "], ("10.0.0.1:8000", "10.0.0.2")),
+        ("10.0.0.1:8000, [fd00::1]:8000", ("10.0.0.1:8000", "[fd00::1]:8000")),
+        ([], ()),
+        ([1.0], ()),
+        ("", ()),
+        (7.0, None),
+    ],
+)
+def test_subset_hints_are_lists_or_text(hint: str | float | list[str | float], seen: tuple[str, ...] | None) -> None:
+    talk = Talk()
+
+    talk.say(request_headers(), with_subset(request_body(BODY), hint))
+
+    assert talk.decided[0].subset == seen
+
+
+def test_a_hint_on_any_message_of_the_request_counts() -> None:
+    for at, tagged in itertools.product(range(3), [["10.0.0.1"]]):
+        messages = [request_headers(), request_body(BODY[:5], end=False), request_body(BODY[5:])]
+        with_subset(messages[at], tagged)
+        talk = Talk()
+
+        talk.say(*messages)
+
+        assert talk.decided[0].subset == ("10.0.0.1",)
+
+
+def test_a_renamed_model_changes_only_the_names_bytes() -> None:
+    body = b'{ "seed" : 12345678901234567890, "model"\t: "alias" , "user":"\\ud800\\u00e9", "x":{"model":"alias"} }'
+    talk = Talk(Routed("10.0.0.1:8000", rename=("alias", 'served/"m"')))
+
+    replies = talk.say(request_headers(("content-length", str(len(body)))), request_body(body))
+
+    changed = body.replace(b'"model"\t: "alias"', b'"model"\t: "served/\\"m\\""')
+    assert streamed(replies) == (changed, True)
+    assert set_headers(replies[0])["content-length"] == str(len(changed)).encode()
+
+
+# --- refusals ---------------------------------------------------------------------------------------
+
+
+def test_a_refusal_tells_client_and_reason() -> None:
+    talk = Talk(answer=None)
+    talk.say(request_headers(), request_body(BODY))
+
+    talk.take(talk.stream.refused("saturated", 429, "system saturated, sheddable request dropped"))
+
+    reply = talk.replies[0].immediate_response
+    assert reply.status.code == 429
+    assert reply.body == b"inference error: ResourceExhausted - system saturated, sheddable request dropped"
+    assert set_headers(talk.replies[0]) == {"x-llm-d-request-dropped-reason": b"rejected-saturated"}
+    assert talk.ended
+    assert talk.finished == []
+
+
+def test_a_bad_request_has_no_dropped_reason() -> None:
+    talk = Talk(answer=None)
+    talk.say(request_headers(), request_body(b"{"))
+
+    talk.take(talk.stream.refused("bad-request", 400, "no JSON"))
+
+    assert talk.replies[0].immediate_response.body == b"inference error: BadRequest - no JSON"
+    assert set_headers(talk.replies[0]) == {}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_over_the_limit_is_refused_as_soon_as_that_is_known(declared: bool) -> None:
+    load = Load(Limits(body_bytes_max=1000))
+    talk = Talk(load=load)
+
+    if declared:
+        talk.say(request_headers(("content-length", "1001")))
+    else:
+        talk.say(request_headers(), request_body(b"x" * 1000, end=False))
+        assert talk.refusals == []
+        talk.say(request_body(b"x", end=False))
+
+    assert talk.replies[0].immediate_response.status.code == 413
+    assert set_headers(talk.replies[0]) == {"x-llm-d-request-dropped-reason": b"rejected-body-too-large"}
+    assert talk.refusals[0].reason == "body-too-large"
+    assert load.held_bytes == 0
+    assert talk.say(request_body(b"x" * 5000)) == []
+
+
+def test_a_body_at_the_limit_is_routed() -> None:
+    talk = Talk(load=Load(Limits(body_bytes_max=1000)))
+
+    talk.say(request_headers(("content-length", "1000")), request_body(b"x" * 1000))
+
+    assert len(talk.decided) == 1
+
+
+def test_held_bodies_are_bounded_together() -> None:
+    load = Load(Limits(held_bytes_max=1000))
+    first, second = Talk(load=load), Talk(load=load)
+    first.say(request_headers(), request_body(b"x" * 600, end=False))
+
+    second.say(request_headers(), request_body(b"x" * 600, end=False))
+
+    assert second.refusals[0].reason == "buffers-full"
+    assert second.replies[0].immediate_response.status.code == 503
+    assert load.held_bytes == 600
+    first.say(request_body(b"x" * 300))
+    assert len(first.decided) == 1
+    assert load.held_bytes == 0
+
+
+def test_streams_in_flight_are_bounded() -> None:
+    load = Load(Limits(streams_max=1))
+    first, second = Talk(load=load), Talk(load=load)
+
+    second.say(request_headers(end=True))
+    first.say(request_headers(end=True))
+
+    assert [r.reason for r in second.refusals] == ["too-many-streams"]
+    assert second.replies[0].immediate_response.status.code == 503
+    assert first.refusals == []
+    second.close()
+    second.close()
+    assert load.streams == 1
+    third = Talk(load=load)
+    first.close()
+    third.say(request_headers(end=True))
+    assert third.refusals != []
+
+
+def test_a_body_mode_that_cannot_work_is_named() -> None:
+    message = request_headers()
+    message.protocol_config.request_body_mode = ProcessingMode.BUFFERED
+    talk = Talk()
+
+    replies = talk.say(message)
+
+    assert replies[0].immediate_response.status.code == 500
+    assert b"request_body_mode is BUFFERED, wanted FULL_DUPLEX_STREAMED" in replies[0].immediate_response.body
+
+
+# --- the response -----------------------------------------------------------------------------------
+
+
+def test_a_response_passes_through_as_it_comes() -> None:
+    talk = routed_talk()
+
+    replies = talk.say(
+        served(response_headers(("set-cookie", "a=1"), ("set-cookie", "b=2")), "10.0.0.1:8000"),
+        response_body(b"one", end=False),
+        response_body(b"two"),
+    )
+
+    assert kinds(replies) == ["response_headers", "response_body", "response_body"]
+    assert set_headers(replies[0]) == {"x-went-into-resp-headers": b"true"}
+    assert not replies[0].request_headers.response.clear_route_cache
+    assert streamed(replies) == (b"onetwo", True)
+    assert talk.ended
+    started = [a for a in talk.actions if isinstance(a, Started)]
+    assert started == [Started(status=200, after=0.25, served="10.0.0.1:8000")]
+    end = talk.finished[0]
+    assert (end.cause, end.status, end.duration, end.first_token) == ("complete", 200, 0.5, 0.375)
+    assert (end.response_bytes, end.chunks, end.streamed) == (6, 2, False)
+
+
+def test_usage_is_read_from_json_and_from_events() -> None:
+    for streaming in (False, True):
+        talk = routed_talk()
+        usage = b'{"model":"m","usage":{"prompt_tokens":12,"completion_tokens":4,"total_tokens":16}}'
+        body = b"data: " + usage + b"\n\ndata: [DONE]\n\n" if streaming else usage
+        kind = "text/event-stream; charset=utf-8" if streaming else "application/json"
+
+        talk.say(response_headers(("content-type", kind)), *[response_body(body[i : i + 1], False) for i in range(9)])
+        talk.say(response_body(body[9:]))
+
+        assert (talk.finished[0].usage.prompt_tokens, talk.finished[0].usage.completion_tokens) == (12, 4)
+        assert talk.finished[0].streamed is streaming
+
+
+def test_the_clients_model_name_is_restored_across_chunks() -> None:
+    body = b'data: {"id":1,"model": "served/m","choices":[]}\n\ndata: {"model":"served/m2","x":"\\"model\\":"}\n\n'
+    wanted = body.replace(b'"model": "served/m"', b'"model": "my \\"alias\\""')
+    for size in range(1, len(body) + 1):
+        talk = routed_talk(Routed("10.0.0.1:8000", rename=('my "alias"', "served/m")))
+        chunks = [body[i : i + size] for i in range(0, len(body), size)]
+
+        replies = talk.say(response_headers(("content-type", "text/event-stream")))
+        removed = replies[0].response_headers.response.header_mutation.remove_headers
+        assert list(removed) == ["content-length"]
+        replies += talk.say(*[response_body(c, end=False) for c in chunks], response_body(b""))
+
+        assert streamed(replies) == (wanted, True)
+
+
+def test_held_back_bytes_precede_the_trailers() -> None:
+    talk = routed_talk(Routed("10.0.0.1:8000", rename=("alias", "served")))
+
+    replies = talk.say(response_headers(), response_body(b'{"model":"ser', end=False), response_trailers())
+
+    assert kinds(replies)[-2:] == ["response_body", "response_trailers"]
+    assert streamed(replies) == (b'{"model":"ser', False)
+    assert talk.finished[0].cause == "complete"
+
+
+def test_large_chunks_are_split() -> None:
+    talk = routed_talk()
+
+    replies = talk.say(response_headers(), response_body(b"y" * 150_000))
+
+    assert streamed(replies) == (b"y" * 150_000, True)
+    assert talk.finished[0].chunks == 1
+
+
+def test_a_response_without_body_is_complete_at_its_headers() -> None:
+    talk = routed_talk()
+
+    talk.say(response_headers(status=204, end=True))
+
+    assert [(f.cause, f.status, f.first_token) for f in talk.finished] == [("complete", 204, None)]
+    assert talk.ended
+
+
+def test_trailers_complete_a_response() -> None:
+    talk = routed_talk()
+
+    replies = talk.say(response_headers(), response_body(b"x", end=False), response_trailers())
+
+    assert kinds(replies) == ["response_headers", "response_body", "response_trailers"]
+    assert talk.ended
+    assert talk.finished[0].cause == "complete"
+
+
+@pytest.mark.parametrize("cause", ["disconnected", "deadline", "drained", "lost"])
+def test_a_stream_that_breaks_off_ends_its_request_with_the_cause(cause: str) -> None:
+    talk = routed_talk()
+    talk.say(response_headers(status=500), response_body(b"x", end=False))
+
+    talk.close(cause)
+    talk.close(cause)
+
+    assert [(f.cause, f.status, f.chunks) for f in talk.finished] == [(cause, 500, 1)]
+    assert talk.load.streams == 0
+
+
+def test_an_early_response_belongs_to_no_routed_request() -> None:
+    talk = Talk()
+
+    replies = talk.say(
+        request_headers(),
+        request_body(BODY[:9], end=False),
+        response_headers(status=408),
+        request_body(BODY[9:]),
+        request_trailers(),
+        response_body(b"too slow"),
+    )
+    talk.close()
+
+    assert kinds(replies) == ["response_headers", "response_body"]
+    assert talk.decided == []
+    assert talk.finished == []
+    assert talk.ended
+    assert talk.load.held_bytes == 0
+
+
+def test_a_response_that_overtakes_the_decision_withdraws_the_wish() -> None:
+    talk = Talk(answer=None)
+    talk.say(request_headers(), request_body(BODY), response_headers(status=504), response_body(b"gone"))
+
+    assert not talk.stream.waiting
+    talk.close()
+    assert talk.finished == []
+
+
+def test_a_gateway_that_sends_no_bodies_back_completes_by_closing() -> None:
+    message = request_headers()
+    message.protocol_config.request_body_mode = ProcessingMode.FULL_DUPLEX_STREAMED
+    message.protocol_config.response_body_mode = ProcessingMode.NONE
+    talk = Talk()
+    talk.say(message, request_body(BODY), response_headers())
+
+    talk.close()
+
+    assert talk.finished[0].cause == "complete"
+
+
+def test_other_body_modes_of_the_response_are_answered_one_for_one() -> None:
+    message = request_headers()
+    message.protocol_config.request_body_mode = ProcessingMode.FULL_DUPLEX_STREAMED
+    message.protocol_config.response_body_mode = ProcessingMode.STREAMED
+    talk = Talk()
+
+    replies = talk.say(message, request_body(BODY), response_headers(), response_body(b"a", False), response_body(b"b"))
+
+    last = [r.response_body.response for r in replies[-2:]]
+    assert [r.HasField("body_mutation") for r in last] == [False, False]
+    assert talk.finished[0].chunks == 2
+
+
+@pytest.mark.parametrize("status", ["", "2xx", "-10", "1000", "\uff12\uff10\uff10"])
+def test_an_odd_status_is_no_status(status: str) -> None:
+    message = ProcessingRequest()
+    header = message.response_headers.headers.headers.add()
+    header.key, header.raw_value = ":status", status.encode()
+    talk = routed_talk()
+
+    talk.say(message, response_body(b""))
+
+    assert talk.finished[0].status == 0
+
+
+# --- any order --------------------------------------------------------------------------------------
+
+VALID = (
+    request_headers(("content-length", "40")),
+    request_body(BODY[:20], end=False),
+    request_body(BODY[20:], end=False),
+    request_trailers(),
+    response_headers(("content-type", "text/event-stream")),
+    response_body(b"data: {}\n\n", end=False),
+    response_body(b"", end=False),
+    response_body(b"data: [DONE]\n\n", end=False),
+    response_trailers(),
+)
+
+
+@pytest.mark.parametrize("length", range(len(VALID) + 1))
+def test_every_beginning_of_an_exchange_ends_its_request_once(length: int) -> None:
+    talk = Talk(Routed("10.0.0.1:8000", rename=("a", "b")))
+
+    talk.say(*VALID[:length])
+    talk.close()
+
+    routed = length >= 4
+    assert len(talk.decided) == routed
+    assert [f.cause for f in talk.finished] == (
+        [] if not routed else ["complete" if length == len(VALID) else "disconnected"]
+    )
+    assert talk.load.streams == 0
+    assert talk.load.held_bytes == 0
+
+
+MESSAGES = st.sampled_from(
+    [
+        *VALID,
+        ProcessingRequest(),
+        request_headers(end=True),
+        request_body(b"", end=True),
+        request_body(BODY, end=True),
+        request_body(b"x" * 2000, end=False),
+        response_headers(end=True),
+        response_headers(status=503),
+        response_body(b'{"usage":{"prompt_tokens":"x"}}', end=True),
+        response_body(b'{"model":"', end=False),
+        with_subset(request_body(b"y", end=False), ["a"]),
+    ]
+)
+
+
+@given(
+    st.lists(MESSAGES, max_size=12),
+    st.sampled_from(["at once", "never", "refused"]),
+    st.booleans(),
+    st.integers(0, 12),
+)
+def test_no_order_of_messages_harms(messages: list[ProcessingRequest], when: str, renamed: bool, close_at: int) -> None:
+    load = Load(Limits(body_bytes_max=3000, held_bytes_max=5000))
+    answer = Routed("10.0.0.1:8000", rename=("a", "b") if renamed else None)
+    talk = Talk(answer if when == "at once" else None, load)
+
+    for i, message in enumerate(messages):
+        if i == close_at:
+            talk.close()
+        talk.say(message)
+        if when == "refused" and talk.stream.waiting:
+            talk.take(talk.stream.refused("saturated", 429, "x"))
+    talk.close()
+    talk.say(*messages)
+
+    assert len(talk.decided) + len(talk.refusals) <= 1
+    answered = len(talk.decided) if when == "at once" else 0
+    assert len(talk.finished) == answered
+    assert sum(isinstance(a, End) for a in talk.actions) <= 1
+    after_end = list(itertools.dropwhile(lambda a: not isinstance(a, End), talk.actions))
+    assert after_end in ([], [End()])
+    assert load.streams == 0
+    assert load.held_bytes == 0

@@ -1,0 +1,157 @@
+"""The gateway's side of ext_proc, for tests: messages as Envoy sends them, and a client that plays Envoy."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from ssl import SSLContext
+
+from grpclib.client import Channel, Stream
+from grpclib.const import Cardinality
+
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpHeaders,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+
+METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+DESTINATION = "x-gateway-destination-endpoint"
+
+Headers = Iterable[tuple[str, str | bytes]]
+
+PSEUDO = ((":method", "POST"), (":scheme", "http"), (":authority", "gateway"), (":path", "/v1/completions"))
+
+
+def _fill(message: HttpHeaders, headers: Headers, end: bool) -> None:
+    message.end_of_stream = end
+    for name, value in headers:
+        header = message.headers.headers.add()
+        header.key = name
+        header.raw_value = value if isinstance(value, bytes) else value.encode()
+
+
+def request_headers(*headers: tuple[str, str | bytes], path: str = "", end: bool = False) -> ProcessingRequest:
+    """The headers of a POST; `path` replaces the default one, `end` says that no body follows."""
+    message = ProcessingRequest()
+    pseudo = [(n, path if path and n == ":path" else v) for n, v in PSEUDO]
+    _fill(message.request_headers, [*pseudo, *headers], end)
+    return message
+
+
+def request_body(body: bytes, end: bool = True) -> ProcessingRequest:
+    """A chunk of the request's body."""
+    message = ProcessingRequest()
+    message.request_body.body = body
+    message.request_body.end_of_stream = end
+    return message
+
+
+def request_trailers() -> ProcessingRequest:
+    """The request's trailers."""
+    message = ProcessingRequest()
+    message.request_trailers.SetInParent()
+    return message
+
+
+def response_headers(*headers: tuple[str, str | bytes], status: int = 200, end: bool = False) -> ProcessingRequest:
+    """The response's headers; JSON unless they say otherwise."""
+    message = ProcessingRequest()
+    kind = () if any(n == "content-type" for n, _ in headers) else (("content-type", "application/json"),)
+    _fill(message.response_headers, [(":status", str(status)), *kind, *headers], end)
+    return message
+
+
+def response_body(body: bytes, end: bool = True) -> ProcessingRequest:
+    """A chunk of the response's body."""
+    message = ProcessingRequest()
+    message.response_body.body = body
+    message.response_body.end_of_stream = end
+    return message
+
+
+def response_trailers() -> ProcessingRequest:
+    """The response's trailers."""
+    message = ProcessingRequest()
+    message.response_trailers.SetInParent()
+    return message
+
+
+def with_subset(message: ProcessingRequest, hint: str | float | Sequence[str | float]) -> ProcessingRequest:
+    """The same message with a subset hint: a list, or text."""
+    fields = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+    fields.update({"x-gateway-destination-endpoint-subset": hint})
+    return message
+
+
+def served(message: ProcessingRequest, endpoint: str) -> ProcessingRequest:
+    """The same message with the endpoint that the data plane used."""
+    message.metadata_context.filter_metadata["envoy.lb"].update({"x-gateway-destination-endpoint-served": endpoint})
+    return message
+
+
+def set_headers(reply: ProcessingResponse) -> dict[str, bytes]:
+    """The headers that a reply sets, whichever phase it answers."""
+    kind = reply.WhichOneof("response")
+    if kind == "immediate_response":
+        mutation = reply.immediate_response.headers
+    elif kind == "request_headers":
+        mutation = reply.request_headers.response.header_mutation
+    else:
+        mutation = reply.response_headers.response.header_mutation
+    return {option.header.key: option.header.raw_value for option in mutation.set_headers}
+
+
+def destination(reply: ProcessingResponse) -> str:
+    """The endpoint that a headers reply names; header and metadata must agree."""
+    named = set_headers(reply)[DESTINATION].decode()
+    inner = reply.dynamic_metadata.fields["envoy.lb"].struct_value
+    assert inner.fields[DESTINATION].string_value == named
+    return named
+
+
+def streamed(replies: Iterable[ProcessingResponse]) -> tuple[bytes, bool]:
+    """The bytes of the body replies among `replies`, either direction, and whether the last ends the body."""
+    body, end = b"", False
+    for reply in replies:
+        kind = reply.WhichOneof("response")
+        if kind in ("request_body", "response_body"):
+            half = reply.request_body if kind == "request_body" else reply.response_body
+            assert not end, "no chunk after the last"
+            chunk = half.response.body_mutation.streamed_response
+            assert len(chunk.body) <= 62_000
+            body, end = body + chunk.body, chunk.end_of_stream
+    return body, end
+
+
+ExtProc = Stream[ProcessingRequest, ProcessingResponse]
+
+
+@asynccontextmanager
+async def connected(port: int, host: str = "127.0.0.1", tls: SSLContext | None = None) -> AsyncIterator[Channel]:
+    """A connection to a picker's port."""
+    channel = Channel(host, port, ssl=tls)
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+def open_stream(channel: Channel, timeout: float | None = None) -> ExtProc:
+    """One ext_proc call, to be entered with `async with`."""
+    return channel.request(METHOD, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse, timeout=timeout)
+
+
+async def say(stream: ExtProc, *messages: ProcessingRequest) -> None:
+    """Send messages in order."""
+    for message in messages:
+        await stream.send_message(message)
+
+
+async def hear(stream: ExtProc, count: int) -> list[ProcessingResponse]:
+    """The next `count` replies."""
+    replies: list[ProcessingResponse] = []
+    for _ in range(count):
+        reply = await stream.recv_message()
+        assert reply is not None, f"the stream ended after {len(replies)} replies, wanted {count}"
+        replies.append(reply)
+    return replies
