@@ -18,6 +18,7 @@ _WAYS: Final = 8
 _FULL: Final = 0.7
 """Share of rows in use at which the table doubles: two choices of eight overflow only well above it."""
 _AT_ONCE: Final = 1024
+_ONE = np.uint64(1)
 _COUNT = np.arange(_AT_ONCE, dtype=np.int64)
 
 
@@ -92,24 +93,32 @@ class BlockTable:
         if len(found.rows) == n:
             return found.rows
         self.version += 1
+        if not len(found.rows):
+            return self._place(found.hashes, found.buckets, found.cells)
         rows = np.full(n, -1, dtype=np.int64)
         rows[found.blocks] = found.rows
-        missing = np.flatnonzero(rows < 0)
-        hashes, buckets, cells = found.hashes, found.buckets.reshape(n, 2), found.cells
-        while len(missing):
-            # Ways of both buckets in turn: the first free one is in the emptier bucket.
-            free = cells[missing].reshape(-1, 2, _WAYS).transpose(0, 2, 1).reshape(-1, 2 * _WAYS) == 0
-            way = free.argmax(axis=1)
-            place = _COUNT[: len(missing)]
-            if not free[place, way].all():
-                raise TableFullError
-            here = buckets[missing, way & 1] * _WAYS + (way >> 1)
-            self._flat[here] = hashes[missing]
-            won = self._flat.take(here) == hashes[missing]  # two may have chosen one row: the last got it
-            rows[missing[won]] = here[won]
-            self.used += len(set(here.tolist()))
-            missing = missing[~won]
-            cells = self._keys.take(buckets, axis=0).reshape(n, 2 * _WAYS) if len(missing) else cells
+        missing = (rows < 0).nonzero()[0]
+        buckets = found.buckets.reshape(n, 2).take(missing, axis=0).ravel()
+        rows[missing] = self._place(found.hashes.take(missing), buckets, found.cells.take(missing, axis=0))
+        return rows
+
+    def _place(self, hashes: Hashes, buckets: Rows, cells: Hashes) -> Rows:
+        """Write the hashes, none of which is in the table, and return their rows."""
+        free = (cells == 0).view(np.uint64)  # a byte for each way, 1 where it is free; two buckets for each hash
+        way = np.bitwise_count((free & -free) - _ONE) >> 3  # bytes before the first that is 1; 8 where none is
+        if way.max() == _WAYS and (way.min(axis=1) == _WAYS).any():
+            raise TableFullError
+        place = (buckets * _WAYS).reshape(-1, 2) + way
+        rows: Rows = np.where(way[:, 1] < way[:, 0], place[:, 1], place[:, 0])
+        distinct = len(set(rows.tolist()))
+        self._flat[rows] = hashes
+        self.used += distinct
+        if distinct < len(hashes):  # two chose one row: the last got it, the others choose again
+            lost = (self._flat.take(rows) != hashes).nonzero()[0]
+            if len(lost):
+                again = buckets.reshape(-1, 2).take(lost, axis=0)
+                cells = self._keys.take(again.ravel(), axis=0).reshape(-1, 2 * _WAYS)
+                rows[lost] = self._place(hashes.take(lost), again.ravel(), cells)
         return rows
 
     def full(self, more: int) -> bool:

@@ -149,19 +149,19 @@ class PrefixIndex:
         planes = self._count(self._table.holders.take(found.rows[: found.leading]).tolist())
         if not planes:
             return np.zeros(len(slots), dtype=np.int64)
-        width = len(self._lanes) // 8 + 1  # at least one lane that nobody has: where -1 leads
-        packed = b"".join([plane.to_bytes(width, "little") for plane in planes])
+        # Slots never seen are clipped to the last one, which has no lane, like lane -1, which wraps to a spare bit.
+        lanes = self._lane_of.take(slots, mode="clip")
+        width = len(self._lanes) // 8 + 1
+        packed = b"".join([plane.to_bytes(width, "little") for plane in planes.values()])
         bits = np.unpackbits(np.frombuffer(packed, np.uint8).reshape(len(planes), width), axis=1, bitorder="little")
-        # Slots never seen are clipped to the last one, which has no lane.
-        mine = bits.take(self._lane_of.take(slots, mode="clip"), axis=1, mode="wrap")
-        counts: Ints = mine[0].astype(np.int64)
-        for power in range(1, len(planes)):
-            counts += mine[power].astype(np.int64) << power
-        return counts
+        counts: npt.NDArray[np.uint16] = np.zeros(8 * width, dtype=np.uint16)
+        for row, power in zip(bits, planes, strict=True):
+            counts += row if power == 0 else row.astype(np.uint16) << power
+        return counts.take(lanes, mode="wrap").astype(np.int64)
 
-    def _count(self, held: list[int]) -> list[int]:
-        """Add the holder sets up, lane by lane: bit j of each lane's count is its bit in plane j."""
-        planes: list[int] = []
+    def _count(self, held: list[int]) -> dict[int, int]:
+        """Add the holder sets up: the bits with power j of all lanes' counts, by j; without those that are 0."""
+        planes: dict[int, int] = {}
         alive = self._alive
         last, weight = 0, 0
         for mask in [*held, -1]:
@@ -177,7 +177,7 @@ class PrefixIndex:
             if mask == -1 or not mask & alive:
                 break
             last, weight = mask, 1
-        return planes
+        return {power: plane for power, plane in planes.items() if plane}
 
     def held(self, slot: int) -> int:
         """How many blocks the slot's server holds."""
@@ -209,15 +209,7 @@ class PrefixIndex:
         if len(set(touched)) != len(touched):  # the same block twice: its last place counts
             touched = list(dict.fromkeys(reversed(touched)))[::-1]
             rows = np.array(touched, dtype=np.int64)
-        bit = lane.bit
-        masks = self._table.holders.take(rows).tolist()
-        known = [row for row, mask in zip(touched, masks, strict=True) if mask & bit]
-        fresh = len(touched) - len(known)
-        if fresh:
-            self._set(rows, masks, bit)
-            lane.live += fresh
-            self.blocks += fresh
-            self._live[slot] = lane.live
+        known = self._hold(lane, rows, touched)
         if lane.head < lane.sorted_to:
             lane.moved.update(known)
         lane.append(rows)
@@ -290,15 +282,32 @@ class PrefixIndex:
         self._lane_of = np.concatenate((self._lane_of, np.full(more, -1, dtype=np.int64)))
         self._live = np.concatenate((self._live, np.zeros(more, dtype=np.int64)))
 
-    def _set(self, rows: Rows, masks: list[int], bit: int) -> None:
-        """Write `mask | bit` to the rows; neighbours with equal sets share one number."""
-        last, new = -1, 0
-        sets = []
-        for mask in masks:
-            if mask != last:
-                last, new = mask, self._intern(mask | bit)
-            sets.append(new)
-        self._table.holders[rows] = sets
+    def _hold(self, lane: _Lane, rows: Rows, touched: list[int]) -> list[int]:
+        """Set the lane's bit in the rows; returns those where it was set."""
+        bit, holders = lane.bit, self._table.holders
+        masks = holders.take(rows).tolist()
+        first = masks[0]
+        known: list[int] = []
+        if masks.count(first) == len(masks):
+            if first & bit:
+                return touched
+            holders[rows] = self._intern(first | bit)
+        else:
+            known = [row for row, mask in zip(touched, masks, strict=True) if mask & bit]
+            if len(known) == len(touched):
+                return known
+            last, new = -1, 0
+            sets = []
+            for mask in masks:
+                if mask != last:
+                    last, new = mask, self._intern(mask | bit)
+                sets.append(new)
+            holders[rows] = sets
+        fresh = len(touched) - len(known)
+        lane.live += fresh
+        self.blocks += fresh
+        self._live[lane.slot] = lane.live
+        return known
 
     def _intern(self, mask: int) -> int:
         if len(self._interned) >= _INTERNED:
@@ -368,13 +377,10 @@ class PrefixIndex:
             self._evict(lane, count)
 
 
-def _add(planes: list[int], carry: int, power: int) -> None:
+def _add(planes: dict[int, int], carry: int, power: int) -> None:
     """Add `carry << power` to the counts that the planes are."""
-    while len(planes) < power:
-        planes.append(0)
     while carry:
-        if power == len(planes):
-            planes.append(carry)
-            return
-        planes[power], carry = planes[power] ^ carry, planes[power] & carry
+        plane = planes.get(power, 0)
+        planes[power] = plane ^ carry
+        carry &= plane
         power += 1
