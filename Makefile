@@ -1,0 +1,71 @@
+# Each target sets itself up from a bare python3 (3.11 or later).
+#   make demo          the whole system on this machine, with simulated model servers
+#   make demo-reset    forget what the demo recorded
+#   make test          all tests
+#   make check         formatting, lint, types, import rules, layout
+#   make bench         what a request costs, beside a bare gRPC echo
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-reset test check bench fix lock wheel
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+TESTS ?=
+ARGS ?=
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.runtime
+	@exec $(BIN)/pointsman demo $(ARGS)
+
+demo-reset: $(VENV)/.runtime
+	@$(BIN)/pointsman demo --reset
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -q --durations=10 $(TESTS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_layout.py
+
+bench: $(VENV)/.dev
+	@.ci/packages nginx wrk
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One pinned version of everything, with hashes, for all supported Pythons.
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate pyproject.toml --extra gateway
+lock:
+	$(LOCK) --group build -o requirements/runtime.txt
+	$(LOCK) --group build --group dev -c requirements/runtime.txt -o requirements/dev.txt
+
+wheel: $(VENV)/.runtime
+	$(PIP) wheel -q --no-deps --no-build-isolation -w dist .
+
+# --- the virtual environment --------------------------------------------------------------------
+
+$(BIN)/python:
+	@.ci/venv $(VENV)
+
+# The stamps are made last, so that an interrupted installation is done again.
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
+	@echo "installing what Pointsman needs into $(VENV)"
+	@$(PIP) install -q --require-hashes --no-deps -r requirements/runtime.txt
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "installing what the tests and checks need into $(VENV)"
+	@$(PIP) install -q --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
