@@ -1,0 +1,297 @@
+"""The Trio end of the log: a bounded queue in front of the writer thread, and what happens after each commit.
+
+Rules.  Positions are settled when an entry is queued: the queue is the order.
+The projection and `on_commit` follow the commits, in order, in the Trio thread; nothing there sees an entry
+that is not on disk.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+import trio
+
+from pointsman.core.events import Class, Entry, Event, class_of, encode
+from pointsman.core.projection import Mark, skim
+from pointsman.eventlog.errors import LogFullError
+from pointsman.eventlog.log import Log
+from pointsman.eventlog.reader import Head, LogReader
+from pointsman.eventlog.store import Commit
+from pointsman.eventlog.tail import Tail
+from pointsman.eventlog.writer import Done, Stall, Writer
+
+CLOSE_GRACE = 5.0
+"""Seconds that closing waits for the disk to take what is queued."""
+
+DURATIONS = 1000
+"""Commits that the percentile is of: ten seconds at full rate."""
+
+TRAFFIC_COST, CLUSTER_COST = 1, 6
+"""What folding an entry costs, in units of a traffic entry: snapshots follow the cost, not the count."""
+
+
+class AppenderStatistics(msgspec.Struct, frozen=True):
+    """Where the log stands."""
+
+    head: int
+    digest: bytes
+    queued_events: int
+    queued_bytes: int
+    commits: int
+    commit_duration: float
+    """Seconds that the last commit took."""
+    commit_duration_p99: float
+    """Of the last thousand."""
+    checkpoint_duration: float
+    wal_pages: int
+    stalled_since: float | None
+    stalled_because: str
+    refused_events: int
+    """Entries that found the queue full."""
+    segment: str
+    entries_by_class: dict[int, int]
+    bytes_today_by_class: dict[int, int]
+
+
+class Appender:
+    """Appends to an open log; `run` must be started in a nursery.
+
+    `on_commit` is called for each batch after it is on disk and folded into the log's projection.
+    """
+
+    def __init__(self, log: Log, on_commit: Callable[[Commit], None]) -> None:
+        self.log = log
+        self._on_commit = on_commit
+        self._limits = log.limits
+        self._writer = Writer(log.store, log.limits, self._deliver)
+        self._queued_position = log.head.position
+        self._queued_bytes = 0
+        self._refused = 0
+        self._waiting: deque[tuple[int, trio.Event]] = deque()
+        self._done: deque[Done | None] = deque()
+        self._arrived = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._ended = False
+        self._commits = 0
+        self._durations: deque[float] = deque(maxlen=DURATIONS)
+        self._snapshot_cost = 0
+        self._tail = Tail(log.head.position, log.limits.tail_bytes, log.limits.tail_events)
+        self._reader: LogReader | None = None
+
+    # --- appending --------------------------------------------------------------------------------
+
+    def append_nowait(self, event: Event) -> int:
+        """Queue an event; the position it will have.  `LogFullError` where the queue is full."""
+        return self._queue(class_of(event), encode(event), event)
+
+    def append_encoded_nowait(self, kind: Class, body: bytes) -> int:
+        """Queue an event that a picker process encoded; `msgspec.DecodeError` where the bytes are none."""
+        return self._queue(kind, body, skim(kind, body))
+
+    def _queue(self, kind: int, body: bytes, event: Event | Mark) -> int:
+        limits, writer = self._limits, self._writer
+        events = self._queued_position - self.log.head.position
+        if events >= limits.queue_events or self._queued_bytes + len(body) > limits.queue_bytes:
+            self._refuse("full")
+        if kind >= Class.LOAD and (
+            events >= limits.queue_events * 7 // 8 or self._queued_bytes * 8 >= limits.queue_bytes * 7
+        ):
+            self._refuse("seven eighths full, and the rest is for membership and control")
+        if self._ended:
+            self._refuse("closed")
+        self._queued_bytes += len(body)
+        self._queued_position = position = self._queued_position + 1
+        pending = writer.pending
+        pending.append((kind, body, event))
+        if not writer.wake.is_set():
+            writer.wake.set()
+        if len(pending) >= limits.batch_events and not writer.full.is_set():
+            writer.full.set()
+        return position
+
+    def _refuse(self, state: str) -> None:
+        self._refused += 1
+        stall = self._writer.stall
+        because = f"; commits have failed since {stall.since:.0f}: {stall.cause}" if stall else ""
+        queued = self._queued_position - self.log.head.position
+        raise LogFullError(
+            f"the log's queue is {state}: {queued} entries and {self._queued_bytes} bytes wait for the disk{because}"
+        )
+
+    async def append(self, event: Event) -> int:
+        """Append and wait for the commit; the position.
+
+        Cancelled while it waits, the entry is committed all the same.
+        """
+        position = self.append_nowait(event)
+        await self.wait_committed(position)
+        return position
+
+    async def append_many(self, events: Iterable[Event]) -> int:
+        """Append events next to each other, not of necessity in one batch; the last position once all are on disk.
+
+        No events are the position up to which everything is queued.
+        """
+        position = self._queued_position
+        for event in events:
+            position = self.append_nowait(event)
+        await self.wait_committed(position)
+        return position
+
+    async def wait_committed(self, position: int) -> None:
+        """Return when everything up to `position` is on disk."""
+        assert position <= self._queued_position, f"position {position} was never queued"
+        while self.log.head.position < position:
+            if self._ended:
+                raise LogFullError(f"the log was closed before position {position} was on disk")
+            if self._waiting and self._waiting[-1][0] == position:
+                event = self._waiting[-1][1]
+            else:
+                event = trio.Event()
+                at = bisect_left(self._waiting, position, key=lambda waiting: waiting[0])
+                self._waiting.insert(at, (position, event))
+            await event.wait()
+
+    # --- after a commit ---------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the writer thread until cancelled or closed; then what is queued is written, for CLOSE_GRACE."""
+        self._token = trio.lowlevel.current_trio_token()
+        if self.log.store.segment_full:
+            self._offer_snapshot()
+        self._writer.start()
+        task_status.started()
+        try:
+            await self._follow_commits()
+        finally:
+            self._writer.close()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_GRACE):
+                await self._follow_commits()
+            self._writer.abandon()
+            with trio.CancelScope(shield=True):
+                await self._follow_commits()
+            self._writer.join()
+            self._end()
+
+    def close(self) -> None:
+        """Write what is queued and let `run` return."""
+        self._writer.close()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._reader is not None:
+            self._reader.close()
+        for _, event in self._waiting:
+            event.set()
+        self._waiting.clear()
+
+    def _deliver(self, done: Done | None) -> None:
+        """Called in the writer thread."""
+        self._done.append(done)
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(self._wake)
+        except trio.RunFinishedError:
+            self._writer.abandon()  # nobody is left to be told
+
+    def _wake(self) -> None:
+        self._arrived.set()
+
+    async def _follow_commits(self) -> None:
+        while not self._ended:
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+            while self._done:
+                done = self._done.popleft()
+                if done is None:
+                    self._ended = True
+                    if self._writer.failure is not None:
+                        raise self._writer.failure
+                    return
+                self._committed(done)
+
+    def _committed(self, done: Done) -> None:
+        commit, log = done.commit, self.log
+        log.head = Head(commit.last, commit.digest, commit.recorded_at)
+        self._queued_bytes -= done.body_bytes
+        self._commits += 1
+        self._durations.append(done.duration)
+        self._fold(done)
+        self._tail.add(commit, done.body_bytes)
+        if (done.wants_snapshot or self._snapshot_cost >= self._limits.snapshot_cost) and not self._done:
+            self._offer_snapshot()
+        while self._waiting and self._waiting[0][0] <= commit.last:
+            self._waiting.popleft()[1].set()
+        self._on_commit(commit)
+
+    def _fold(self, done: Done) -> None:
+        projection = self.log.projection
+        for entry, event in zip(done.commit.entries, done.events, strict=True):
+            projection.apply_event(entry, event)
+        for record in done.records:
+            projection.totals.count(record.kind, done.commit.recorded_at, record.entries, record.body_bytes)
+            self._snapshot_cost += record.entries * (TRAFFIC_COST if record.kind == Class.TRAFFIC else CLUSTER_COST)
+
+    def _offer_snapshot(self) -> None:
+        self._snapshot_cost = 0
+        self._writer.snapshots.append((self.log.projection.snapshot(), self.log.head.digest))
+        self._writer.wake.set()
+
+    # --- the tail ---------------------------------------------------------------------------------
+
+    @property
+    def tail_first(self) -> int:
+        """The first position that `entries_between` finds in memory; after the head where it finds none."""
+        return self._tail.first
+
+    def entries_between(self, first: int, last: int) -> list[Entry]:
+        """The committed entries `first` to `last`, clipped to what there is.
+
+        From memory where `first` is not before `tail_first`; before that this reads the disk and blocks.
+        """
+        found: list[Entry] = []
+        if first < self.tail_first:
+            until = min(last, self.tail_first - 1)
+            found.extend(self._log_reader().entries(max(first, 1), until))
+            first = until + 1
+        found.extend(self._tail.between(first, last))
+        return found
+
+    def digest_at(self, position: int) -> bytes | None:
+        """The digest of the batch that ends at `position`; None inside a batch or outside the log."""
+        if position == self.log.head.position:
+            return self.log.head.digest
+        if position >= self.tail_first:
+            return self._tail.digest_at(position)
+        return self._log_reader().digest_at(position)
+
+    def _log_reader(self) -> LogReader:
+        if self._reader is None:
+            self._reader = LogReader(self.log.directory)
+        return self._reader
+
+    # --- questions --------------------------------------------------------------------------------
+
+    def statistics(self) -> AppenderStatistics:
+        """Where the log stands."""
+        stall: Stall | None = self._writer.stall
+        durations = sorted(self._durations)
+        totals = self.log.projection.totals
+        return AppenderStatistics(
+            head=self.log.head.position,
+            digest=self.log.head.digest,
+            queued_events=self._queued_position - self.log.head.position,
+            queued_bytes=self._queued_bytes,
+            commits=self._commits,
+            commit_duration=self._durations[-1] if durations else 0.0,
+            commit_duration_p99=durations[len(durations) * 99 // 100] if durations else 0.0,
+            checkpoint_duration=self._writer.checkpoint_duration,
+            wal_pages=self._writer.wal_pages,
+            stalled_since=None if stall is None else stall.since,
+            stalled_because="" if stall is None else stall.cause,
+            refused_events=self._refused,
+            segment=self.log.store.segment.name,
+            entries_by_class=dict(totals.entries),
+            bytes_today_by_class=dict(totals.bytes_today),
+        )

@@ -1,0 +1,127 @@
+"""The hash chain over commit batches.
+
+A class record digests what one class has in a batch: SHA-256 over each entry's position, time, class,
+length and bytes.  A batch's digest is SHA-256 over the digest before it, its bounds, its time and its class
+records, so the chain still verifies where the entries of a class were dropped and only its record is left.
+The chain shows tampering to whoever holds an earlier head; it is no signature.
+"""
+
+import struct
+from collections.abc import Sequence
+from hashlib import sha256
+
+import msgspec
+
+from pointsman.core.events import Entry
+
+_ENTRY = struct.Struct("<QdBI")
+_BOUNDS = struct.Struct("<QQd")
+_RECORD = struct.Struct("<BIQ32s")
+
+
+class ClassRecord(msgspec.Struct, frozen=True):
+    """What one class has in a batch."""
+
+    kind: int
+    entries: int
+    body_bytes: int
+    digest: bytes
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One commit: the entries `first` to `last`."""
+
+    first: int
+    last: int
+    recorded_at: float
+    digest: bytes
+    classes: bytes
+    """The packed class records, ascending by class."""
+
+    @property
+    def records(self) -> list[ClassRecord]:
+        """The class records; `struct.error` where the bytes are none."""
+        return [ClassRecord(*values) for values in _RECORD.iter_unpack(self.classes)]
+
+
+def genesis(log_id: str) -> bytes:
+    """The digest that the first batch follows."""
+    return sha256(b"pointsman log " + log_id.encode()).digest()
+
+
+def seal(previous: bytes, first: int, recorded_at: float, items: Sequence[tuple[int, bytes]]) -> Batch:
+    """Return the batch of `items`, (class, body) in order; an empty batch is nobody's to seal."""
+    assert items, "a batch holds at least one entry"
+    pack = _ENTRY.pack
+    chunks: dict[int, list[bytes]] = {}
+    for position, (kind, body) in enumerate(items, first):
+        mine = chunks.get(kind)
+        if mine is None:
+            mine = chunks[kind] = []
+        mine.append(pack(position, recorded_at, kind, len(body)))
+        mine.append(body)
+    classes = b"".join([_record(kind, chunks[kind]) for kind in sorted(chunks)])
+    last = first + len(items) - 1
+    return Batch(first, last, recorded_at, batch_digest(previous, first, last, recorded_at, classes), classes)
+
+
+def _record(kind: int, chunks: list[bytes]) -> bytes:
+    entries = len(chunks) // 2
+    data = b"".join(chunks)
+    return _RECORD.pack(kind, entries, len(data) - entries * _ENTRY.size, sha256(data).digest())
+
+
+def batch_digest(previous: bytes, first: int, last: int, recorded_at: float, classes: bytes) -> bytes:
+    """The chain's value after a batch."""
+    return sha256(previous + _BOUNDS.pack(first, last, recorded_at) + classes).digest()
+
+
+def class_records(entries: Sequence[Entry]) -> dict[int, ClassRecord]:
+    """What the entries of one batch add up to, by class."""
+    chunks: dict[int, list[bytes]] = {}
+    for entry in entries:
+        chunks.setdefault(entry.kind, []).extend(
+            (_ENTRY.pack(entry.position, entry.recorded_at, entry.kind, len(entry.body)), entry.body)
+        )
+    return {kind: ClassRecord(*_RECORD.unpack(_record(kind, mine))) for kind, mine in chunks.items()}
+
+
+def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped: frozenset[int]) -> str | None:
+    """What is wrong with a batch that should follow `previous` and hold `entries`; None where nothing is."""
+    try:
+        wanted = {record.kind: record for record in batch.records}
+        digest = batch_digest(previous, batch.first, batch.last, batch.recorded_at, batch.classes)
+    except struct.error:
+        return f"its class records are {len(batch.classes)} bytes, wanted a multiple of {_RECORD.size}"
+    if digest != batch.digest:
+        return f"its digest is {batch.digest.hex()[:16]}, wanted {digest.hex()[:16]} after {previous.hex()[:16]}"
+    if sum(record.entries for record in wanted.values()) != batch.last - batch.first + 1:
+        return "its class records count other entries than its positions"
+    try:
+        problem = _check_positions(batch, entries, complete=dropped.isdisjoint(wanted))
+        if problem is not None:
+            return problem
+        found = class_records(entries)
+    except (struct.error, TypeError):
+        return "its entries hold values of other types than were written"
+    for kind in sorted(wanted.keys() | found.keys()):
+        mine, theirs = found.get(kind), wanted.get(kind)
+        if mine == theirs or (mine is None and kind in dropped):
+            continue
+        if mine is None or theirs is None or mine.entries != theirs.entries:
+            counts = (mine.entries if mine else 0, theirs.entries if theirs else 0)
+            return f"class {kind} has {counts[0]} entries, wanted {counts[1]}"
+        return f"the entries of class {kind} have digest {mine.digest.hex()[:16]}, wanted {theirs.digest.hex()[:16]}"
+    return None
+
+
+def _check_positions(batch: Batch, entries: Sequence[Entry], *, complete: bool) -> str | None:
+    """Whether the entries stand in order within the batch, and without a gap where no class was dropped."""
+    expected = batch.first
+    for entry in entries:
+        if entry.position != expected and (complete or entry.position < expected):
+            return f"entry {entry.position} stands where entry {expected} should"
+        expected = entry.position + 1
+    if complete and expected != batch.last + 1:
+        return f"entry {expected} is missing"
+    return None

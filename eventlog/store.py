@@ -1,0 +1,242 @@
+"""The writing side of the segments: batches, snapshots, checkpoints, the step to a new segment.
+
+Rules.  One thread uses a store at a time, and there is one store for a directory (the lock sees to it).
+A batch is prepared once; writing it may fail and be tried again, with the same bytes.
+`Store.head` moves only when a batch is on disk.
+"""
+
+import time
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection
+
+from pointsman.core.events import Entry
+from pointsman.eventlog.chain import Batch, seal
+from pointsman.eventlog.reader import Head
+from pointsman.eventlog.segments import (
+    Meta,
+    Row,
+    connect_writer,
+    create_segment,
+    insert_snapshot,
+    last_batch,
+    rows,
+    segment_path,
+)
+from pointsman.eventlog.snapshots import Snapshot, encode_row
+
+STRIDES = (128, 16, 1)
+"""Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it."""
+
+_INSERT = {stride: "INSERT INTO entries VALUES " + ", ".join(["(?, ?, ?, ?)"] * stride) for stride in STRIDES}
+_INSERT_BATCH = "INSERT INTO batches (first, last, recorded_at, digest, classes) VALUES (?, ?, ?, ?, ?)"
+_ENTRY_OVERHEAD = 22
+"""Bytes that SQLite needs for an entry beside its body, about."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The bounds of the log's writing side."""
+
+    segment_bytes: int = 256 << 20
+    """A segment is the grain of retention: an eightieth of 20 GB."""
+    segment_age: float = 43_200.0
+    """Seconds: a fourteenth of 7 days."""
+    batch_interval: float = 0.010
+    batch_events: int = 1000
+    batch_bytes: int = 4 << 20
+    """So that bodies of unusual size do not make one commit long."""
+    queue_events: int = 200_000
+    """With `queue_bytes`: ten seconds of a stalled disk at 20,000 events/s, a minute at 3,000."""
+    queue_bytes: int = 64 << 20
+    tail_bytes: int = 64 << 20
+    """Committed bodies kept in memory for the feed."""
+    tail_events: int = 200_000
+    snapshot_cost: int = 60_000
+    """A second's worth of folding; see `Appender`."""
+    checkpoint_interval: float = 0.5
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """A batch that is on disk."""
+
+    first: int
+    last: int
+    recorded_at: float
+    digest: bytes
+    entries: tuple[Entry, ...]
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A batch that is to be written: positions, time and digest are settled."""
+
+    batch: Batch
+    entries: tuple[Entry, ...]
+    body_bytes: int
+
+    def commit(self) -> Commit:
+        """What is told once it is on disk."""
+        batch = self.batch
+        return Commit(batch.first, batch.last, batch.recorded_at, batch.digest, self.entries)
+
+
+class StoreMovedError(Exception):
+    """The segment holds another head than this store left: something else writes to it."""
+
+
+class Store:
+    """Writes the log in `directory`, whose head is `head`, from the segment described by `meta` on."""
+
+    def __init__(self, directory: Path, meta: Meta, head: Head, limits: Limits) -> None:
+        self.directory = directory
+        self.head = head
+        self._meta = meta
+        self._limits = limits
+        self._connection: Connection | None = None
+        self._tried: Prepared | None = None
+        """A batch whose commit has begun and has not succeeded."""
+        self._inode = 0
+        self._bytes = 0
+        self._next: tuple[Meta, Snapshot] | None = None
+        """Set while the step to a new segment is under way: no batch goes into the old one any more."""
+
+    @property
+    def segment(self) -> Path:
+        """The file that is written."""
+        return segment_path(self.directory, self._meta.first)
+
+    @property
+    def segment_full(self) -> bool:
+        """Whether the next batch should begin a new segment, which needs a snapshot at the head."""
+        if self.head.position < self._meta.first:
+            return False
+        age = self.head.recorded_at - self._meta.created_at
+        return self._bytes >= self._limits.segment_bytes or age >= self._limits.segment_age
+
+    def prepare(self, items: list[tuple[int, bytes]]) -> Prepared:
+        """Settle the next batch of (class, body); the time is what the clock says, and never goes back."""
+        recorded_at = max(time.time(), self.head.recorded_at)
+        first = self.head.position + 1
+        batch = seal(self.head.digest, first, recorded_at, items)
+        entries = tuple(
+            [Entry(position, recorded_at, kind, body) for position, (kind, body) in enumerate(items, first)]
+        )
+        return Prepared(batch, entries, sum([len(body) for _, body in items]))
+
+    def write(self, prepared: Prepared) -> None:
+        """Have the batch on disk when this returns; after an error, the same batch may be tried again."""
+        connection = self._writable()
+        if self.head.position >= prepared.batch.last:
+            return  # the attempt before this one got further than its error said
+        self._tried = prepared
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._insert(connection, prepared)
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            self.disconnect()  # the next attempt opens the file anew, and looks at what it holds
+            raise
+        self._moved(prepared)
+
+    def _moved(self, prepared: Prepared) -> None:
+        batch, self._tried = prepared.batch, None
+        self.head = Head(batch.last, batch.digest, batch.recorded_at)
+        self._bytes += prepared.body_bytes + _ENTRY_OVERHEAD * len(prepared.entries) + len(batch.classes) + 64
+
+    def _insert(self, connection: Connection, prepared: Prepared) -> None:
+        entries, batch = prepared.entries, prepared.batch
+        start, total = 0, len(entries)
+        for stride in STRIDES:
+            while total - start >= stride:
+                values = [
+                    value
+                    for entry in entries[start : start + stride]
+                    for value in (entry.position, entry.recorded_at, entry.kind, entry.body)
+                ]
+                connection.exec_driver_sql(_INSERT[stride], tuple(values))
+                start += stride
+        row = (batch.first, batch.last, batch.recorded_at, batch.digest, batch.classes)
+        connection.exec_driver_sql(_INSERT_BATCH, row)
+
+    def _writable(self) -> Connection:
+        """The connection, opened where there is none."""
+        if self._connection is not None:
+            return self._connection
+        connection = connect_writer(self.segment)
+        try:
+            self._compare(last_batch(connection))
+            status = self.segment.stat()
+            self._inode, self._bytes = status.st_ino, status.st_size
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _compare(self, found: Batch | None) -> None:
+        """Check that the file ends where this store left it; a commit that reported an error may be there."""
+        if self._tried is not None and found == self._tried.batch:
+            self._moved(self._tried)
+        digest = self._meta.previous_digest if found is None else found.digest
+        if digest != self.head.digest:
+            last = self._meta.first - 1 if found is None else found.last
+            raise StoreMovedError(
+                f"{self.segment} ends at position {last}, digest {digest.hex()[:16]}, "
+                f"wanted {self.head.position}, {self.head.digest.hex()[:16]}: something else wrote to it"
+            )
+
+    def checkpoint(self) -> tuple[int, int]:
+        """Move what the WAL holds into the segment, as far as readers allow; pages in the WAL, and pages moved."""
+        if self._connection is None:
+            return (0, 0)
+        self._check_in_place()
+        found: Row = rows(self._connection, "PRAGMA wal_checkpoint(PASSIVE)")[0]
+        return (int(found[1] or 0), int(found[2] or 0))
+
+    def _check_in_place(self) -> None:
+        """Raise where the segment's file was deleted or replaced: commits would go to a file without a name."""
+        if self.segment.stat().st_ino != self._inode:
+            raise StoreMovedError(f"{self.segment} is another file than the one that was opened")
+
+    def add_snapshot(self, snapshot: Snapshot, chain_digest: bytes) -> None:
+        """Write a snapshot of a position in this segment; one of an earlier segment is of no use here."""
+        if snapshot.cluster.position < self._meta.first - 1:
+            return
+        connection = self._writable()
+        try:
+            insert_snapshot(connection, encode_row(snapshot, chain_digest))
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def begin_segment(self, snapshot: Snapshot) -> None:
+        """Step to a new segment with `snapshot`, which is of the head, as its first; may be tried again."""
+        assert snapshot.cluster.position == self.head.position, "a segment begins with a snapshot of the head"
+        head = self.head
+        meta = msgspec.structs.replace(
+            self._meta,
+            first=head.position + 1,
+            previous_digest=head.digest,
+            previous_recorded_at=head.recorded_at,
+            created_at=head.recorded_at,
+        )
+        self._next = (meta, snapshot)
+        self.finish_step()
+
+    def finish_step(self) -> None:
+        """Complete a step to a new segment that an error broke off, if there is one."""
+        if self._next is None:
+            return
+        meta, snapshot = self._next
+        create_segment(self.directory, meta, encode_row(snapshot, self.head.digest))
+        if self._connection is not None:
+            rows(self._connection, "PRAGMA wal_checkpoint(PASSIVE)")  # nobody will, once this connection is gone
+        self.disconnect()
+        self._meta, self._next = meta, None
+        self._writable()
+
+    def disconnect(self) -> None:
+        """Close the connection; as the last one of the file it moves the whole WAL into the segment."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
