@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
+_FEW = 48
+"""Where both take equally long."""
 _TYPES = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
@@ -23,25 +25,32 @@ def pack(values: Ints) -> bytes:
     n = len(values)
     if n == 0:
         return b""
-    first = int(values[0])
-    highest = int(values.max())
-    assert int(values.min()) >= 0, "packed columns hold unsigned values"
-    if highest == first and int(values.min()) == first:
+    if n <= _FEW:  # plain numbers are sooner done than arrays
+        listed = values.tolist()
+        first, lowest, highest, filled = listed[0], min(listed), max(listed), n - listed.count(0)
+    else:
+        listed = []
+        first, lowest, highest = int(values[0]), int(values.min()), int(values.max())
+        filled = int(np.count_nonzero(values))
+    assert lowest >= 0, "packed columns hold unsigned values"
+    if highest == lowest:
         return b"C" + struct.pack("<IQ", n, first)
     width = 1 if highest < 1 << 8 else 2 if highest < 1 << 16 else 4 if highest < 1 << 32 else 8
-    if n > 2:
+    if n > 2 and n * width > 21:
         step = int(values[1]) - first
-        if step > 0 and n * width > 21 and bool((np.diff(values) == step).all()):
+        if step > 0 and highest - first == step * (n - 1) and bool((np.diff(values) == step).all()):
             return b"A" + struct.pack("<IQQ", n, first, step)
-    index = np.flatnonzero(values)
     index_width = 1 if n <= 1 << 8 else 2 if n <= 1 << 16 else 4
-    if n <= 1 << 32 and 9 + len(index) * (index_width + width) < n * width:
+    if n <= 1 << 32 and 9 + filled * (index_width + width) < n * width:
+        index = values.nonzero()[0]
         return (
             b"S"
-            + struct.pack("<IIB", n, len(index), width)
+            + struct.pack("<IIB", n, filled, width)
             + index.astype(_TYPES[index_width]).tobytes()
             + values[index].astype(_TYPES[width]).tobytes()
         )
+    if width == 1 and listed:
+        return b"1" + bytes(listed)
     return bytes((48 + width,)) + values.astype(_TYPES[width]).tobytes()
 
 

@@ -190,6 +190,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
 class ClusterState:
     """The projection; columns are indexed by slot.
 
+    number: int64, the endpoint's, 0 where the slot is free.
     waiting, running: int64 counts.  kv_cache: float64, 0 to 1.
     age: seconds from last success to last attempt of the scrape, 0 when fresh, infinite when never sampled.
     sampled_at: seconds since 1970 of the last success, for people.
@@ -220,6 +221,7 @@ class ClusterState:
         self._free: list[int] = []
         self._ready: dict[str, Slots] = {}
         self._affinity: dict[str, tuple[int, npt.NDArray[np.int8]]] = {}
+        self._held: dict[str, tuple[int, npt.NDArray[np.bool_]]] = {}
         self._widen(16)
 
     def _widen(self, capacity: int) -> None:
@@ -232,6 +234,7 @@ class ClusterState:
                 wide[: len(old)] = old
             setattr(self, name, wide)
 
+        column("number", np.int64, 0)
         column("waiting", np.int64, 0)
         column("running", np.int64, 0)
         column("kv_cache", np.float64, 0.0)
@@ -240,6 +243,7 @@ class ClusterState:
         column("cache_block_tokens", np.int64, 0)
         column("cache_blocks", np.int64, 0)
 
+    number: npt.NDArray[np.int64]
     waiting: npt.NDArray[np.int64]
     running: npt.NDArray[np.int64]
     kv_cache: npt.NDArray[np.float64]
@@ -299,6 +303,16 @@ class ClusterState:
                 self._affinity.clear()
             known = (self.adapters_version, np.array(codes, dtype=np.int8))
             self._affinity[model] = known
+        return known[1]
+
+    def lora_held(self, model: str) -> npt.NDArray[np.bool_]:
+        """By slot: the adapter runs or waits."""
+        known = self._held.get(model)
+        if known is None or known[0] != self.adapters_version:
+            held = np.array([model in a.running or model in a.waiting for a in self.adapters], dtype=np.bool_)
+            if len(self._held) >= 1024:  # model names come from clients
+                self._held.clear()
+            known = self._held[model] = (self.adapters_version, held)
         return known[1]
 
     # --- the fold -------------------------------------------------------------------------------
@@ -401,6 +415,7 @@ class ClusterState:
     def _place(self, member: Endpoint) -> None:
         self.endpoints[member.number] = member
         self.by_slot[member.slot] = member
+        self.number[member.slot] = member.number
         self._moved()
 
     def _joined(self, event: EndpointJoined) -> None:
@@ -438,7 +453,8 @@ class ClusterState:
         self.generation[slot] += 1
         self.adapters[slot] = Adapters()
         self.adapters_version += 1
-        self.waiting[slot] = self.running[slot] = self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
+        self.number[slot] = self.waiting[slot] = self.running[slot] = 0
+        self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
         self.kv_cache[slot] = self.sampled_at[slot] = 0.0
         self.age[slot] = math.inf
         heapq.heappush(self._free, slot)
@@ -542,6 +558,7 @@ class ClusterState:
             slot = row.endpoint.slot
             state.by_slot[slot] = state.endpoints[row.endpoint.number] = row.endpoint
             state.generation[slot] = row.generation
+            state.number[slot] = row.endpoint.number
             state.adapters[slot] = row.adapters
             state.waiting[slot], state.running[slot] = row.waiting, row.running
             state.kv_cache[slot], state.age[slot], state.sampled_at[slot] = row.kv_cache, row.age, row.sampled_at

@@ -1,0 +1,32 @@
+"""Prefer endpoints that run the request's LoRA adapter, then those with room for it."""
+
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from pointsman.core.events import RequestFacts
+from pointsman.core.plugin import Scores, plugin
+from pointsman.core.view import View
+
+_BY_FIT = np.array([0.0, 0.6, 0.8, 1.0])
+_WORDS = (
+    "it had no room for the adapter",
+    "the adapter waited there",
+    "it had room for the adapter",
+    "it ran the adapter",
+)
+
+
+@plugin("lora-affinity-scorer", version=1)
+class LoraAffinityScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Scores 1 where the adapter runs, 0.8 where there is room for it, 0.6 where it waits, else 0."""
+
+    load: ClassVar[bool] = True
+    advantage: ClassVar[str] = "better fit for the adapter"
+
+    def score(self, request: RequestFacts, view: View, /) -> Scores:
+        return _BY_FIT[view.adapter_fit(request.target_model or request.model)]
+
+    def words(self, request: RequestFacts, view: View, index: int, /) -> str:
+        return _WORDS[int(view.adapter_fit(request.target_model or request.model)[index])]

@@ -1,0 +1,36 @@
+"""Choose the endpoint with the highest sum."""
+
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from pointsman.core.draws import drawn
+from pointsman.core.plugin import Scores, plugin
+from pointsman.core.view import View
+
+
+@plugin("max-score-picker", version=1)
+class MaxScorePicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Orders by sum, highest first; among equal sums each order is equally likely."""
+
+    scored: ClassVar[bool] = True
+
+    max_num_of_endpoints: int = 1
+
+    def pick(self, sums: Scores, view: View, count: int, /) -> list[int]:
+        chosen: list[int] = []
+        while True:
+            top = int(sums.argmax())
+            tied = sums == sums[top]
+            if np.count_nonzero(tied) == 1:
+                chosen.append(top)
+            else:
+                chosen += drawn(tied.nonzero()[0].tolist(), count - len(chosen), view.draw)
+            if len(chosen) >= min(count, len(sums)):
+                return chosen
+            sums = np.where(tied, -np.inf, sums)
+
+    def chances(self, sums: Scores, view: View, /) -> list[float]:
+        tied = sums == sums.max()
+        return [1 / int(np.count_nonzero(tied)) if top else 0.0 for top in tied.tolist()]

@@ -1,0 +1,24 @@
+"""Choose any endpoint."""
+
+from typing import ClassVar
+
+import msgspec
+
+from pointsman.core.draws import drawn
+from pointsman.core.plugin import Scores, plugin
+from pointsman.core.view import View
+
+
+@plugin("random-picker", version=1)
+class RandomPicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Draws endpoints, each equally likely; the sums do not matter."""
+
+    scored: ClassVar[bool] = False
+
+    max_num_of_endpoints: int = 1
+
+    def pick(self, sums: Scores, view: View, count: int, /) -> list[int]:
+        return drawn(list(range(len(sums))), count, view.draw)
+
+    def chances(self, sums: Scores, view: View, /) -> list[float]:
+        return [1 / len(sums)] * len(sums)

@@ -1,0 +1,232 @@
+"""`schedule`: which endpoint a request goes to.
+
+It reads the cluster state, the traffic state through `Traffic`, the profile and the request facts, and nothing else:
+the same arguments give the same decision on every machine.
+"""
+
+import struct
+
+import numpy as np
+from xxhash import xxh3_64
+
+from pointsman.core.decision import Decision, RefusalReason
+from pointsman.core.draws import Draws
+from pointsman.core.events import Read, RequestFacts
+from pointsman.core.packing import Ints, pack, unpack
+from pointsman.core.plugin import Filter, Reasons, Scorer, Scores, rejected
+from pointsman.core.profile import PLUGIN_VERSIONS, Profile, compile_profile, profile_for, profile_in_force
+from pointsman.core.projection import ClusterState, Slots
+from pointsman.core.traffic import Traffic
+from pointsman.core.view import Cycle, View
+
+__all__ = [
+    "PLUGIN_VERSIONS",
+    "SCHEDULER_VERSION",
+    "Profile",
+    "compile_profile",
+    "profile_for",
+    "profile_in_force",
+    "schedule",
+]
+
+SCHEDULER_VERSION = 1
+"""Of the rules in this file and of the digest."""
+
+NEUTRAL = 0.5
+"""A load scorer's score for each candidate while the feed is lost."""
+
+_RANKED = struct.Struct("<qd").pack
+
+_BEST = 3
+"""Sums that a decision stores."""
+
+
+class Trace:
+    """Everything that one run of `schedule` went through."""
+
+    __slots__ = (
+        "avoided",
+        "candidates",
+        "cycle",
+        "filtered",
+        "first",
+        "picks",
+        "rejections",
+        "saturation",
+        "scores",
+        "sums",
+        "view",
+    )
+
+    def __init__(self, cycle: Cycle, avoided: Slots) -> None:
+        self.cycle = cycle
+        self.avoided = avoided
+        self.candidates = cycle.candidates
+        self.view = View(cycle, cycle.candidates, None)
+        """Those that remain."""
+        self.first = self.view
+        self.saturation: float | None = None
+        """None where it was not asked for."""
+        self.filtered: list[tuple[str, Filter, View, Reasons]] = []
+        self.rejections: list[tuple[str, int]] = []
+        self.scores: list[tuple[str, Scorer, float, Scores]] = []
+        self.sums: Scores = _NO_SCORES
+        self.picks: list[int] = []
+        """Indexes in `view`."""
+
+
+_NO_SCORES = np.zeros(0)
+_NO_SLOTS: Slots = np.zeros(0, dtype=np.int64)
+
+
+def schedule(
+    cluster: ClusterState, traffic: Traffic, profile: Profile, request: RequestFacts, draws: Draws
+) -> Decision:
+    """Decide where `request` goes."""
+    return trace(cluster, traffic, profile, request, draws)[0]
+
+
+def trace(
+    cluster: ClusterState, traffic: Traffic, profile: Profile, request: RequestFacts, draws: Draws
+) -> tuple[Decision, Trace]:
+    """Decide where `request` goes, and keep how."""
+    candidates, avoided = _candidates(cluster, traffic, profile, request)
+    run = Trace(Cycle(cluster, traffic, request, draws, candidates), avoided)
+    if not len(candidates):
+        return _decision(run, "no-endpoints"), run
+    if request.priority < 0 and not traffic.degraded:
+        run.saturation = profile.detector.saturation(request, run.view)
+        if run.saturation >= 1.0:
+            return _decision(run, "saturated"), run
+    for name, filter in profile.filters:
+        if not _filter(run, name, filter, request):
+            return _decision(run, "filtered"), run
+    _score(run, profile, request, traffic.degraded)
+    _pick(run, profile, traffic.degraded)
+    return _decision(run, None), run
+
+
+def _candidates(
+    cluster: ClusterState, traffic: Traffic, profile: Profile, request: RequestFacts
+) -> tuple[Slots, Slots]:
+    """The slots to choose from, ascending, and those left out because of advice."""
+    slots = cluster.ready(request.pool)
+    if request.subset is not None and not profile.whole_subset:
+        slots = slots[_member(slots, unpack(request.subset), cluster.slots)]
+    avoided = traffic.avoided()
+    if not len(avoided):
+        return slots, _NO_SLOTS
+    out = _member(slots, avoided, cluster.slots)
+    return slots[~out], slots[out]
+
+
+def _member(slots: Slots, group: Ints, width: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which of `slots` are in `group`."""
+    marks = np.zeros(width, dtype=np.bool_)
+    marks[group[group < width]] = True
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = marks[slots]
+    return found
+
+
+def _filter(run: Trace, name: str, filter: Filter, request: RequestFacts) -> bool:
+    """Apply one filter; False where it leaves nobody."""
+    view = run.view = run.view.again()
+    codes = rejected(filter, request, view)
+    run.filtered.append((name, filter, view, codes))
+    keep = codes == 0
+    kept = int(np.count_nonzero(keep))
+    if kept == view.size:
+        return True
+    counts = np.bincount(codes)
+    for code in counts.nonzero()[0].tolist():
+        if code:
+            run.rejections.append((f"{name}: {filter.reasons[code - 1]}", int(counts[code])))
+    run.view = view.narrowed(keep)
+    return kept > 0
+
+
+def _score(run: Trace, profile: Profile, request: RequestFacts, degraded: bool) -> None:
+    """Sum up the weighted scores, in the order of the configuration."""
+    view = run.view
+    sums = np.zeros(view.size)
+    for name, scorer, weight in profile.scorers:
+        if degraded and scorer.load:
+            scores = np.full(view.size, NEUTRAL)
+        else:
+            scores = np.fmax(scorer.score(request, view), 0.0)  # fmax and fmin make 0 of what is no number
+            np.fmin(scores, 1.0, scores)
+            scores += 0.0  # one zero: the sign that fmax leaves is the machine's choice
+        run.scores.append((name, scorer, weight, scores))
+        sums += scores * weight
+    run.sums = sums
+
+
+def _pick(run: Trace, profile: Profile, degraded: bool) -> None:
+    """Choose, and while the feed is lost among those with the fewest requests in flight first."""
+    view, count = run.view, profile.endpoints_max
+    if not degraded:
+        run.picks = profile.picker.pick(run.sums, view, count)
+        return
+    in_flight = view.in_flight
+    for level in np.unique(in_flight).tolist():
+        if len(run.picks) >= count:
+            return
+        here = in_flight == level
+        at = here.nonzero()[0]
+        chosen = profile.picker.pick(run.sums[at], view.narrowed(here), count - len(run.picks))
+        run.picks += at[chosen].tolist()
+
+
+def _best(numbers: Ints, sums: Scores) -> tuple[tuple[int, float], ...]:
+    """The three highest, of equal ones the lower slot first."""
+    if len(sums) <= 16:  # the same result, sooner
+        values = sums.tolist()
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:_BEST]
+        return tuple([(int(numbers[i]), values[i]) for i in order])
+    rest = sums.copy()
+    best = []
+    for _ in range(_BEST):
+        top = int(rest.argmax())
+        best.append((int(numbers[top]), float(sums[top])))
+        rest[top] = -np.inf
+    return tuple(best)
+
+
+def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
+    cycle, view = run.cycle, run.view
+    cluster = cycle.cluster
+    reads = tuple([Read(int(column), pack(values)) for column, values in cycle.reads.items()])
+    digest = xxh3_64(cluster.number[run.candidates].data)
+    for read in reads:
+        digest.update(read.values)
+    for seen in cycle.seen:
+        digest.update(seen.data)
+    if run.saturation is not None:
+        digest.update(struct.pack("<d", run.saturation))
+    for _, _, _, codes in run.filtered:
+        digest.update(codes.data)
+    for _, _, _, scores in run.scores:
+        digest.update(scores.data)
+    endpoints: tuple[int, ...] = ()
+    best: tuple[tuple[int, float], ...] = ()
+    if reason is None:
+        digest.update(run.sums.data)
+        numbers = cluster.number[view.slots]
+        endpoints = tuple([int(numbers[pick]) for pick in run.picks])
+        best = _best(numbers, run.sums)
+        for number in endpoints:
+            digest.update(f"{number} {cluster.endpoints[number].authority}\n".encode())
+        for number, total in best:
+            digest.update(_RANKED(number, total))
+    return Decision(
+        endpoints,
+        reason,
+        best,
+        tuple(run.rejections),
+        reads,
+        pack(run.avoided) if len(run.avoided) else b"",
+        cycle.traffic.degraded,
+        digest.digest(),
+        view.slots if reason is None else _NO_SLOTS,
+        run.sums,
+    )

@@ -1,0 +1,162 @@
+"""What a plugin may read: one array per attribute, over the candidates that remain.
+
+What is read of the traffic state is recorded for all candidates, and all that is read goes into the
+decision's digest, so that replay notices any value that is another one.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from pointsman.core.draws import Draws
+from pointsman.core.events import RequestFacts
+from pointsman.core.packing import Ints
+from pointsman.core.projection import ClusterState, Endpoint, Slots
+from pointsman.core.traffic import Column, Traffic
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Cycle:
+    """One decision under way: what it may read, and what it has read."""
+
+    __slots__ = ("candidates", "cluster", "drawn", "draws", "reads", "request", "seen", "traffic")
+
+    def __init__(
+        self, cluster: ClusterState, traffic: Traffic, request: RequestFacts, draws: Draws, candidates: Slots
+    ) -> None:
+        self.cluster, self.traffic, self.request, self.draws = cluster, traffic, request, draws
+        self.candidates = candidates
+        self.drawn = 0
+        self.reads: dict[Column, Ints] = {}
+        """Traffic columns over all candidates, in the order of reading."""
+        self.seen: list[npt.NDArray[np.generic]] = []
+        """Cluster columns as they were read, in that order."""
+
+    def traffic_column(self, column: Column) -> Ints:
+        """The column over all candidates, recorded."""
+        values = self.reads.get(column)
+        if values is None:
+            values = self.reads[column] = self.traffic.column(column, self.request, self.candidates)
+        return values
+
+
+class View:
+    """The candidates that remain, in slot order."""
+
+    __slots__ = ("_columns", "_cycle", "_start", "positions", "size", "slots")
+
+    def __init__(self, cycle: Cycle, slots: Slots, positions: Slots | None) -> None:
+        self._cycle = cycle
+        self.slots = slots
+        self.positions = positions
+        """Where they stand among all candidates; None while they are all."""
+        self.size = len(slots)
+        self._columns: dict[str, npt.NDArray[np.generic]] = {}
+        self._start = cycle.drawn
+
+    def narrowed(self, keep: Mask) -> "View":
+        """The view of those that `keep` marks."""
+        at = keep.nonzero()[0]
+        return View(self._cycle, self.slots[at], at if self.positions is None else self.positions[at])
+
+    def again(self) -> "View":
+        """The same view for the next plugin, to be rewound to here."""
+        view = View(self._cycle, self.slots, self.positions)
+        view._columns = self._columns
+        return view
+
+    def rewound(self) -> "View":
+        """The same view of a cycle of its own, whose draws begin where they began for this one."""
+        old = self._cycle
+        cycle = Cycle(old.cluster, old.traffic, old.request, old.draws, old.candidates)
+        cycle.drawn, cycle.reads = self._start, dict(old.reads)
+        return View(cycle, self.slots, self.positions)
+
+    # --- cluster state --------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Ints:
+        """Requests in the server's queue."""
+        return self._ints("waiting", self._cycle.cluster.waiting)
+
+    @property
+    def running(self) -> Ints:
+        """Requests the server works on."""
+        return self._ints("running", self._cycle.cluster.running)
+
+    @property
+    def kv_cache(self) -> Floats:
+        """Used share of the KV cache, 0 to 1."""
+        return self._floats("kv_cache", self._cycle.cluster.kv_cache)
+
+    @property
+    def age(self) -> Floats:
+        """Seconds from last success to last attempt of the scrape; infinite when never sampled."""
+        return self._floats("age", self._cycle.cluster.age)
+
+    @property
+    def staleness_threshold(self) -> float:
+        """The threshold that the pace of scraping allows, in seconds: no rule may ask for less."""
+        return self._cycle.cluster.threshold
+
+    def adapter_fit(self, model: str) -> npt.NDArray[np.int8]:
+        """3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
+        values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self.slots]
+        self._cycle.seen.append(values)
+        return values
+
+    def adapter_held(self, model: str) -> Mask:
+        """The LoRA adapter runs or waits."""
+        values: Mask = self._cycle.cluster.lora_held(model)[self.slots]
+        self._cycle.seen.append(values)
+        return values
+
+    def endpoint(self, index: int) -> Endpoint:
+        """The endpoint at `index` of this view."""
+        found = self._cycle.cluster.by_slot[int(self.slots[index])]
+        assert found is not None, "candidates are members"
+        return found
+
+    # --- traffic state --------------------------------------------------------------------------
+
+    @property
+    def degraded(self) -> bool:
+        """The feed is lost: what the cluster state says of load is old."""
+        return self._cycle.traffic.degraded
+
+    @property
+    def in_flight(self) -> Ints:
+        """Requests routed to the endpoint that have no end yet."""
+        return self._traffic(Column.IN_FLIGHT)
+
+    @property
+    def prefix_blocks(self) -> Ints:
+        """Leading blocks of the prompt that the endpoint was given before."""
+        return self._traffic(Column.PREFIX_BLOCKS)
+
+    def draw(self) -> float:
+        """The decision's next draw, in [0, 1)."""
+        i = self._cycle.drawn
+        self._cycle.drawn = i + 1
+        return self._cycle.draws(i)
+
+    # --- columns --------------------------------------------------------------------------------
+
+    def _traffic(self, column: Column) -> Ints:
+        values = self._cycle.traffic_column(column)
+        return values if self.positions is None else values[self.positions]
+
+    def _ints(self, name: str, column: Ints) -> Ints:
+        values = self._columns.get(name)
+        if values is None:
+            values = self._columns[name] = column[self.slots]
+            self._cycle.seen.append(values)
+        return values  # type: ignore[return-value]  # the dictionary holds columns of both types
+
+    def _floats(self, name: str, column: Floats) -> Floats:
+        values = self._columns.get(name)
+        if values is None:
+            values = self._columns[name] = column[self.slots]
+            self._cycle.seen.append(values)
+        return values  # type: ignore[return-value]  # the dictionary holds columns of both types
