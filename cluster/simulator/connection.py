@@ -1,0 +1,337 @@
+"""One HTTP connection to a simulated server.
+
+A reader task takes what arrives, so that a client that leaves is noticed while its tokens are made;
+the other task answers one request after the other.
+"""
+
+import json
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+import h11
+import trio
+
+from pointsman.cluster.simulator.faults import Fault, parse_fault
+from pointsman.cluster.simulator.openai import ApiError, Generation, JsonObject, parse_generation, parse_object
+
+if TYPE_CHECKING:
+    from pointsman.cluster.simulator.server import SimulatedServer
+
+BODY_BYTES_MAX = 32 * 1024 * 1024
+"""Of one request; a prompt as long as the longest context is far smaller."""
+UNREAD_BYTES_MAX = 1024 * 1024
+"""What a client may send ahead of the request being answered; beyond it, it must wait."""
+KEEP_ALIVE = 5.0
+"""Seconds an idle connection stays open: uvicorn's default, and so vLLM's."""
+RECEIVE_BYTES = 64 * 1024
+
+_JSON = "application/json"
+_GENERATE = {"/v1/completions": False, "/v1/chat/completions": True}
+_GET = frozenset(("/health", "/ping", "/version", "/v1/models", "/metrics"))
+_POST = frozenset((*_GENERATE, "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sim/fault"))
+
+
+class ClientLeft(Exception):
+    """The client closed the connection, or broke the protocol beyond an answer."""
+
+
+class Connection:
+    """The server's side of one connection."""
+
+    def __init__(self, server: "SimulatedServer", stream: trio.SocketStream) -> None:
+        self._server = server
+        self._stream = stream
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=64 * 1024)
+        self._changed = trio.Event()
+        self._unread = 0
+        self._room = trio.Event()
+        self._left = False
+        self._bodyless = False
+
+    def notify(self) -> None:
+        """Something changed that the answering task may wait for."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Answer until the client leaves, idles too long or wants to close."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read)
+            try:
+                while await self._answer_next():
+                    pass
+            except (ClientLeft, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # nobody is there to be told
+            nursery.cancel_scope.cancel()
+
+    async def _read(self) -> None:
+        while not self._left:
+            try:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            self._left = not data
+            self._unread += len(data)
+            self._http.receive_data(data)
+            self.notify()
+            while self._unread > UNREAD_BYTES_MAX:
+                self._room = trio.Event()
+                await self._room.wait()
+
+    async def _wait(self) -> None:
+        """Return when `notify` was called since the last return."""
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+    async def _next_event(self) -> h11.Request | h11.Data | h11.EndOfMessage:
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                await self._reply(error.error_status_hint, "text/plain", b"Invalid HTTP request received.")
+                raise ClientLeft from error
+            if isinstance(event, h11.Request | h11.Data | h11.EndOfMessage):
+                return event
+            if isinstance(event, h11.ConnectionClosed) or self._left:
+                raise ClientLeft
+            self._unread = 0  # all of it is inside the request that is being received
+            self._room.set()
+            await self._wait()
+
+    # --- one request ----------------------------------------------------------------------------
+
+    async def _answer_next(self) -> bool:
+        with trio.move_on_after(KEEP_ALIVE) as idle:
+            request = await self._next_event()
+        if idle.cancelled_caught:
+            return False
+        assert isinstance(request, h11.Request), "h11 begins a cycle with its request"
+        self._bodyless = request.method == b"HEAD"
+        exchange = Exchange(self._server.name, request)
+        try:
+            await self._answer(exchange)
+        except ApiError as error:
+            await self._reply(error.status, _JSON, error.body())
+            exchange.status, exchange.ended = error.status, "complete"
+        finally:
+            if exchange.path.startswith("/v1/") and exchange.method == "POST":
+                self._server.request_log.write(exchange.line())
+        if self._http.our_state is h11.MUST_CLOSE or self._http.their_state is h11.MUST_CLOSE:
+            return False
+        # Where the request was not read to its end, what follows of it would look like another.
+        if self._http.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    async def _answer(self, exchange: "Exchange") -> None:
+        body = await self._body()
+        fault = parse_fault(exchange.fault) if exchange.fault else self._server.faults.next(exchange.path)
+        if fault is not None:
+            await self._misbehave(fault, exchange)
+        if exchange.path in _GENERATE and exchange.method == "POST":
+            await self._generate(exchange, body, fault)
+            return
+        status, kind, reply = self._plain(exchange, body)
+        await self._reply(status, kind, reply)
+        exchange.status, exchange.ended = status, "complete"
+
+    async def _body(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        if self._http.they_are_waiting_for_100_continue:
+            await self._stream.send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        while isinstance(event := await self._next_event(), h11.Data):
+            parts.append(bytes(event.data))
+            size += len(event.data)
+            if size > BODY_BYTES_MAX:
+                raise ApiError(413, "BadRequestError", f"the body has over {BODY_BYTES_MAX} bytes")
+        return b"".join(parts)
+
+    def _plain(self, exchange: "Exchange", body: bytes) -> tuple[int, str, bytes]:
+        """Status, content type and body of what is answered at once."""
+        server = self._server
+        known = exchange.path in _GET if exchange.method in ("GET", "HEAD") else exchange.path in _POST
+        if exchange.method == "DELETE" and exchange.path == "/sim/fault":
+            server.faults.clear()
+            return 200, _JSON, b"{}"
+        if not known:
+            wrong = exchange.path in _GET or exchange.path in _POST
+            return (
+                (405, _JSON, b'{"detail":"Method Not Allowed"}') if wrong else (404, _JSON, b'{"detail":"Not Found"}')
+            )
+        match exchange.path:
+            case "/metrics":
+                return 200, "text/plain; version=0.0.4; charset=utf-8", server.page.render(time.time())
+            case "/v1/models":
+                return 200, _JSON, self._models()
+            case "/version":
+                return 200, _JSON, b'{"version":"0.11.0"}'
+            case "/v1/load_lora_adapter":
+                return 200, _JSON, json.dumps(server.load_adapter(parse_object(body))).encode()
+            case "/v1/unload_lora_adapter":
+                return 200, _JSON, json.dumps(server.unload_adapter(parse_object(body))).encode()
+            case "/sim/fault":
+                server.faults.order(parse_object(body))
+                return 200, _JSON, b"{}"
+        return 200, "text/plain", b""
+
+    def _models(self) -> bytes:
+        spec = self._server.spec
+        data = [
+            {
+                "id": name,
+                "object": "model",
+                "created": int(time.time()),
+                "owned_by": "vllm",
+                "root": f"/adapters/{name}" if adapter else name,
+                "parent": spec.model if adapter else None,
+                "max_model_len": None if adapter else spec.server.max_model_len,
+            }
+            for name, adapter in self._server.models.items()
+        ]
+        return json.dumps({"object": "list", "data": data}).encode()
+
+    # --- tokens ---------------------------------------------------------------------------------
+
+    async def _generate(self, exchange: "Exchange", body: bytes, fault: Fault | None) -> None:
+        server = self._server
+        server.requests += 1
+        chat = _GENERATE[exchange.path]
+        generation = parse_generation(
+            body, chat, server.spec.server, server.models, (server.requests, int(time.time()))
+        )
+        exchange.generation = generation
+        reset = fault is not None and fault.kind == "reset"
+        server.submit(generation.sequences, self)
+        try:
+            if generation.streamed:
+                await self._stream_tokens(exchange, generation, reset)
+            else:
+                await self._reply_whole(exchange, generation, reset)
+        finally:
+            server.withdraw(generation.sequences)
+
+    async def _reply_whole(self, exchange: "Exchange", generation: Generation, reset: bool) -> None:
+        while not all(s.done for s in generation.sequences):
+            if self._left:
+                raise ClientLeft
+            await self._wait()
+        body = generation.reply()
+        exchange.status = 200
+        if reset:
+            await self._stream.send_all(self._head(200, _JSON, len(body)) + body[: len(body) // 2])
+            self._reset()
+        await self._reply(200, _JSON, body)
+        exchange.ended = "complete"
+
+    async def _stream_tokens(self, exchange: "Exchange", generation: Generation, reset: bool) -> None:
+        sequences = generation.sequences
+        sent = [0] * len(sequences)
+        head = b""
+        while not all(n == s.target for n, s in zip(sent, sequences, strict=True)):
+            events = b"".join(
+                generation.tokens(index, sent[index], s.produced)
+                for index, s in enumerate(sequences)
+                if s.produced > sent[index]
+            )
+            if events:
+                if not exchange.status:
+                    exchange.status = 200
+                    head = self._head(200, "text/event-stream; charset=utf-8", None)
+                    events = generation.opening() + events
+                sent = [s.produced for s in sequences]
+                await self._stream.send_all(head + self._data(events))
+                head = b""
+                if reset:
+                    self._reset()
+                continue
+            if self._left:
+                raise ClientLeft
+            await self._wait()
+        last = self._data(generation.closing())
+        end = self._http.send(h11.EndOfMessage()) or b""
+        await self._stream.send_all(last + end)
+        exchange.ended = "complete"
+
+    # --- bytes ----------------------------------------------------------------------------------
+
+    def _head(self, status: int, kind: str, length: int | None) -> bytes:
+        headers = [("server", "uvicorn"), ("content-type", kind)]
+        if length is not None:
+            headers.append(("content-length", str(length)))
+        sent = self._http.send(h11.Response(status_code=status, headers=headers))
+        assert sent is not None, "h11 gives the bytes of what it is sent"
+        return sent
+
+    def _data(self, data: bytes) -> bytes:
+        return self._http.send(h11.Data(data=data)) or b""
+
+    async def _reply(self, status: int, kind: str, body: bytes) -> None:
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        head = self._head(status, kind, len(body))
+        data = b"" if self._bodyless else self._data(body)
+        end = self._http.send(h11.EndOfMessage()) or b""
+        await self._stream.send_all(head + data + end)
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    async def _misbehave(self, fault: Fault, exchange: "Exchange") -> None:
+        """Do what the fault says, where that comes before the answer."""
+        exchange.ended = "fault"
+        match fault.kind:
+            case "hang":
+                while not self._left:
+                    await self._wait()
+                raise ClientLeft
+            case "slow":
+                await trio.sleep(fault.number)
+            case "garbage":
+                await self._stream.send_all(b"\x00\xffthis is not HTTP\r\n\r\n" * 8)
+                raise ClientLeft
+            case "nonsense":
+                await self._reply(200, _JSON, b"}} nonsense {{")
+                raise ClientLeft
+            case "status":
+                raise ApiError(int(fault.number), "InternalServerError", "the simulator was told to fail")
+            case "reset" if exchange.path not in _GENERATE:
+                self._reset()
+
+    def _reset(self) -> NoReturn:
+        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._stream.socket.close()
+        raise ClientLeft
+
+
+class Exchange:
+    """One request and what became of it."""
+
+    def __init__(self, server: str, request: h11.Request) -> None:
+        self.server = server
+        self.method = request.method.decode()
+        self.path = request.target.decode("latin-1").partition("?")[0]
+        self.started = time.time()
+        self.status = 0
+        self.ended = "disconnected"
+        self.generation: Generation | None = None
+        headers = dict(request.headers)
+        self.request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        self.fault = headers.get(b"x-sim-fault", b"").decode("latin-1")
+
+    def line(self) -> JsonObject:
+        """What the request log says of it."""
+        generation = self.generation
+        return {
+            "time": self.started,
+            "request_id": self.request_id,
+            "server": self.server,
+            "path": self.path,
+            "model": "" if generation is None else generation.model,
+            "status": self.status,
+            "ended": self.ended,
+            "prompt_tokens": 0 if generation is None else generation.prompt_tokens,
+            "completion_tokens": 0 if generation is None else generation.completion_tokens,
+            "duration": time.time() - self.started,
+        }
