@@ -1,0 +1,52 @@
+"""What a request's body says: one module per API, chosen by the end of the path."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pointsman.core.parsers import anthropic, openai, vllm
+from pointsman.core.parsers.body import BadRequest, ParsedRequest
+from pointsman.core.parsers.rewrite import replace_model
+
+__all__ = ["DEFAULT_PARSERS", "BadRequest", "ParsedRequest", "parse_request", "replace_model"]
+
+PASSTHROUGH: Final = "passthrough-parser"
+DEFAULT_PARSERS: Final = (openai.PARSER, anthropic.PARSER, vllm.PARSER, PASSTHROUGH)
+"""The types in force where a configuration names none."""
+
+_Parse = Callable[[str, bytes], ParsedRequest]
+_PARSERS: Final[dict[str, tuple[tuple[str, ...], _Parse]]] = {
+    openai.PARSER: (openai.PATHS, openai.parse),
+    anthropic.PARSER: (anthropic.PATHS, anthropic.parse),
+    vllm.PARSER: (vllm.PATHS, vllm.parse),
+}
+_CLAIMS_MAX: Final = 1024
+"""Paths come from clients."""
+_claims: dict[tuple[str, tuple[str, ...]], tuple[str, _Parse] | None] = {}
+
+
+def parse_request(path: str, body: bytes, parsers: Sequence[str] = DEFAULT_PARSERS) -> ParsedRequest:
+    """Read a body with the parser whose claim is the longest end of the path; `BadRequest` says what is wrong."""
+    key = (path, tuple(parsers))
+    if key not in _claims:
+        if len(_claims) >= _CLAIMS_MAX:
+            _claims.clear()
+        _claims[key] = _claim(*key)
+    claim = _claims[key]
+    if claim is not None:
+        api, parse = claim
+        return parse(api, body)
+    if PASSTHROUGH in parsers:
+        return ParsedRequest(PASSTHROUGH)
+    raise BadRequest(f"no parser registered matching path suffix for: {path.partition('?')[0]}")
+
+
+def _claim(path: str, parsers: tuple[str, ...]) -> tuple[str, _Parse] | None:
+    plain = path.partition("?")[0].removesuffix("/")
+    found: tuple[str, _Parse] | None = None
+    for parser in parsers:
+        paths, parse = _PARSERS.get(parser, ((), openai.parse))
+        for api in paths:
+            # Ends of the text, not of path segments: `/foo-completions` is a completions path, as in the Go EPP.
+            if plain.endswith(api) and (found is None or len(api) > len(found[0])):
+                found = api, parse
+    return found

@@ -1,0 +1,226 @@
+"""The OpenAI API: completions, chat completions and their relatives."""
+
+from typing import Final
+
+import msgspec
+
+from pointsman.core.parsers.body import (
+    NOTHING,
+    BadRequest,
+    ParsedRequest,
+    aligned,
+    decode_body,
+    placeholder,
+    text_of,
+    token_bytes,
+    value_of,
+)
+
+PARSER: Final = "openai-parser"
+MALFORMED: Final = "error unmarshaling request bodyMap: "
+
+IMAGE_TOKENS: Final = 225
+"""Of an image of unknown size: 640 by 360 pixels at 1,024 a token, the Go EPP's estimate."""
+VIDEO_TOKENS: Final = 2 * 10 * IMAGE_TOKENS
+"""Two frames a second, ten seconds."""
+AUDIO_TOKENS_MAX: Final = 1 << 16
+"""Of one sound: longer than any block that is hashed."""
+
+
+class _Completion(msgspec.Struct):
+    model: str
+    prompt: str
+    stream: bool | None = None
+    cache_salt: str | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    text: str = ""
+    image_url: msgspec.Raw = NOTHING
+    video_url: msgspec.Raw = NOTHING
+    audio_url: msgspec.Raw = NOTHING
+    input_audio: msgspec.Raw = NOTHING
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+    content: str | list[_Part] | None = None
+
+
+class _Chat(msgspec.Struct):
+    model: str
+    messages: list[_Message]
+    tools: msgspec.Raw = NOTHING
+    stream: bool | None = None
+    cache_salt: str | None = None
+
+
+class _LooseMessage(msgspec.Struct):
+    role: msgspec.Raw = NOTHING
+    content: msgspec.Raw = NOTHING
+
+
+class _LoosePart(msgspec.Struct):
+    text: msgspec.Raw = NOTHING
+    image_url: msgspec.Raw = NOTHING
+    video_url: msgspec.Raw = NOTHING
+    audio_url: msgspec.Raw = NOTHING
+    input_audio: msgspec.Raw = NOTHING
+
+
+class _Any(msgspec.Struct):
+    """Every top-level member that any of the forms reads, undecoded."""
+
+    model: msgspec.Raw = NOTHING
+    stream: msgspec.Raw = NOTHING
+    cache_salt: msgspec.Raw = NOTHING
+    prompt: msgspec.Raw = NOTHING
+    messages: msgspec.Raw = NOTHING
+    tools: msgspec.Raw = NOTHING
+    input: msgspec.Raw = NOTHING
+    instructions: msgspec.Raw = NOTHING
+    items: msgspec.Raw = NOTHING
+
+
+_completion = msgspec.json.Decoder(_Completion)
+_chat = msgspec.json.Decoder(_Chat)
+_any = msgspec.json.Decoder(_Any)
+
+CHAT: Final = "chat/completions"
+COMPLETIONS: Final = "completions"
+_FORMS: Final = {
+    CHAT: "chat completions",
+    "chat/completions/render": "chat completions",
+    COMPLETIONS: "completions",
+    "completions/render": "completions",
+    "embeddings": "embeddings",
+    "responses": "responses",
+    "conversations": "conversations",
+    "images/generations": "images generations",
+}
+PATHS: Final = tuple(_FORMS)
+
+
+def parse(api: str, body: bytes) -> ParsedRequest:
+    """Read the body of a request to a path that ends in `api`."""
+    form = _FORMS[api]
+    try:
+        if form == "completions":
+            short = _completion.decode(body)
+            return _parsed(api, short.model, bool(short.stream), short.prompt.encode(), short.cache_salt or "")
+        if form == "chat completions":
+            chat = _chat.decode(body)
+            if chat.messages:
+                prompt = _chat_prompt(chat)
+                return _parsed(api, chat.model, bool(chat.stream), prompt, chat.cache_salt or "")
+    except (ValueError, RecursionError):
+        pass  # the tolerant way says what is wrong, if anything is
+    found = decode_body(_any, body, MALFORMED)
+    prompt = _PROMPTS[form](found)
+    return _parsed(api, text_of(found.model), bytes(found.stream) == b"true", prompt, text_of(found.cache_salt))
+
+
+def _parsed(api: str, model: str, streamed: bool, prompt: bytes, salt: str) -> ParsedRequest:
+    return ParsedRequest(PARSER, api, model, True, streamed, prompt, salt)
+
+
+def _chat_prompt(chat: _Chat) -> bytes:
+    text = bytearray(bytes(chat.tools))
+    for message in chat.messages:
+        text += message.role.encode()
+        content = message.content
+        if isinstance(content, str):
+            text += content.encode()
+        elif content:
+            for part in content:
+                text += part.text.encode()
+                _add_media(text, part)
+    return bytes(text)
+
+
+def _add_media(text: bytearray, part: _Part | _LoosePart) -> None:
+    image, video = bytes(part.image_url), bytes(part.video_url)
+    audio = bytes(part.audio_url) or bytes(part.input_audio)
+    if not (image or video or audio):
+        return
+    text[:] = aligned(bytes(text))
+    if image:
+        text += placeholder(image, IMAGE_TOKENS)
+    if video:
+        text += placeholder(video, VIDEO_TOKENS)
+    if audio:
+        text += placeholder(audio, min(len(audio) // 4, AUDIO_TOKENS_MAX))
+
+
+def _completions_prompt(found: _Any) -> bytes:
+    data = bytes(found.prompt)
+    if data[:1] == b'"':
+        return text_of(found.prompt).encode()
+    if data[:1] != b"[":
+        raise BadRequest("invalid completions request: must have prompt field")
+    return _sequences(found.prompt)
+
+
+def _sequences(raw: msgspec.Raw) -> bytes:
+    """Several prompts one after another, token ids packed; anything else as it stands in the body."""
+    if (texts := value_of(raw, list[str])) is not None:
+        return "\0".join(texts).encode()
+    lists = value_of(raw, list[list[int]])
+    if lists is None and (ids := value_of(raw, list[int])) is not None:
+        lists = [ids]
+    if lists is not None:
+        packed = token_bytes([number for numbers in lists for number in numbers])
+        if packed is not None:
+            return packed
+    return bytes(raw)
+
+
+def _loose_chat_prompt(found: _Any) -> bytes:
+    messages = value_of(found.messages, list[_LooseMessage])
+    if not messages:
+        raise BadRequest("invalid chat completions request: must have valid messages field")
+    text = bytearray(bytes(found.tools))
+    for message in messages:
+        text += text_of(message.role).encode() + text_of(message.content).encode()
+        for part in value_of(message.content, list[msgspec.Raw]) or ():
+            block = value_of(part, _LoosePart)
+            if block is not None:
+                text += text_of(block.text).encode()
+                _add_media(text, block)
+    return bytes(text)
+
+
+def _embeddings_prompt(found: _Any) -> bytes:
+    _need(found.input, "invalid embeddings request: must have input field")
+    return _sequences(found.input)
+
+
+def _responses_prompt(found: _Any) -> bytes:
+    _need(found.input, "invalid responses request: must have input field")
+    return bytes(found.instructions) + bytes(found.tools) + bytes(found.input)
+
+
+def _conversations_prompt(found: _Any) -> bytes:
+    _need(found.items, "invalid conversations request: must have items field")
+    return bytes(found.items)
+
+
+def _images_prompt(found: _Any) -> bytes:
+    _need(found.prompt, "invalid images generations request: must have prompt field")
+    return b""  # nothing of an image's prompt is cached
+
+
+def _need(raw: msgspec.Raw, message: str) -> None:
+    if bytes(raw) in (b"", b"null"):
+        raise BadRequest(message)
+
+
+_PROMPTS: Final = {
+    "completions": _completions_prompt,
+    "chat completions": _loose_chat_prompt,
+    "embeddings": _embeddings_prompt,
+    "responses": _responses_prompt,
+    "conversations": _conversations_prompt,
+    "images generations": _images_prompt,
+}
