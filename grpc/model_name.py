@@ -1,12 +1,11 @@
-"""Another model name for the server than the client wrote: in the request's body, and back in the response's.
+"""The client's model name put back into a response whose server was given another one.
 
-Only the name's bytes change.  Both work on bytes, so escapes, blanks, numbers and what is not UTF-8 stay as they came.
+Only the name's bytes change; the way there is `replace_model` of `core/parsers`.
 """
 
 import json
 import re
 
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]', re.DOTALL)
 _KEY = b'"model"'
 _BLANKS = b" \t\r\n"
 _BLANKS_MAX = 64
@@ -19,49 +18,6 @@ def _quoted(name: str) -> bytes:
         return json.dumps(name, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return json.dumps(name).encode()
-
-
-def rename_request(body: bytes, name: str) -> bytes:
-    """Return the JSON object `body` with `name` as its model: each top-level value in place, or a new first key."""
-    wanted = _quoted(name)
-    pieces: list[bytes] = []
-    copied = depth = 0
-    key: bytes | None = None
-    value_at = -1
-    start = body.find(b"{")
-    for token in _TOKEN.finditer(body):
-        kind = token.group()
-        if kind in (b"{", b"["):
-            depth += 1
-        elif kind in (b"}", b"]"):
-            depth -= 1
-        if depth == 1 and kind == b":" and value_at < 0:
-            value_at = token.end() if key is not None and _is_model(key) else -1
-        elif (depth == 1 and kind == b",") or depth == 0:
-            if value_at >= 0:
-                pieces += (body[copied:value_at], _with_blanks(body[value_at : token.start()], wanted))
-                copied, value_at = token.start(), -1
-            key = None
-        elif depth == 1 and kind[:1] == b'"' and key is None:
-            key = kind
-    if start < 0:  # `null`, which counts as an object without fields
-        return b'{"model":' + wanted + b"}"
-    if not pieces:
-        rest = body[start + 1 :]
-        comma = b"" if rest.lstrip(_BLANKS)[:1] == b"}" else b","
-        return body[: start + 1] + b'"model":' + wanted + comma + rest
-    return b"".join((*pieces, body[copied:]))
-
-
-def _is_model(key: bytes) -> bool:
-    return key == _KEY or (b"\\" in key and json.loads(key) == "model")
-
-
-def _with_blanks(old: bytes, new: bytes) -> bytes:
-    """`new` between the blanks that `old` has around it."""
-    stripped = old.strip(_BLANKS)
-    before = old.find(stripped) if stripped else len(old)
-    return old[:before] + new + old[before + len(stripped) :]
 
 
 class NameRestorer:

@@ -13,13 +13,14 @@ from enum import Enum, auto
 import msgspec
 from google.protobuf.struct_pb2 import Struct
 
+from pointsman.core.parsers import replace_model
 from pointsman.grpc import replies
 from pointsman.grpc.actions import Action, Decide, End, Incoming, Refuse, Reply, Routed
 from pointsman.grpc.control_headers import SUBSET, read_headers
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
-from pointsman.grpc.model_name import NameRestorer, rename_request
+from pointsman.grpc.model_name import NameRestorer
 from pointsman.grpc.response import ONE_ANSWER_EACH, Response
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
@@ -215,7 +216,7 @@ class Stream:
         restorer = None
         if decision.rename is not None:
             client_name, server_name = decision.rename
-            body = rename_request(body, server_name)
+            body = replace_model(body, server_name)
             if client_name:
                 restorer = NameRestorer(server_name, client_name)
             if "content-length" in self._headers:

@@ -3,15 +3,23 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from ssl import SSLContext
+from typing import TypeVar
 
 from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality
 
+from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
+from pointsman.core.projection import ClusterState
+from pointsman.core.traffic import TrafficState
+from pointsman.grpc.actions import Decide, Refuse, Routed
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
     HttpHeaders,
     ProcessingRequest,
     ProcessingResponse,
 )
+from pointsman.grpc.picking import Picked, Refusal, Routing
+
+E = TypeVar("E", bound=PickerEvent)
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -155,3 +163,53 @@ async def hear(stream: ExtProc, count: int) -> list[ProcessingResponse]:
         assert reply is not None, f"the stream ended after {len(replies)} replies, wanted {count}"
         replies.append(reply)
     return replies
+
+
+class MemoryFeed:
+    """A feed whose other end is a list."""
+
+    def __init__(self, cluster: ClusterState) -> None:
+        self.cluster = cluster
+        self.traffic = TrafficState()
+        self.traffic.follow(cluster)
+        self.events: list[PickerEvent] = []
+        self.handed_over = 0
+        """How many events were recorded when `recorded` was last awaited."""
+        self._n = 0
+
+    def origin(self) -> Origin:
+        """The next `n` of epoch 7."""
+        self._n += 1
+        return Origin("picker-0", 7, self._n, self.cluster.position)
+
+    def record(self, event: PickerEvent) -> None:
+        """Keep the event; numbers must come in order."""
+        assert event.origin.n == len(self.events) + 1, f"n is {event.origin.n}, wanted {len(self.events) + 1}"
+        self.events.append(event)
+
+    async def recorded(self) -> None:
+        """Hand over."""
+        self.handed_over = len(self.events)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of one type."""
+        return [e for e in self.events if isinstance(e, kind)]
+
+
+class FixedPicking:
+    """Sends every request to one endpoint, its number 1, and refuses what the protocol wants refused."""
+
+    headers: frozenset[str] = frozenset()
+
+    def __init__(self, feed: MemoryFeed, destination: str) -> None:
+        self._feed = feed
+        self._destination = destination
+
+    def pick(self, wish: Decide | Refuse) -> Picked:
+        """Decide."""
+        facts = RequestFacts(
+            wish.request.headers.get("x-request-id", ""), "ns/pool", body_bytes=wish.request.body_bytes
+        )
+        if isinstance(wish, Refuse):
+            return Refusal(RequestRefused(self._feed.origin(), 0.0, facts, wish.reason, wish.status, wish.message))
+        return Routing(RequestRouted(self._feed.origin(), 0.0, facts, (1,)), Routed(self._destination))

@@ -1,0 +1,141 @@
+"""The endpoint picker's service: `envoy.service.ext_proc.v3.ExternalProcessor/Process` for one pool.
+
+Rules.  A decision is recorded and handed to the feed before its reply goes out.
+Whatever ends a stream, a routed request gets its one end: a reset by the gateway is ordinary.
+"""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from grpclib import GRPCError, Status
+from grpclib.const import Cardinality, Handler
+
+from pointsman.core.events import RequestFinished, ResponseStarted
+from pointsman.grpc.actions import Action, Decide, End, Finished, Refuse, Reply, Started
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
+from pointsman.grpc.picking import Feed, Picking, Routing
+from pointsman.grpc.protocol import Load, Stream
+from pointsman.grpc.server import MESSAGE_BYTES_MAX, receive_message
+
+if TYPE_CHECKING:
+    import grpclib.server
+
+    Call = grpclib.server.Stream[ProcessingRequest, bytes]
+
+METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+
+class ExternalProcessor:
+    """The service on one pool's port."""
+
+    def __init__(self, picking: Picking, feed: Feed, load: Load, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+        self._picking = picking
+        self._feed = feed
+        self._load = load
+        self._message_bytes_max = message_bytes_max
+        self.draining = False
+        """Set before calls are cancelled by ourselves."""
+
+    async def process(self, call: "Call") -> None:
+        """Serve one stream; returning ends it with OK."""
+        exchange = Exchange(self._picking, self._feed, Stream(self._load, self._picking.headers))
+        cause = "lost"  # an error of our own
+        try:
+            while True:
+                message = await receive_message(call, ProcessingRequest, self._message_bytes_max)
+                if message is None:
+                    cause = "disconnected"
+                    return
+                replies, end = exchange.take(message, time.monotonic())
+                if exchange.decided:
+                    exchange.decided = False
+                    await self._feed.recorded()
+                for data in replies:
+                    await call.send_message(data)
+                if end:
+                    return
+        except asyncio.CancelledError:
+            late = call.deadline is not None and call.deadline.time_remaining() <= 0
+            cause = "drained" if self.draining else "deadline" if late else "disconnected"
+            if self.draining:
+                raise GRPCError(Status.UNAVAILABLE, "the picker is shutting down") from None
+            raise
+        except GRPCError:
+            cause = "disconnected"  # by us, for a message that no stream may hold
+            raise
+        finally:
+            exchange.close(cause, time.monotonic())
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return {METHOD: Handler(self.process, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse)}
+
+
+class Exchange:
+    """One stream with what its actions mean for log and traffic state; synchronous."""
+
+    def __init__(self, picking: Picking, feed: Feed, stream: Stream) -> None:
+        self._picking = picking
+        self._feed = feed
+        self._stream = stream
+        self._n = 0
+        """The decision that routed the request; 0 before."""
+        self.decided = False
+        """A decision was recorded since the caller last looked: replies wait for the feed."""
+
+    def take(self, message: ProcessingRequest, now: float) -> tuple[list[bytes], bool]:
+        """Take a message; return what to send in answer, and whether the stream then ends."""
+        return self._perform(self._stream.receive(message, now))
+
+    def close(self, cause: str, now: float) -> None:
+        """The stream is over."""
+        self._perform(self._stream.closed(cause, now))
+
+    def _perform(self, actions: list[Action]) -> tuple[list[bytes], bool]:
+        replies: list[bytes] = []
+        end = False
+        for action in actions:
+            if isinstance(action, Reply):
+                replies.append(action.data)
+            elif isinstance(action, Decide | Refuse):
+                assert len(actions) == 1, "a wish stands alone"
+                return self._perform(self._decide(action))
+            elif isinstance(action, Started):
+                self._started(action)
+            elif isinstance(action, Finished):
+                self._finished(action)
+            else:
+                end = isinstance(action, End)
+        return replies, end
+
+    def _decide(self, wish: Decide | Refuse) -> list[Action]:
+        picked = self._picking.pick(wish)
+        self.decided = True
+        self._feed.record(picked.event)
+        if not isinstance(picked, Routing):
+            return self._stream.refused(picked.event.reason, picked.event.status, picked.event.message)
+        self._n = picked.event.origin.n
+        return self._stream.routed(picked.routed)
+
+    def _started(self, action: Started) -> None:
+        origin = self._feed.origin()
+        self._feed.record(ResponseStarted(origin, self._n, action.status, action.after, action.served))
+
+    def _finished(self, action: Finished) -> None:
+        usage = action.usage
+        self._feed.record(
+            RequestFinished(
+                self._feed.origin(),
+                self._n,
+                action.cause,
+                action.status,
+                action.duration,
+                action.first_token,
+                action.response_bytes,
+                action.chunks,
+                action.streamed,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.cached_tokens,
+            )
+        )

@@ -1,0 +1,229 @@
+"""grpclib's server with limits, a choice of HTTP/2 engines, and a way to end in order.
+
+What grpclib leaves open, and is closed here: streams per connection are told to the peer from the first SETTINGS,
+unknown frames do not end a connection, messages have a size limit, and closing lets streams finish.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import struct
+import zlib
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from grpclib import GRPCError, Status
+from grpclib.encoding.proto import ProtoCodec
+from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol
+from grpclib.server import Handler, Server, Stream
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from pointsman.grpc.http2 import ServerConnection
+
+if TYPE_CHECKING:
+    from grpclib._typing import IServable
+    from h2.config import H2Configuration
+    from h2.events import Event
+
+MESSAGE_BYTES_MAX = 4 * 2**20
+"""gRPC's own default for received messages."""
+
+STREAMS_MAX = 4096
+"""Concurrent streams of one connection: a gateway sends bursts of all its requests over a few connections."""
+
+HIGHEST_STREAM = 2**31 - 1
+"""In a GOAWAY: open nothing more here, what is open goes on (RFC 9113, 6.8)."""
+
+_BACKLOG = 1024
+"""Connections that wait to be accepted, while a process starts, say."""
+
+_M = TypeVar("_M", bound=Message)
+
+
+def quiet_grpclib() -> None:
+    """Keep grpclib from logging each stream that a gateway resets, which is how streams end."""
+    logging.getLogger("grpclib").setLevel(logging.WARNING)
+
+
+def _stock_engine(config: "H2Configuration", streams_max: int) -> H2Connection:
+    """h2's own machine; its limit of 100 streams applies until the peer has acknowledged another, so it starts so."""
+    engine = H2Connection(config=config)
+    engine.local_settings = Settings(
+        client=False,
+        initial_values={
+            SettingCodes.MAX_CONCURRENT_STREAMS: streams_max,
+            SettingCodes.MAX_HEADER_LIST_SIZE: H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE,
+        },
+    )
+    return engine
+
+
+def _own_engine(config: "H2Configuration", streams_max: int) -> ServerConnection:
+    return ServerConnection(config, streams_max)
+
+
+ENGINES: dict[str, Callable[["H2Configuration", int], object]] = {"pointsman": _own_engine, "h2": _stock_engine}
+"""The values of `--http2`."""
+
+
+class PassingCodec(ProtoCodec):
+    """Protobuf, where a message to send may be its bytes already."""
+
+    def encode(self, message: object, message_type: object) -> bytes:
+        """Return bytes as they are."""
+        if isinstance(message, bytes):
+            return message
+        assert isinstance(message, Message), f"{type(message).__name__} to send, wanted bytes or a message"
+        return message.SerializeToString()
+
+
+class _Events(EventsProcessor):
+    def process(self, event: "Event") -> None:
+        """Ignore what grpclib does not know: "Implementations MUST ignore and discard frames of unknown types"
+        (RFC 9113, 4.1)."""
+        processors = getattr(self, "processors", {})  # gone once the connection is closed
+        handle = processors.get(event.__class__)
+        if handle is not None:
+            handle(event)
+
+
+class _Connection(H2Protocol):
+    """One connection; its server knows it while it lasts."""
+
+    def __init__(self, server: "GrpcServer", handler: AbstractHandler) -> None:
+        super().__init__(handler, server.settings, server.http2_settings)
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As grpclib does it, with the engine chosen."""
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        engine = self._server.engine(self.h2_config, self._server.streams_max)
+        assert isinstance(transport, asyncio.Transport)
+        self.connection = Connection(engine, transport, config=self.config)  # type: ignore[arg-type]  # h2's shape
+        self.engine = self.connection._connection
+        self.engine.initiate_connection()
+        initial = self.engine.local_settings.initial_window_size
+        self.engine.increment_flow_control_window(self.config.http2_connection_window_size - initial)
+        self.engine.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: self.config.http2_stream_window_size})
+        self.connection.flush()
+        self.connection.initialize()
+        self.processor = _Events(self.handler, self.connection)
+        self.transport = transport
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        self._server.connections.discard(self)
+        super().connection_lost(exc)
+
+    def discourage(self) -> None:
+        """Ask the peer to open no more streams here."""
+        if not self.transport.is_closing():
+            self.transport.write(GoAwayFrame(0, last_stream_id=HIGHEST_STREAM, error_code=0).serialize())
+
+    def leave(self) -> None:
+        """Say GOAWAY for good and close once all is written."""
+        if not self.transport.is_closing():
+            self.engine.close_connection()
+            self.connection.flush()
+            self.processor.close("Server closed")
+
+
+class GrpcServer(Server):
+    """A server on a socket that is handed in."""
+
+    def __init__(
+        self, services: Collection["IServable"], engine: str = "pointsman", streams_max: int = STREAMS_MAX
+    ) -> None:
+        super().__init__(services, codec=PassingCodec())
+        self.engine = ENGINES[engine]
+        self.streams_max = streams_max
+        self.settings = self._config
+        self.http2_settings = self._h2_config
+        self.connections: set[_Connection] = set()
+        self._listening: asyncio.Server | None = None
+
+    def _protocol_factory(self) -> H2Protocol:
+        handler = Handler(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
+        return _Connection(self, handler)
+
+    async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections from here on."""
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._protocol_factory, sock=sock, backlog=_BACKLOG, ssl=tls)
+
+    @property
+    def open_streams(self) -> int:
+        """Calls in progress."""
+        return sum(len(c.processor.streams) for c in self.connections)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket, which others may hold too, and ask peers to open nothing more."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        for connection in self.connections:
+            connection.discourage()
+
+    async def finish(self, within: float) -> bool:
+        """Wait until no call is in progress, `within` seconds at most; whether that came to be."""
+        deadline = asyncio.get_running_loop().time() + within
+        while self.open_streams:
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(min(0.05, within))
+        return True
+
+    async def disconnect(self) -> None:
+        """Cancel what is still in progress, let it say so, then close every connection."""
+        connections = list(self.connections)
+        tasks = [task for c in connections for task in c.handler._tasks.values()]  # type: ignore[attr-defined]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # A peer that reads nothing must not keep us: what is not said within a second is not said.
+            await asyncio.wait(tasks, timeout=1.0)
+        for connection in connections:
+            connection.leave()
+
+
+async def receive_message(stream: "Stream[_M, bytes]", kind: type[_M], bytes_max: int) -> _M | None:
+    """The next message of a call, None at its end; a message over the limit is refused by its prefix."""
+    try:
+        prefix = await stream._stream.recv_data(5)
+        if not prefix:
+            return None
+        compressed, size = struct.unpack(">BI", prefix)
+        if size > bytes_max:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {bytes_max})"
+            )
+        data = await stream._stream.recv_data(size)
+    except AssertionError as error:  # how grpclib tells an end within a message
+        raise GRPCError(Status.INTERNAL, "the stream ended within a message") from error
+    try:
+        return kind.FromString(_inflated(data, bytes_max) if compressed else data)
+    except DecodeError as error:
+        raise GRPCError(Status.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+
+
+def _inflated(data: bytes, bytes_max: int) -> bytes:
+    """The message under gzip (or zlib), whose size counts as it will be."""
+    try:
+        inflated = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, bytes_max + 1)
+    except zlib.error as error:
+        raise GRPCError(
+            Status.UNIMPLEMENTED, f"grpc: compressed message is no gzip, wanted gzip or none: {error}"
+        ) from error
+    if len(inflated) > bytes_max:
+        raise GRPCError(
+            Status.RESOURCE_EXHAUSTED,
+            f"grpc: received message after decompression larger than max ({len(inflated)} vs. {bytes_max})",
+        )
+    return inflated
