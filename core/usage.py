@@ -1,0 +1,181 @@
+"""Token counts from what model servers answer: a JSON document or server-sent events, in pieces of any size.
+
+Nothing that a server sends is an error here: what is no count is no count.
+Memory is bounded: of a longer document or line only the tail is kept, and `usage` is looked for in that.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+DOCUMENT_BYTES_MAX: Final = 1 << 20
+"""Of a JSON answer: embeddings of a few hundred texts; `usage` stands at the end of longer ones."""
+LINE_BYTES_MAX: Final = 1 << 16
+"""Of one line of events: deltas are small, and the last event of the Responses API ends with `usage`."""
+_TAIL: Final = 1 << 14
+"""What is kept of anything longer: `usage` and the few members that may follow it."""
+_COUNT_MAX: Final = 2**63 - 1
+
+_NOTHING: Final = msgspec.Raw()
+# A quote inside a string has a backslash before it.
+_START: Final = re.compile(rb'(?<!\\)"usage"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
+_BRACKET: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}]', re.DOTALL)
+_NUMBER: Final = re.compile(rb'"?[ ]*\+?([0-9]{1,18})([.][0-9]{1,32})?([eE]\+?[0-9]{1,2})?[ ]*"?')
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts; None where the server told none."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: msgspec.Raw = _NOTHING
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: msgspec.Raw = _NOTHING
+    input_tokens: msgspec.Raw = _NOTHING
+    completion_tokens: msgspec.Raw = _NOTHING
+    output_tokens: msgspec.Raw = _NOTHING
+    prompt_tokens_details: msgspec.Raw = _NOTHING
+    input_tokens_details: msgspec.Raw = _NOTHING
+    cache_read_input_tokens: msgspec.Raw = _NOTHING
+
+
+class _Inner(msgspec.Struct):
+    usage: msgspec.Raw = _NOTHING
+
+
+class _Document(msgspec.Struct):
+    usage: msgspec.Raw = _NOTHING
+    message: msgspec.Raw = _NOTHING
+    """Of Anthropic's `message_start`."""
+    response: msgspec.Raw = _NOTHING
+    """Of the events of the Responses API."""
+
+
+_counts = msgspec.json.Decoder(_Counts)
+_details = msgspec.json.Decoder(_Details)
+_inner = msgspec.json.Decoder(_Inner)
+_document = msgspec.json.Decoder(_Document)
+
+
+class UsageReader:
+    """Reads one response; of each count the latest that was told stays."""
+
+    def __init__(self, streaming: bool) -> None:
+        self._streaming = streaming
+        self._kept = bytearray()
+        """The document, or the line that has not ended."""
+        self._cut = False
+        """Its beginning is lost."""
+        self._usage = Usage()
+
+    def feed(self, chunk: bytes) -> None:
+        """The next piece of the body."""
+        if not self._streaming:
+            self._keep(chunk, DOCUMENT_BYTES_MAX)
+            return
+        end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
+        if end < 0:
+            self._keep(chunk, LINE_BYTES_MAX)
+            return
+        lines = bytes(self._kept) + chunk[:end] if self._kept else chunk[:end]
+        if b'"usage"' in lines:
+            self._usage = _lines(lines, self._cut, self._usage)
+        self._kept[:] = chunk[end + 1 :]
+        self._cut = False
+        self._keep(b"", LINE_BYTES_MAX)
+
+    def usage(self) -> Usage:
+        """What was told so far; a last line without its end counts."""
+        kept = bytes(self._kept)
+        if self._streaming:
+            return _lines(kept, self._cut, self._usage)
+        return _searched(kept, self._usage) if self._cut else _told(kept, self._usage)
+
+    def _keep(self, chunk: bytes, limit: int) -> None:
+        self._kept += chunk
+        if len(self._kept) > (2 * _TAIL if self._cut else limit):
+            self._cut = True
+            del self._kept[:-_TAIL]
+
+
+def _lines(lines: bytes, cut: bool, known: Usage) -> Usage:
+    """The counts in the `data:` of these lines; the first may be the tail of one whose beginning is lost."""
+    for number, line in enumerate(lines.splitlines()):
+        if cut and number == 0:
+            known = _searched(line, known)
+        elif line.startswith(b"data:") and _START.search(line):
+            known = _told(line[5:], known)
+    return known
+
+
+def _told(document: bytes, known: Usage) -> Usage:
+    """The counts in the places where the APIs put them; anywhere, where the document is no JSON object."""
+    try:
+        found = _document.decode(document)
+        places = [found.usage]
+        for outer in (found.message, found.response):
+            if bytes(outer)[:1] == b"{":
+                places.append(_inner.decode(outer).usage)
+    except (ValueError, RecursionError):
+        return _searched(document, known)
+    for place in places:
+        known = _counted(bytes(place), known)
+    return known
+
+
+def _searched(text: bytes, known: Usage) -> Usage:
+    """The counts of every `usage` object that is whole, wherever it stands."""
+    for start in _START.finditer(text):
+        depth = 0
+        for token in _BRACKET.finditer(text, start.end()):
+            character = text[token.start()]
+            depth += (character == 0x7B) - (character == 0x7D)
+            if not depth:
+                known = _counted(text[start.end() : token.end()], known)
+                break
+    return known
+
+
+def _counted(usage: bytes, known: Usage) -> Usage:
+    if usage[:1] != b"{":
+        return known
+    try:
+        found = _counts.decode(usage)
+    except (ValueError, RecursionError):
+        return known
+    cached = [_cached(found.prompt_tokens_details), _cached(found.input_tokens_details)]
+    return Usage(
+        _first(_count(found.prompt_tokens), _count(found.input_tokens), known.prompt_tokens),
+        _first(_count(found.completion_tokens), _count(found.output_tokens), known.completion_tokens),
+        _first(*cached, _count(found.cache_read_input_tokens), known.cached_tokens),
+    )
+
+
+def _first(*counts: int | None) -> int | None:
+    return next((count for count in counts if count is not None), None)
+
+
+def _cached(details: msgspec.Raw) -> int | None:
+    if bytes(details)[:1] != b"{":
+        return None
+    try:
+        return _count(_details.decode(details).cached_tokens)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _count(raw: msgspec.Raw) -> int | None:
+    """A count of 0 or more that fits an event: a number, with a fraction cut off, or a text that is one."""
+    number = _NUMBER.fullmatch(bytes(raw))
+    if number is None:
+        return None
+    whole, fraction, exponent = number.groups()
+    count = int(float(whole + (fraction or b"") + exponent)) if exponent else int(whole)
+    return count if count <= _COUNT_MAX else None
