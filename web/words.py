@@ -1,0 +1,59 @@
+"""Numbers, times and durations as people read them."""
+
+from datetime import UTC, datetime
+
+
+def count(value: float) -> str:
+    """A whole number with thousands."""
+    return f"{value:,.0f}"
+
+
+def rate(value: float) -> str:
+    """Something a second: a digit after the point below ten."""
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share of 0 to 1."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that fits; a dash where nothing was measured."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def size(count_bytes: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count_bytes < 1000 or unit == "GB":
+            return f"{count_bytes:,.0f} {unit}" if unit == "bytes" else f"{count_bytes:,.1f} {unit}"
+        count_bytes /= 1000
+    raise AssertionError("the last unit fits everything")
+
+
+def moment(seconds: float | None) -> str:
+    """A time in UTC to the millisecond; empty where there is none."""
+    if not seconds:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def clock(seconds: float) -> str:
+    """The time of day in UTC, to the minute."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
+
+
+def plural(number: float, one: str, many: str = "") -> str:
+    """`1 request`, `2 requests`."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
