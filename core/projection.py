@@ -8,7 +8,7 @@ A slot is a row of the columns: the lowest free one is assigned in log order, an
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -403,6 +403,18 @@ class ClusterState:
             case _:
                 assert_never(event)
 
+    def apply_traffic(self, position: int, marks: Sequence[Mark]) -> None:
+        """Fold traffic entries that follow each other, the last of them at `position`."""
+        self.position = position
+        epoch, known = -1, None
+        for mark in marks:
+            origin = mark.origin
+            if origin.epoch != epoch:
+                epoch = origin.epoch
+                known = self.epochs.get((origin.picker, epoch))
+            if known is not None and origin.n > known.highest_n:
+                known.highest_n = origin.n
+
     def _advance(self, origin: Origin) -> None:
         known = self.epochs.get((origin.picker, origin.epoch))
         if known is not None and origin.n > known.highest_n:
@@ -613,6 +625,22 @@ class OpenRequests:
                 self.by_epoch.pop((picker, epoch), None)
             case _:
                 pass
+
+    def apply_traffic(self, marks: Sequence[Mark]) -> None:
+        """Fold traffic entries that follow each other."""
+        epoch, mine = -1, dict[int, int]()
+        for mark in marks:
+            kind = type(mark)
+            if kind is not RoutedMark and kind is not FinishedMark:
+                continue
+            origin = mark.origin
+            if origin.epoch != epoch:
+                epoch = origin.epoch
+                mine = self.by_epoch.setdefault((origin.picker, epoch), {})
+            if isinstance(mark, RoutedMark):
+                mine[origin.n] = mark.endpoints[0]
+            elif isinstance(mark, FinishedMark):
+                mine.pop(mark.request_n, None)
 
     def in_flight(self) -> dict[int, int]:
         """Open requests by endpoint number."""

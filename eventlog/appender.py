@@ -67,6 +67,9 @@ class Appender:
         self._writer = Writer(log.store, log.limits, self._deliver)
         self._queued_position = log.head.position
         self._queued_bytes = 0
+        self._bytes_easy = log.limits.queue_bytes * 7 // 8
+        self._position_easy = log.head.position + log.limits.queue_events * 7 // 8
+        """Up to these two nobody is refused."""
         self._refused = 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._done: deque[Done | None] = deque()
@@ -90,25 +93,29 @@ class Appender:
         return self._queue(kind, body, skim(kind, body))
 
     def _queue(self, kind: int, body: bytes, event: Event | Mark) -> int:
-        limits, writer = self._limits, self._writer
-        events = self._queued_position - self.log.head.position
-        if events >= limits.queue_events or self._queued_bytes + len(body) > limits.queue_bytes:
-            self._refuse("full")
-        if kind >= Class.LOAD and (
-            events >= limits.queue_events * 7 // 8 or self._queued_bytes * 8 >= limits.queue_bytes * 7
-        ):
-            self._refuse("seven eighths full, and the rest is for membership and control")
-        if self._ended:
-            self._refuse("closed")
-        self._queued_bytes += len(body)
+        writer, queued = self._writer, self._queued_bytes + len(body)
+        if queued > self._bytes_easy or self._queued_position >= self._position_easy:
+            self._check_room(kind, queued)
+        self._queued_bytes = queued
         self._queued_position = position = self._queued_position + 1
         pending = writer.pending
         pending.append((kind, body, event))
-        if not writer.wake.is_set():
+        if not writer.awake:
+            writer.awake = True
             writer.wake.set()
-        if len(pending) >= limits.batch_events and not writer.full.is_set():
+        if len(pending) == self._limits.batch_events:
             writer.full.set()
         return position
+
+    def _check_room(self, kind: int, queued: int) -> None:
+        """Called when seven eighths of the queue are taken: the rest is for what changes the cluster."""
+        events, limits = self._queued_position - self.log.head.position, self._limits
+        if self._ended:
+            self._refuse("closed")
+        if events >= limits.queue_events or queued > limits.queue_bytes:
+            self._refuse("full")
+        if kind >= Class.LOAD and (events >= limits.queue_events * 7 // 8 or queued * 8 > limits.queue_bytes * 7):
+            self._refuse("seven eighths full, and the rest is for membership and control")
 
     def _refuse(self, state: str) -> None:
         self._refused += 1
@@ -180,6 +187,7 @@ class Appender:
 
     def _end(self) -> None:
         self._ended = True
+        self._position_easy = self._queued_position
         if self._reader is not None:
             self._reader.close()
         for _, event in self._waiting:
@@ -215,6 +223,7 @@ class Appender:
         commit, log = done.commit, self.log
         log.head = Head(commit.last, commit.digest, commit.recorded_at)
         self._queued_bytes -= done.body_bytes
+        self._position_easy = commit.last + self._limits.queue_events * 7 // 8
         self._commits += 1
         self._durations.append(done.duration)
         self._fold(done)
@@ -227,8 +236,7 @@ class Appender:
 
     def _fold(self, done: Done) -> None:
         projection = self.log.projection
-        for entry, event in zip(done.commit.entries, done.events, strict=True):
-            projection.apply_event(entry, event)
+        projection.apply_batch(done.commit.entries, done.events)
         for record in done.records:
             projection.totals.count(record.kind, done.commit.recorded_at, record.entries, record.body_bytes)
             self._snapshot_cost += record.entries * (TRAFFIC_COST if record.kind == Class.TRAFFIC else CLUSTER_COST)

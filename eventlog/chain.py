@@ -9,6 +9,7 @@ The chain shows tampering to whoever holds an earlier head; it is no signature.
 import struct
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import chain, compress, repeat
 
 import msgspec
 
@@ -49,26 +50,24 @@ def genesis(log_id: str) -> bytes:
     return sha256(b"pointsman log " + log_id.encode()).digest()
 
 
-def seal(previous: bytes, first: int, recorded_at: float, items: Sequence[tuple[int, bytes]]) -> Batch:
-    """Return the batch of `items`, (class, body) in order; an empty batch is nobody's to seal."""
-    assert items, "a batch holds at least one entry"
-    pack = _ENTRY.pack
-    chunks: dict[int, list[bytes]] = {}
-    for position, (kind, body) in enumerate(items, first):
-        mine = chunks.get(kind)
-        if mine is None:
-            mine = chunks[kind] = []
-        mine.append(pack(position, recorded_at, kind, len(body)))
-        mine.append(body)
-    classes = b"".join([_record(kind, chunks[kind]) for kind in sorted(chunks)])
-    last = first + len(items) - 1
+def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], bodies: Sequence[bytes]) -> Batch:
+    """Return the batch of entries from `first` on, given their classes and bodies; an empty one is nobody's to seal."""
+    assert kinds, "a batch holds at least one entry"
+    last = first + len(kinds) - 1
+    # Without a loop over the entries in Python: this runs for everything that is ever written.
+    heads = map(_ENTRY.pack, range(first, last + 1), repeat(recorded_at), kinds, map(len, bodies))
+    pairs = list(zip(heads, bodies, strict=True))
+    present = sorted(set(kinds))
+    classes = b""
+    for kind in present:
+        mine = pairs if len(present) == 1 else list(compress(pairs, map(kind.__eq__, kinds)))
+        classes += _record(kind, mine)
     return Batch(first, last, recorded_at, batch_digest(previous, first, last, recorded_at, classes), classes)
 
 
-def _record(kind: int, chunks: list[bytes]) -> bytes:
-    entries = len(chunks) // 2
-    data = b"".join(chunks)
-    return _RECORD.pack(kind, entries, len(data) - entries * _ENTRY.size, sha256(data).digest())
+def _record(kind: int, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    data = b"".join(chain.from_iterable(pairs))
+    return _RECORD.pack(kind, len(pairs), len(data) - len(pairs) * _ENTRY.size, sha256(data).digest())
 
 
 def batch_digest(previous: bytes, first: int, last: int, recorded_at: float, classes: bytes) -> bytes:
@@ -78,12 +77,11 @@ def batch_digest(previous: bytes, first: int, last: int, recorded_at: float, cla
 
 def class_records(entries: Sequence[Entry]) -> dict[int, ClassRecord]:
     """What the entries of one batch add up to, by class."""
-    chunks: dict[int, list[bytes]] = {}
+    pairs: dict[int, list[tuple[bytes, bytes]]] = {}
     for entry in entries:
-        chunks.setdefault(entry.kind, []).extend(
-            (_ENTRY.pack(entry.position, entry.recorded_at, entry.kind, len(entry.body)), entry.body)
-        )
-    return {kind: ClassRecord(*_RECORD.unpack(_record(kind, mine))) for kind, mine in chunks.items()}
+        head = _ENTRY.pack(entry.position, entry.recorded_at, entry.kind, len(entry.body))
+        pairs.setdefault(entry.kind, []).append((head, entry.body))
+    return {kind: ClassRecord(*_RECORD.unpack(_record(kind, mine))) for kind, mine in pairs.items()}
 
 
 def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped: frozenset[int]) -> str | None:

@@ -120,7 +120,7 @@ def _create(directory: Path, build: str) -> None:
 
 def _append_first(log: Log, build: str) -> None:
     event = LogCreated(log.log_id, build)
-    prepared = log.store.prepare([(Class.CONTROL, encode(event))])
+    prepared = log.store.prepare([int(Class.CONTROL)], [encode(event)])
     log.store.write(prepared)
     batch = prepared.batch
     log.head = Head(batch.last, batch.digest, batch.recorded_at)

@@ -4,7 +4,10 @@ A snapshot holds the cluster state, the open requests and the totals.  Its diges
 at its position, so a snapshot of another log or another moment is not taken for one of this.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
+from itertools import islice, takewhile
+from typing import TypeGuard
 
 import msgspec
 
@@ -60,6 +63,10 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     totals: Totals
 
 
+def _is_mark(event: Event | Mark) -> TypeGuard[Mark]:
+    return isinstance(event, Mark)
+
+
 class Projection:
     """What the log adds up to at `position`."""
 
@@ -86,6 +93,21 @@ class Projection:
         if kind == Class.TRAFFIC or kind == Class.CONTROL:
             self.open_requests.apply_event(event)
 
+    def apply_batch(self, entries: Sequence[Entry], events: Sequence[Event | Mark]) -> None:
+        """Fold the next entries, whose bodies are already decoded."""
+        first = self.cluster.position + 1
+        assert entries[0].position == first, f"entry {entries[0].position} where {first} should come"
+        start = 0
+        while start < len(events):
+            marks = list(takewhile(_is_mark, islice(events, start, None)))
+            if marks:
+                start += len(marks)
+                self.cluster.apply_traffic(first + start - 1, marks)
+                self.open_requests.apply_traffic(marks)
+            else:
+                self.apply_event(entries[start], events[start])
+                start += 1
+
     def snapshot(self) -> Snapshot:
         """Take a snapshot; later entries do not change it."""
         return Snapshot(
@@ -109,7 +131,7 @@ _cluster = msgspec.msgpack.Decoder(ClusterSnapshot)
 def encode_row(snapshot: Snapshot, chain_digest: bytes) -> SnapshotRow:
     """The snapshot as it is stored, at a position where the chain stands at `chain_digest`."""
     stored = _Stored(_encoder.encode(snapshot.cluster), snapshot.open, snapshot.totals)
-    state = _encoder.encode(stored)
+    state = msgspec.msgpack.encode(stored)
     position, version = snapshot.cluster.position, snapshot.cluster.version
     return SnapshotRow(position, version, state, row_digest(chain_digest, position, version, state))
 

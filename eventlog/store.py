@@ -6,6 +6,7 @@ A batch is prepared once; writing it may fail and be tried again, with the same 
 """
 
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ from pointsman.eventlog.segments import (
 )
 from pointsman.eventlog.snapshots import Snapshot, encode_row
 
-STRIDES = (128, 16, 1)
+STRIDES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it."""
 
 _INSERT = {stride: "INSERT INTO entries VALUES " + ", ".join(["(?, ?, ?, ?)"] * stride) for stride in STRIDES}
@@ -72,7 +73,13 @@ class Prepared(msgspec.Struct, frozen=True):
 
     batch: Batch
     entries: tuple[Entry, ...]
-    body_bytes: int
+    kinds: list[int]
+    bodies: list[bytes]
+
+    @property
+    def body_bytes(self) -> int:
+        """Of all entries."""
+        return sum(map(len, self.bodies))
 
     def commit(self) -> Commit:
         """What is told once it is on disk."""
@@ -113,15 +120,13 @@ class Store:
         age = self.head.recorded_at - self._meta.created_at
         return self._bytes >= self._limits.segment_bytes or age >= self._limits.segment_age
 
-    def prepare(self, items: list[tuple[int, bytes]]) -> Prepared:
-        """Settle the next batch of (class, body); the time is what the clock says, and never goes back."""
+    def prepare(self, kinds: list[int], bodies: list[bytes]) -> Prepared:
+        """Settle the next batch; the time is what the clock says, and never goes back."""
         recorded_at = max(time.time(), self.head.recorded_at)
         first = self.head.position + 1
-        batch = seal(self.head.digest, first, recorded_at, items)
-        entries = tuple(
-            [Entry(position, recorded_at, kind, body) for position, (kind, body) in enumerate(items, first)]
-        )
-        return Prepared(batch, entries, sum([len(body) for _, body in items]))
+        batch = seal(self.head.digest, first, recorded_at, kinds, bodies)
+        entries = tuple(map(Entry, range(first, batch.last + 1), repeat(recorded_at), kinds, bodies))
+        return Prepared(batch, entries, kinds, bodies)
 
     def write(self, prepared: Prepared) -> None:
         """Have the batch on disk when this returns; after an error, the same batch may be tried again."""
@@ -144,17 +149,21 @@ class Store:
         self._bytes += prepared.body_bytes + _ENTRY_OVERHEAD * len(prepared.entries) + len(batch.classes) + 64
 
     def _insert(self, connection: Connection, prepared: Prepared) -> None:
-        entries, batch = prepared.entries, prepared.batch
-        start, total = 0, len(entries)
+        batch = prepared.batch
+        # The driver looks for an adapter for each `bytes`, and for a `bytearray` it does not: a third of the time.
+        columns = zip(
+            range(batch.first, batch.last + 1),
+            repeat(batch.recorded_at),
+            prepared.kinds,
+            map(bytearray, prepared.bodies),
+            strict=False,  # one of them repeats for ever
+        )
+        values = tuple(chain.from_iterable(columns))
+        start = 0
         for stride in STRIDES:
-            while total - start >= stride:
-                values = [
-                    value
-                    for entry in entries[start : start + stride]
-                    for value in (entry.position, entry.recorded_at, entry.kind, entry.body)
-                ]
-                connection.exec_driver_sql(_INSERT[stride], tuple(values))
-                start += stride
+            while len(values) - start >= 4 * stride:
+                connection.exec_driver_sql(_INSERT[stride], values[start : start + 4 * stride])
+                start += 4 * stride
         row = (batch.first, batch.last, batch.recorded_at, batch.digest, batch.classes)
         connection.exec_driver_sql(_INSERT_BATCH, row)
 

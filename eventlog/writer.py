@@ -7,8 +7,10 @@ or the log is closed; nothing behind it overtakes it.
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TypeAlias
 
 import msgspec
@@ -59,7 +61,9 @@ class Writer:
         self.snapshots: deque[tuple[Snapshot, bytes]] = deque()
         """Snapshots to write, each with the chain's digest at its position."""
         self.wake = threading.Event()
-        """Set after each addition to `pending` or `snapshots`."""
+        """Set after each addition to `snapshots`, and to `pending` where `awake` is not."""
+        self.awake = False
+        """Whether the thread will look at `pending` without being woken; cleared only here."""
         self.full = threading.Event()
         """Set when `pending` holds a whole batch: no need to wait for more."""
         self.stall: Stall | None = None
@@ -126,9 +130,11 @@ class Writer:
     def _wait(self) -> None:
         """Until there is something to do, and no sooner than a batch interval after the last commit began."""
         self.wake.clear()
+        self.awake = False
         if not self.pending and not self.snapshots and not self._closing.is_set():
             until = self._next_checkpoint - time.monotonic()
             self.wake.wait(None if until == float("inf") else max(until, 0.0))
+        self.awake = True
         pause = self._last_start + self._limits.batch_interval - time.monotonic()
         if pause > 0 and not self._closing.is_set():
             self.full.clear()
@@ -147,18 +153,15 @@ class Writer:
             self.wake.wait(0.002)
 
     def _take(self) -> None:
-        items: list[tuple[int, bytes]] = []
-        events: list[Event | Mark] = []
-        size = 0
         pending = self.pending
-        for _ in range(min(len(pending), self._limits.batch_events)):
-            kind, body, event = pending.popleft()
-            items.append((kind, body))
-            events.append(event)
-            size += len(body)
-            if size >= self._limits.batch_bytes:
-                break
-        self._held = (self._store.prepare(items), tuple(events))
+        items = [pending.popleft() for _ in range(min(len(pending), self._limits.batch_events))]
+        kinds, bodies, events = zip(*items, strict=True)
+        sizes = list(accumulate(map(len, bodies)))
+        if sizes[-1] > self._limits.batch_bytes:
+            keep = max(bisect_right(sizes, self._limits.batch_bytes), 1)
+            pending.extendleft(reversed(items[keep:]))
+            kinds, bodies, events = kinds[:keep], bodies[:keep], events[:keep]
+        self._held = (self._store.prepare(list(map(int, kinds)), list(bodies)), events)
 
     def _commit(self) -> None:
         assert self._held is not None

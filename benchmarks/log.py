@@ -1,0 +1,164 @@
+"""What the log costs: a steady load with every commit synced, and the folds.
+
+`python benchmarks/log.py [--rate 20000] [--seconds 5] [--directory DIR]`
+Budgets: at most 10 % of a core and 5 ms for the 99th percentile commit at 20,000 events/s; 100,000 cluster entries/s
+folded; 5,000 decisions/s walked with the state at their `applied`.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import trio
+
+from pointsman.core.events import (
+    Class,
+    EndpointJoined,
+    Event,
+    LoadSampled,
+    Origin,
+    PickerStarted,
+    PoolApplied,
+    Read,
+    RequestFacts,
+    RequestFinished,
+    RequestRouted,
+    ResponseStarted,
+    class_of,
+    encode,
+)
+from pointsman.core.packing import pack, pack_floats
+from pointsman.core.projection import ClusterState, skim
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.log import open_log
+from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.store import Commit
+from pointsman.eventlog.verify import verify_chain
+
+ENDPOINTS = 100
+
+
+def membership() -> list[Event]:
+    """A pool with endpoints."""
+    pool = "bench/pool"
+    joined: list[Event] = [
+        EndpointJoined(n, pool, f"uid-{n}", "bench", f"pod-{n}", f"10.0.{n // 250}.{n % 250}", 8000)
+        for n in range(1, ENDPOINTS + 1)
+    ]
+    return [PoolApplied(pool, {"app": "bench"}, (8000,)), *joined]
+
+
+def sample(rng: np.random.Generator) -> LoadSampled:
+    """A sample of every endpoint."""
+    return LoadSampled(
+        endpoints=pack(np.arange(1, ENDPOINTS + 1, dtype=np.int64)),
+        sampled_at=time.time(),
+        earlier=pack(rng.integers(0, 50, ENDPOINTS)),
+        waiting=pack(rng.integers(0, 20, ENDPOINTS)),
+        running=pack(rng.integers(0, 200, ENDPOINTS)),
+        kv_cache=pack_floats(rng.random(ENDPOINTS)),
+    )
+
+
+def request(n: int, applied: int, rng: np.random.Generator) -> list[Event]:
+    """The four events of a request, nearly: routed, started, finished."""
+    facts = RequestFacts(
+        request_id=f"{n:08x}-0000-4000-8000-{rng.integers(1 << 40):012x}",
+        pool="bench/pool",
+        model="llama-3-8b",
+        path="/v1/chat/completions",
+        body_bytes=2048,
+        prompt_bytes=1500,
+    )
+    origin = Origin("picker-1", 1 << 63, 3 * n + 2, applied)
+    endpoint = int(rng.integers(1, ENDPOINTS + 1))
+    reads = (Read(1, pack(rng.integers(0, 30, ENDPOINTS))),)
+    best = ((endpoint, 1.5), (1, 1.4), (2, 1.3))
+    return [
+        RequestRouted(origin, time.time(), facts, (endpoint, 1, 2), best, (), reads, b"", False, b"12345678", 25),
+        ResponseStarted(Origin("picker-1", 1 << 63, 3 * n + 3, applied), origin.n, 200, 0.05),
+        RequestFinished(Origin("picker-1", 1 << 63, 3 * n + 4, applied), origin.n, "complete", 200, 0.9, 0.06, 2048, 1),
+    ]
+
+
+async def append_load(directory: Path, rate: int, seconds: float) -> dict[str, float]:
+    """Append at `rate` in the bursts of a 5 ms tick, as the feed delivers them; the costs."""
+    rng = np.random.default_rng(1)
+    log = open_log(directory, "bench")
+    commits: list[Commit] = []
+    bodies = [(class_of(event), encode(event)) for n in range(3000) for event in request(n, 100, rng)]
+    async with trio.open_nursery() as nursery:
+        appender = Appender(log, lambda commit: commits.append(commit) if len(commits) < 1 else None)
+        await nursery.start(appender.run)
+        await appender.append_many([*membership(), PickerStarted(Origin("picker-1", 1 << 63, 1, 0), "b", 1, {})])
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        began, sent, durations = trio.current_time(), 0, []
+        while (now := trio.current_time()) < began + seconds:
+            for _ in range(int((now - began) * rate) - sent):
+                kind, body = bodies[sent % len(bodies)]
+                appender.append_encoded_nowait(kind, body)
+                sent += 1
+            durations.append(appender.statistics().commit_duration_p99 if len(durations) % 20 == 0 else 0.0)
+            await trio.sleep(0.005)
+        elapsed = trio.current_time() - began
+        await appender.append_many([])
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        statistics = appender.statistics()
+        appender.close()
+    log.close()
+    size = sum(path.stat().st_size for path in directory.glob("*.segment*"))
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "events_per_second": sent / elapsed,
+        "core_percent": 100 * cpu / elapsed,
+        "cpu_us_per_event": 1e6 * cpu / sent,
+        "commits_per_second": statistics.commits / elapsed,
+        "commit_p99_ms": 1000 * statistics.commit_duration_p99,
+        "body_bytes_per_event": sum(len(body) for _, body in bodies) / len(bodies),
+        "file_bytes_per_event": size / sent,
+    }
+
+
+def fold_load(entries: int) -> dict[str, float]:
+    """Fold load samples of all endpoints, and of a fifth of them."""
+    rng = np.random.default_rng(2)
+    state = ClusterState()
+    for event in membership():
+        state.apply_event(state.position + 1, event)
+    bodies = [encode(sample(rng)) for _ in range(200)]
+    start = time.process_time()
+    for n in range(entries):
+        state.apply_event(state.position + 1, skim(Class.LOAD, bodies[n % 200]))
+    return {"load_entries_per_second": entries / (time.process_time() - start)}
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--directory", type=Path, default=None)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+        path = Path(directory) / "log"
+        found = trio.run(append_load, path, options.rate, options.seconds)
+        found |= fold_load(20_000)
+        start = time.process_time()
+        report = verify_chain(path)
+        assert report.sound, report.fault
+        found["chain_entries_per_second"] = report.entries / (time.process_time() - start)
+        with LogReader(path) as reader:
+            start = time.process_time()
+            state = ClusterState()
+            for entry in reader.entries(1):
+                state.apply(entry)
+            found["traffic_entries_per_second"] = state.position / (time.process_time() - start)
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
