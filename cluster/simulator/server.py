@@ -23,6 +23,9 @@ from pointsman.cluster.simulator.page import MetricsPage
 QUANTUM = 0.002
 """Seconds between two looks at an engine at least: tokens of faster steps are told together."""
 
+DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+"""The base model of the guides."""
+
 BACKLOG = 1_024
 """Connections that may wait to be accepted; a load test opens hundreds at once."""
 
@@ -33,7 +36,7 @@ class SimulatorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str
     port: int
     """0 lets the operating system choose."""
-    model: str = "meta-llama/Llama-3.1-8B-Instruct"
+    model: str = DEFAULT_MODEL
     adapters: tuple[str, ...] = ("food-review-1",)
     """LoRA adapters it knows from the start."""
     server: ServerModel = ServerModel()
