@@ -1,0 +1,99 @@
+"""The cluster state is what its entries add up to, wherever one starts."""
+
+import math
+from typing import Any
+
+from event_strategies import entries, histories
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsman.core.events import EndpointJoined, EndpointLeft, Event, PoolDeleted
+from pointsman.core.projection import ClusterState, OpenRequests, decode_snapshot, encode_snapshot, replay
+
+
+@given(histories(), st.data())
+def test_snapshot_and_tail_equal_the_whole(history: list[Event], data: st.DataObject) -> None:
+    log = entries(history)
+    split = data.draw(st.integers(0, len(log)))
+    whole = replay(log, ClusterState())
+
+    head = encode_snapshot(replay(log[:split], ClusterState()))
+    rebuilt = replay(log[split:], decode_snapshot(head))
+
+    assert encode_snapshot(rebuilt) == encode_snapshot(whole)
+    assert encode_snapshot(decode_snapshot(head)) == head
+
+
+@given(histories())
+def test_the_same_log_gives_the_same_slots_and_bytes(history: list[Event]) -> None:
+    log = entries(history)
+
+    one, other = replay(log, ClusterState()), replay(log, ClusterState())
+
+    assert [e and e.number for e in one.by_slot] == [e and e.number for e in other.by_slot]
+    assert encode_snapshot(one) == encode_snapshot(other)
+
+
+@given(histories())
+def test_slots_are_assigned_lowest_free_first_and_generations_count_their_freeing(history: list[Event]) -> None:
+    occupied: dict[int, int] = {}
+    freed: dict[int, int] = {}
+    pools: dict[int, str] = {}
+    state = ClusterState()
+    for entry in entries(history):
+        gone: list[int] = []
+        match event := entry.event:
+            case EndpointJoined():
+                slot = next(slot for slot in range(len(occupied) + 1) if slot not in occupied)
+                occupied[slot], pools[event.endpoint] = event.endpoint, event.pool
+            case EndpointLeft():
+                gone = [event.endpoint]
+            case PoolDeleted():
+                gone = [number for number in occupied.values() if pools[number] == event.pool]
+            case _:
+                pass
+        for slot in [slot for slot, number in occupied.items() if number in gone]:
+            del occupied[slot]
+            freed[slot] = freed.get(slot, 0) + 1
+        state.apply(entry)
+
+        assert {e.slot: e.number for e in state.by_slot if e is not None} == occupied
+        assert {slot: count for slot, count in enumerate(state.generation) if count} == freed
+
+
+@given(histories())
+def test_the_row_of_a_free_slot_is_clear(history: list[Event]) -> None:
+    state = replay(entries(history), ClusterState())
+
+    for slot, member in enumerate(state.by_slot):
+        if member is None:
+            row: list[Any] = [
+                state.waiting[slot],
+                state.running[slot],
+                state.kv_cache[slot],
+                state.cache_blocks[slot],
+                state.cache_block_tokens[slot],
+                state.sampled_at[slot],
+            ]
+            assert row == [0] * len(row)
+            assert math.isinf(state.age[slot])
+            assert state.adapters[slot].running == frozenset()
+
+
+@given(histories())
+def test_candidates_are_the_ready_members_of_the_pool(history: list[Event]) -> None:
+    state = replay(entries(history), ClusterState())
+
+    for pool in ("default/a", "default/b"):
+        members = state.members(pool)
+        assert state.ready(pool).tolist() == sorted(member.slot for member in members if member.ready)
+
+
+@given(histories())
+def test_open_requests_are_those_routed_and_not_finished(history: list[Event]) -> None:
+    requests = OpenRequests()
+    for event in history:
+        requests.apply_event(event)
+
+    assert all(number > 0 for number in requests.in_flight())
+    assert sum(requests.in_flight().values()) == sum(len(epoch) for epoch in requests.by_epoch.values())
