@@ -192,11 +192,23 @@ def _best(numbers: Ints, sums: Scores) -> tuple[tuple[int, float], ...]:
     return tuple(best)
 
 
+def _rests_on(cycle: Cycle) -> bytes:
+    """What a decision depends on beside columns: spelled out, so that a new request fact leaves old digests as they are."""
+    facts, draws, cluster = cycle.request, cycle.draws, cycle.cluster
+    text = (
+        f"{draws.picker}\0{draws.epoch}\0{draws.n}\0{cluster.position}\0{cycle.traffic.degraded}\0{facts.priority}"
+        f"\0{facts.pool}\0{facts.model}\0{facts.target_model}\0{facts.prefix_block_bytes}\0"
+    )
+    whole = text.encode() + facts.prefix
+    return whole if facts.subset is None else whole + b"\0" + facts.subset
+
+
 def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
     cycle, view = run.cycle, run.view
     cluster = cycle.cluster
     reads = tuple([Read(int(column), pack(values)) for column, values in cycle.reads.items()])
-    digest = xxh3_64(cluster.number[run.candidates].data)
+    digest = xxh3_64(_rests_on(cycle))
+    digest.update(cluster.number[run.candidates].data)
     for read in reads:
         digest.update(read.values)
     for seen in cycle.seen:
