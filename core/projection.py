@@ -373,7 +373,8 @@ class ClusterState:
                 self.configs[pool] = event
             case PickerStarted(origin, build, scheduler, plugins):
                 key = (origin.picker, origin.epoch)
-                self.epochs[key] = Epoch(origin.picker, origin.epoch, origin.n, build, scheduler, plugins)
+                adopted_to = self.epochs[key].adopted_to if key in self.epochs else 0
+                self.epochs[key] = Epoch(*key, origin.n, build, scheduler, plugins, adopted_to)
             case PickerEnded(picker, epoch):
                 self.epochs.pop((picker, epoch), None)
             case FeedLost(origin) | FeedRestored(origin) | OpenRequestsListed(origin):
