@@ -21,7 +21,7 @@ def percent(share: float, digits: int = 1) -> str:
 def duration(seconds: float | None) -> str:
     """Seconds in the unit that fits; a dash where nothing was measured."""
     if seconds is None:
-        return "–"
+        return "–"  # noqa: RUF001  # a dash, as in a table of figures
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
