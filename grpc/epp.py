@@ -58,9 +58,13 @@ class ExternalProcessor:
         except asyncio.CancelledError:
             late = call.deadline is not None and call.deadline.time_remaining() <= 0
             cause = "drained" if self.draining else "deadline" if late else "disconnected"
-            if self.draining:
+            if not self.draining:
+                raise
+            replies, end = exchange.let_go(time.monotonic())
+            for data in replies:
+                await call.send_message(data)
+            if not end:
                 raise GRPCError(Status.UNAVAILABLE, "the picker is shutting down") from None
-            raise
         except GRPCError:
             cause = "disconnected"  # by us, for a message that no stream may hold
             raise
@@ -86,6 +90,10 @@ class Exchange:
     def take(self, message: ProcessingRequest, now: float) -> tuple[list[bytes], bool]:
         """Take a message; return what to send in answer, and whether the stream then ends."""
         return self._perform(self._stream.receive(message, now))
+
+    def let_go(self, now: float) -> tuple[list[bytes], bool]:
+        """End in the middle, with what is still to be said; whether the request goes on without us."""
+        return self._perform(self._stream.let_go(now))
 
     def close(self, cause: str, now: float) -> None:
         """The stream is over."""

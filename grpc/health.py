@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
 from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -43,7 +44,7 @@ class Condition:
 
 
 class Health:
-    """`Check`; `Watch` is unimplemented, as it is in the pickers of the field."""
+    """`Check` answers; `Watch` is unimplemented, as in the pickers of the field."""
 
     def __init__(self, condition: Condition) -> None:
         self._condition = condition
@@ -54,9 +55,13 @@ class Health:
         if request is not None:
             await stream.send_message(HealthCheckResponse(status=self._condition.status(request.service)))
 
+    async def watch(self, stream: "Stream[HealthCheckRequest, HealthCheckResponse]") -> None:
+        """Refuse: whoever watches falls back to asking."""
+        raise GRPCError(Status.UNIMPLEMENTED, "Watch is not implemented, use Check")
+
     def __mapping__(self) -> dict[str, Handler]:
+        kinds = (HealthCheckRequest, HealthCheckResponse)
         return {
-            "/grpc.health.v1.Health/Check": Handler(
-                self.check, Cardinality.UNARY_UNARY, HealthCheckRequest, HealthCheckResponse
-            )
+            "/grpc.health.v1.Health/Check": Handler(self.check, Cardinality.UNARY_UNARY, *kinds),
+            "/grpc.health.v1.Health/Watch": Handler(self.watch, Cardinality.UNARY_STREAM, *kinds),
         }

@@ -248,6 +248,16 @@ class Stream:
             self._response = Response(None, None, self._response_mode)
         return self._response
 
+    def let_go(self, now: float) -> list[Action]:
+        """End a routed request's stream in the middle without harm to it; nothing for any other stream.
+
+        "If the server closes the gRPC stream cleanly, then Envoy proceeds without consulting the server."
+        """
+        if not self._routed or self._response is None or self._phase is Phase.ENDED:
+            return []
+        self._phase = Phase.ENDED
+        return self._response.let_go(now)
+
     def closed(self, cause: str, now: float) -> list[Action]:
         """The stream is over, ours or theirs; a routed request without an end gets it, with this cause."""
         if self._open:

@@ -99,6 +99,12 @@ class Response:
         actions.append(_TRAILERS)
         return actions + self._end("complete", now)
 
+    def let_go(self, now: float) -> list[Action]:
+        """Stop observing while the response goes on: the gateway passes on by itself what is still to come."""
+        rest = self._restorer.feed(b"", True) if self._restorer is not None else b""
+        actions: list[Action] = [Reply(data) for data in replies.response_chunks(rest, False)] if rest else []
+        return actions + self._end("drained", now)
+
     def closed(self, cause: str, now: float) -> list[Action]:
         """The stream is gone; without a response this ends the request as well."""
         if self._headers_only and self._headers_seen and cause == "disconnected":

@@ -173,9 +173,14 @@ class MemoryFeed:
         self.traffic = TrafficState()
         self.traffic.follow(cluster)
         self.events: list[PickerEvent] = []
-        self.handed_over = 0
+        self.handed_over: int
         """How many events were recorded when `recorded` was last awaited."""
-        self._n = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all, as a new epoch does."""
+        self.events.clear()
+        self.handed_over = self._n = 0
 
     def origin(self) -> Origin:
         """The next `n` of epoch 7."""
@@ -203,7 +208,7 @@ class FixedPicking:
 
     def __init__(self, feed: MemoryFeed, destination: str) -> None:
         self._feed = feed
-        self._destination = destination
+        self.destination = destination
 
     def pick(self, wish: Decide | Refuse) -> Picked:
         """Decide."""
@@ -212,4 +217,4 @@ class FixedPicking:
         )
         if isinstance(wish, Refuse):
             return Refusal(RequestRefused(self._feed.origin(), 0.0, facts, wish.reason, wish.status, wish.message))
-        return Routing(RequestRouted(self._feed.origin(), 0.0, facts, (1,)), Routed(self._destination))
+        return Routing(RequestRouted(self._feed.origin(), 0.0, facts, (1,)), Routed(self.destination))
