@@ -1,0 +1,73 @@
+"""What the commands' argument parsers share."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pointsman.cli.failure import Failure
+from pointsman.eventlog.segments import segment_paths
+
+DEFAULT_DATA = ".pointsman"
+"""Where a command looks for data that is told nothing; the demo's is inside."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, an example at the end of the help."""
+
+    def __init__(self, name: str, about: str, example: str) -> None:
+        super().__init__(
+            prog=name,
+            description=about,
+            epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def data_option(self) -> None:
+        """`--data-dir`, for commands that read a log."""
+        self.add_argument(
+            "--data-dir",
+            type=Path,
+            metavar="DIR",
+            help="data directory (default: the demo's, .pointsman/demo, or .pointsman where that holds a log)",
+        )
+
+    def output_option(self) -> None:
+        """`--output json`."""
+        self.add_argument("--output", choices=("text", "json"), default="text", help="what to print (default: text)")
+
+
+def log_directory(given: Path | None) -> Path:
+    """The directory of the log to read: `given`, its `log/`, or where the demo and `serve` put theirs."""
+    candidates = [Path(DEFAULT_DATA), Path(DEFAULT_DATA) / "demo"] if given is None else [given]
+    for candidate in candidates:
+        for directory in (candidate / "log", candidate):
+            if segment_paths(directory):
+                return directory
+    found = " and ".join(str(c) for c in candidates)
+    raise Failure(f"found no log in {found}, wanted a data directory that Pointsman wrote: name it with --data-dir")
+
+
+def position(text: str) -> int:
+    """A position in a log, as an argument."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a position, a number from 0")
+    return int(text)
+
+
+def print_json(value: object) -> None:
+    """One value, readable by people too."""
+    print(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)

@@ -1,0 +1,100 @@
+"""The command `pointsman`: a table of commands, each in a module of its own that only its use imports."""
+
+import argparse
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+from pointsman.cli.failure import Failure
+
+COMMANDS = {
+    "demo": ("demo", "the whole system on this machine, with simulated model servers"),
+    "serve": ("serve", "pick endpoints for all pools in a directory of manifests"),
+    "epp": ("epp", "an endpoint picker for one pool, with the flags of the Go EPP"),
+    "sim": ("sim", "model servers that behave like vLLM without a GPU"),
+    "traffic": ("traffic", "requests with shared prefixes, as clients send them"),
+    "replay verify": ("replay_verify", "decide every recorded request again and compare"),
+    "replay explain": ("replay_explain", "why a request went where it went"),
+    "log tail": ("log_tail", "the last entries of a log, and those to come"),
+    "log verify": ("log_verify", "walk the chain of a log"),
+    "config check": ("config_check", "is this EndpointPickerConfig right?"),
+}
+
+PROCESSES = {
+    "control": ("control", "the control process; `serve` starts it"),
+    "picker": ("picker", "a picker process; `serve` starts it"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 where something is wrong with the world, 2 with the words."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] in (["--version"], ["version"]):
+        print(f"pointsman {version('pointsman')}")
+        return 0
+    found = _find(words)
+    if found is None:
+        return _overview(words)
+    name, module, rest = found
+    command = import_module(f"pointsman.cli.{module}")
+    try:
+        code: int = command.run(f"pointsman {name}", rest)
+    except Failure as failure:
+        print(f"pointsman: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more may be written to it at exit.
+        sys.stdout = None
+        return 0
+    return code
+
+
+def _find(words: list[str]) -> tuple[str, str, list[str]] | None:
+    """The command's name, its module, and the words that are its own."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        for table in (COMMANDS, PROCESSES):
+            if len(words) >= count and name in table:
+                return name, table[name][0], words[count:]
+    return None
+
+
+def _overview(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="pointsman",
+        description="Picks the endpoint for every LLM request, and keeps the register.",
+        epilog="\n".join(
+            [
+                "commands:",
+                *(f"  {name:16} {about}" for name, (_, about) in COMMANDS.items()),
+                "",
+                "`pointsman COMMAND --help` says more, with an example.",
+            ]
+        ),
+        usage="pointsman [--version] COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    if not words:
+        parser.print_help()
+        return 2
+    if words[0] in ("-h", "--help", "help"):
+        parser.print_help()
+        return 0
+    group = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if group and words[1:2] in (["-h"], ["--help"]):
+        for name in group:
+            print(f"pointsman {name:16} {COMMANDS[name][1]}")
+        return 0
+    if group:
+        wanted = " or ".join(name.split()[1] for name in group)
+        print(f"pointsman {words[0]}: found {' '.join(words[1:2]) or 'nothing more'}, wanted {wanted}", file=sys.stderr)
+        return 2
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], COMMANDS, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    print(f"pointsman: found {words[0]!r}, wanted a command: {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+    return 2
