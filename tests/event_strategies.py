@@ -128,10 +128,10 @@ def _pool(draw: st.DrawFn, world: _World, position: int) -> Event:
 
 def _sample(draw: st.DrawFn, world: _World, position: int) -> Event:
     known = range(1, world.next + 1)  # a sample may come after its endpoint left
-    numbers = sorted(draw(st.sets(st.sampled_from(known), max_size=6)))
+    numbers: list[int] = sorted(draw(st.sets(st.sampled_from(known), max_size=6)))
     column = st.lists(st.integers(0, 300), min_size=len(numbers), max_size=len(numbers))
     if draw(st.booleans()):
-        ages = [draw(st.sampled_from((0, 50, 700, NEVER_SAMPLED))) for _ in numbers]
+        ages: list[int] = [draw(st.sampled_from((0, 50, 700, NEVER_SAMPLED))) for _ in numbers]
         return ScrapeFailed(pack(ints(*numbers)), pack(ints(*ages)))
     waiting, running, earlier = (pack(ints(*draw(column))) for _ in range(3))
     kv_cache = pack_floats(ints(*draw(column)) / 300)
@@ -146,18 +146,15 @@ def _labels(draw: st.DrawFn, world: _World, position: int) -> Event:
 
 def _object(draw: st.DrawFn, world: _World, position: int) -> Event:
     pool, name = draw(st.sampled_from(POOLS)), draw(st.sampled_from(("batch", "chat")))
-    return draw(
-        st.sampled_from(
-            (
-                ObjectiveApplied(pool, name, draw(st.integers(-5, 5))),
-                ObjectiveDeleted(pool, name),
-                RouteObserved(f"default/{name}", ()),
-                RouteDeleted(f"default/{name}"),
-                ConfigAccepted(pool, b"{}", "test"),
-                ScrapePaced(0.1, draw(st.sampled_from((0.5, 2.0)))),
-            )
-        )
+    objects: tuple[Event, ...] = (
+        ObjectiveApplied(pool, name, draw(st.integers(-5, 5))),
+        ObjectiveDeleted(pool, name),
+        RouteObserved(f"default/{name}", ()),
+        RouteDeleted(f"default/{name}"),
+        ConfigAccepted(pool, b"{}", "test"),
+        ScrapePaced(0.1, draw(st.sampled_from((0.5, 2.0)))),
     )
+    return draw(st.sampled_from(objects))
 
 
 def _traffic(draw: st.DrawFn, world: _World, position: int) -> Event:
