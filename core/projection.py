@@ -94,6 +94,7 @@ class FinishedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-fi
 
 
 Mark: TypeAlias = RoutedMark | RefusedMark | StartedMark | FinishedMark
+MARKS = (RoutedMark, RefusedMark, StartedMark, FinishedMark)
 _marks: msgspec.msgpack.Decoder[Mark] = msgspec.msgpack.Decoder(Mark)
 
 

@@ -80,7 +80,6 @@ class Appender:
         self._durations: deque[float] = deque(maxlen=DURATIONS)
         self._snapshot_cost = 0
         self._tail = Tail(log.head.position, log.limits.tail_bytes, log.limits.tail_events)
-        self._reader: LogReader | None = None
 
     # --- appending --------------------------------------------------------------------------------
 
@@ -188,8 +187,6 @@ class Appender:
     def _end(self) -> None:
         self._ended = True
         self._position_easy = self._queued_position
-        if self._reader is not None:
-            self._reader.close()
         for _, event in self._waiting:
             event.set()
         self._waiting.clear()
@@ -261,23 +258,23 @@ class Appender:
         found: list[Entry] = []
         if first < self.tail_first:
             until = min(last, self.tail_first - 1)
-            found.extend(self._log_reader().entries(max(first, 1), until))
+            with LogReader(self.log.directory) as reader:
+                found.extend(reader.entries(first, until))
             first = until + 1
         found.extend(self._tail.between(first, last))
         return found
 
     def digest_at(self, position: int) -> bytes | None:
-        """The digest of the batch that ends at `position`; None inside a batch or outside the log."""
+        """The digest of the batch that ends at `position`; None inside a batch or outside the log.
+
+        From memory or the disk, as `entries_between`.
+        """
         if position == self.log.head.position:
             return self.log.head.digest
         if position >= self.tail_first:
             return self._tail.digest_at(position)
-        return self._log_reader().digest_at(position)
-
-    def _log_reader(self) -> LogReader:
-        if self._reader is None:
-            self._reader = LogReader(self.log.directory)
-        return self._reader
+        with LogReader(self.log.directory) as reader:
+            return reader.digest_at(position)
 
     # --- questions --------------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ at its position, so a snapshot of another log or another moment is not taken for
 
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import islice, takewhile
-from typing import TypeGuard
+from itertools import islice
 
 import msgspec
 
 from pointsman.core.events import Class, Entry, Event
 from pointsman.core.projection import (
+    MARKS,
     VERSION,
     ClusterSnapshot,
     ClusterState,
@@ -63,10 +63,6 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     totals: Totals
 
 
-def _is_mark(event: Event | Mark) -> TypeGuard[Mark]:
-    return isinstance(event, Mark)
-
-
 class Projection:
     """What the log adds up to at `position`."""
 
@@ -99,7 +95,11 @@ class Projection:
         assert entries[0].position == first, f"entry {entries[0].position} where {first} should come"
         start = 0
         while start < len(events):
-            marks = list(takewhile(_is_mark, islice(events, start, None)))
+            marks: list[Mark] = []
+            for event in islice(events, start, None):
+                if not isinstance(event, MARKS):
+                    break
+                marks.append(event)
             if marks:
                 start += len(marks)
                 self.cluster.apply_traffic(first + start - 1, marks)

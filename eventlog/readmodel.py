@@ -1,0 +1,173 @@
+"""Questions to the read model, from any process, while it is written."""
+
+import sqlite3
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+import msgspec
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from pointsman.eventlog.rollups import EndpointRow, Minute, RequestRow
+from pointsman.eventlog.segments import Row, Value, rows
+
+PAGE_MAX = 500
+"""Decisions to a page, whatever is asked for."""
+
+ROLLUPS_MAX = 50_000
+"""A month of minutes of one pool."""
+
+REQUEST_COLUMNS = ", ".join(RequestRow.__struct_fields__)
+MINUTE_COLUMNS = ", ".join(Minute.__struct_fields__)
+ENDPOINT_COLUMNS = ", ".join(EndpointRow.__struct_fields__)
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """Which decisions; what is None does not matter."""
+
+    pool: str | None = None
+    model: str | None = None
+    endpoint: str | None = None
+    """Name of the pod."""
+    status: int | None = None
+    reason: str | None = None
+    """Of a refusal; `*` for any."""
+    since: float | None = None
+    """Recorded in this minute or later."""
+    until: float | None = None
+    """Recorded before this minute's end."""
+
+
+class DecisionPage(msgspec.Struct, frozen=True):
+    """Decisions, newest first, and the cursors of the pages beside it."""
+
+    rows: list[RequestRow]
+    older: int | None
+    """`before` of the next page; None at the end."""
+    newer: int | None
+    """`after` of the page before; None where this page is the newest that was asked for."""
+
+
+class ReadModelState(msgspec.Struct, frozen=True):
+    """How far the read model has got."""
+
+    log_id: str
+    position: int
+
+
+def as_request(row: Row) -> RequestRow:
+    """The row of REQUEST_COLUMNS."""
+    return msgspec.convert(dict(zip(RequestRow.__struct_fields__, row, strict=True)), RequestRow, strict=False)
+
+
+def as_minute(row: Row) -> Minute:
+    """The row of MINUTE_COLUMNS."""
+    values: dict[str, object] = dict(zip(Minute.__struct_fields__, row, strict=True))
+    values["refused"] = msgspec.json.decode(str(values["refused"]))
+    return msgspec.convert(values, Minute)
+
+
+def as_endpoint(row: Row) -> EndpointRow:
+    """The row of ENDPOINT_COLUMNS."""
+    return msgspec.convert(dict(zip(EndpointRow.__struct_fields__, row, strict=True)), EndpointRow)
+
+
+class ReadModel:
+    """Read-only; each question opens the file anew, so that a rebuilt one is found."""
+
+    def __init__(self, path: Path) -> None:
+        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+        self._engine = create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False),
+            poolclass=NullPool,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+
+    def _rows(self, statement: str, parameters: tuple[Value, ...] = ()) -> list[Row]:
+        with self._engine.connect() as connection:
+            return list(rows(connection, statement, parameters))
+
+    def state(self) -> ReadModelState:
+        """How far the read model has got."""
+        found = {str(name): value for name, value in self._rows("SELECT name, value FROM meta")}
+        return ReadModelState(str(found.get("log_id", "")), int(found.get("position") or 0))
+
+    def find_request(self, request_id: str) -> list[int]:
+        """Positions of the decisions about a request id, newest first."""
+        return [row.position for row in self.requests(request_id)]
+
+    def requests(self, request_id: str) -> list[RequestRow]:
+        """The decisions about a request id, newest first: clients choose ids, so there may be several."""
+        statement = f"SELECT {REQUEST_COLUMNS} FROM requests WHERE request_id = ? ORDER BY position DESC LIMIT ?"
+        return [as_request(row) for row in self._rows(statement, (request_id, PAGE_MAX))]
+
+    def decision(self, position: int) -> RequestRow | None:
+        """The decision at a position."""
+        found = self._rows(f"SELECT {REQUEST_COLUMNS} FROM requests WHERE position = ?", (position,))
+        return as_request(found[0]) if found else None
+
+    def decisions(
+        self, filters: Filters, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> DecisionPage:
+        """A page of the newest decisions before a cursor, or of the oldest after one."""
+        limit = max(1, min(limit, PAGE_MAX))
+        where, parameters = self._where(filters)
+        if before is not None:
+            where.append("position < ?")
+            parameters.append(before)
+        if after is not None:
+            where.append("position > ?")
+            parameters.append(after)
+        order = "ASC" if after is not None else "DESC"
+        condition = f"WHERE {' AND '.join(where)}" if where else ""
+        statement = f"SELECT {REQUEST_COLUMNS} FROM requests {condition} ORDER BY position {order} LIMIT ?"
+        found = [as_request(row) for row in self._rows(statement, (*parameters, limit + 1))]
+        more, page = len(found) > limit, found[:limit]
+        if after is not None:
+            page.reverse()
+            return DecisionPage(page, page[-1].position if page else None, page[0].position if more else None)
+        newer = page[0].position if page and before is not None else None
+        return DecisionPage(page, page[-1].position if more else None, newer)
+
+    def _where(self, filters: Filters) -> tuple[list[str], list[Value]]:
+        where: list[str] = []
+        parameters: list[Value] = []
+        for column in ("pool", "model", "status"):
+            if (value := getattr(filters, column)) is not None:
+                where.append(f"{column} = ?")
+                parameters.append(value)
+        if filters.endpoint is not None:
+            where.append("endpoint IN (SELECT number FROM endpoints WHERE name = ?)")
+            parameters.append(filters.endpoint)
+        if filters.reason == "*":
+            where.append("reason > ''")
+        elif filters.reason is not None:
+            where.append("reason = ?")
+            parameters.append(filters.reason)
+        if filters.since is not None:
+            where.append("position >= (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE minute >= ?)")
+            parameters.append(int(filters.since // 60))
+        if filters.until is not None:
+            where.append("position < (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE minute > ?)")
+            parameters.append(int(filters.until // 60))
+        return where, parameters
+
+    def rollups(self, pool: str, since: float, until: float) -> list[Minute]:
+        """The pool's minutes from `since` to `until`, ascending; minutes in which nothing happened are left out."""
+        statement = (
+            f"SELECT {MINUTE_COLUMNS} FROM minutes WHERE pool = ? AND minute BETWEEN ? AND ? ORDER BY minute LIMIT ?"
+        )
+        found = self._rows(statement, (pool, int(since // 60), int(until // 60), ROLLUPS_MAX))
+        return [as_minute(row) for row in found]
+
+    def endpoints(self, pool: str | None = None) -> list[EndpointRow]:
+        """Endpoints that ever joined, by number."""
+        statement = f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE ?1 IS NULL OR pool = ?1 ORDER BY number"
+        return [as_endpoint(row) for row in self._rows(statement, (pool,))]

@@ -1,0 +1,220 @@
+"""The read model: indexes and roll-ups in a file of their own, folded behind the log.
+
+Rules.  Everything in it follows from the log: delete the file and it comes back.
+A fold takes a bounded number of entries and one transaction; the writer of the log never waits for it.
+It belongs to one log: another log id, or another digest where it stopped, and it begins again.
+"""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import trio
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from pointsman.eventlog.errors import NotKeptError
+from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.readmodel import (
+    ENDPOINT_COLUMNS,
+    MINUTE_COLUMNS,
+    REQUEST_COLUMNS,
+    as_endpoint,
+    as_minute,
+    as_request,
+)
+from pointsman.eventlog.rollups import EndpointRow, Minute, Summary
+from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
+
+VERSION = 1
+"""Of the tables and the fold; another one in the file, and it is built again."""
+
+BATCHES = 64
+"""Commit batches to one fold: under load two thirds of a second, and some ten thousand entries at most."""
+
+TRIM = 5_000
+"""Rows of segments that are gone, removed with one fold."""
+
+INTERVAL = 0.5
+"""Seconds between folds while the log is followed: larger folds cost less, and people wait no longer for a page."""
+
+TABLES = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    f"CREATE TABLE requests (position INTEGER PRIMARY KEY, {REQUEST_COLUMNS.removeprefix('position, ')})",
+    "CREATE INDEX by_request_id ON requests (request_id)",
+    "CREATE INDEX by_model ON requests (model)",
+    "CREATE INDEX by_endpoint ON requests (endpoint)",
+    "CREATE INDEX by_status ON requests (status)",
+    "CREATE INDEX by_reason ON requests (reason) WHERE reason > ''",
+    "CREATE INDEX by_open ON requests (position) WHERE status IS NULL",
+    f"CREATE TABLE minutes ({MINUTE_COLUMNS}, PRIMARY KEY (pool, minute)) WITHOUT ROWID",
+    "CREATE TABLE moments (minute INTEGER PRIMARY KEY, first INTEGER NOT NULL)",
+    f"CREATE TABLE endpoints (number INTEGER PRIMARY KEY, {ENDPOINT_COLUMNS.removeprefix('number, ')})",
+    "CREATE INDEX by_name ON endpoints (name)",
+)
+
+
+class ReadModelWriter:
+    """The writing side; one for a file, used by one thread at a time."""
+
+    def __init__(self, path: Path, log_directory: Path) -> None:
+        self.path = path
+        self.position = 0
+        self._log = LogReader(log_directory)
+        self._summary = Summary()
+        self._digest = b""
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Close both files."""
+        self._log.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            try:
+                self._connection = self._connect()
+                self._resume(self._connection)
+            except SQL_ERRORS:
+                # Not a database, or not ours: nothing in it that the log does not have.
+                self.close()
+                for suffix in ("", "-wal", "-shm"):
+                    self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+                self._connection = self._connect()
+                self._rebuild(self._connection)
+        return self._connection
+
+    def _connect(self) -> Connection:
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(self.path, timeout=5.0, check_same_thread=False),
+            poolclass=NullPool,
+        )
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("PRAGMA synchronous=NORMAL")  # what a power cut takes is folded again
+        return connection
+
+    def _resume(self, connection: Connection) -> None:
+        """Take up where the file ends, or begin again where it is not of this log and version."""
+        found = {str(name): value for name, value in rows(connection, "SELECT name, value FROM meta")}
+        position, digest = found.get("position"), found.get("digest")
+        if (
+            found.get("version") != VERSION
+            or found.get("log_id") != self._log.log_id
+            or not isinstance(position, int)
+            or not isinstance(digest, bytes)
+            or (position >= self._log.first() - 1 and self._log.digest_at(position) != digest)
+        ):
+            self._rebuild(connection)
+            return
+        self.position, self._digest, self._summary = position, digest, Summary()
+        last = "(SELECT max(minute) FROM minutes)"
+        self._summary.resume(
+            [
+                as_endpoint(row)
+                for row in rows(connection, f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE left IS NULL")
+            ],
+            [
+                as_request(row)
+                for row in rows(connection, f"SELECT {REQUEST_COLUMNS} FROM requests WHERE status IS NULL")
+            ],
+            [as_minute(row) for row in rows(connection, f"SELECT {MINUTE_COLUMNS} FROM minutes WHERE minute = {last}")],
+        )
+
+    def _rebuild(self, connection: Connection) -> None:
+        self.position, self._digest, self._summary = 0, b"", Summary()
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        for name in _tables(connection):
+            connection.exec_driver_sql(f'DROP TABLE "{name}"')
+        for statement in TABLES:
+            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql("COMMIT")
+
+    def fold(self) -> bool:
+        """Fold the next batches and write what came of them; whether there may be more."""
+        connection = self._open()
+        if self.position < self._log.first() - 1:
+            self._skip_to(self._log.first() - 1)
+        try:
+            batches = self._log.batches(self.position, BATCHES)
+        except NotKeptError:
+            return False
+        if not batches:
+            return False
+        for entry in self._log.entries(batches[0].first, batches[-1].last):
+            self._summary.fold(entry.position, entry.recorded_at, entry.event)
+        self.position, self._digest = batches[-1].last, batches[-1].digest
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            self._write(connection)
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            self.close()  # opened again, it takes up where the file ends
+            raise
+        self._summary.written()
+        return True
+
+    def _skip_to(self, position: int) -> None:
+        """Segments went away before they were folded: what they said of endpoints is in the snapshot."""
+        projection = self._log.projection_at(position)
+        self.position = position
+        members = [
+            EndpointRow(one.number, one.pool, one.namespace, one.name, one.address, one.port, position)
+            for one in projection.cluster.endpoints.values()
+        ]
+        self._summary = Summary()
+        self._summary.resume(members, [], [])
+        self._summary.endpoints = {one.number: one for one in members}
+
+    def _write(self, connection: Connection) -> None:
+        summary = self._summary
+        _put(connection, "requests", [msgspec.structs.astuple(row) for row in summary.rows.values()])
+        _put(connection, "endpoints", [msgspec.structs.astuple(row) for row in summary.endpoints.values()])
+        minutes = [
+            tuple(
+                msgspec.json.encode(value).decode() if name == "refused" else value
+                for name, value in zip(Minute.__struct_fields__, msgspec.structs.astuple(minute), strict=True)
+            )
+            for minute in summary.minutes.values()
+        ]
+        _put(connection, "minutes", minutes)
+        _put(connection, "moments", list(summary.moments.items()))
+        meta = {"version": VERSION, "log_id": self._log.log_id, "position": self.position, "digest": self._digest}
+        _put(connection, "meta", list(meta.items()))
+        connection.exec_driver_sql(
+            "DELETE FROM requests WHERE position IN (SELECT position FROM requests WHERE position < ? LIMIT ?)",
+            (self._log.first(), TRIM),
+        )
+
+
+def _tables(connection: Connection) -> list[str]:
+    statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    return [str(row[0]) for row in rows(connection, statement)]
+
+
+def _put(connection: Connection, table: str, values: list[tuple[object, ...]]) -> None:
+    if not values:
+        return
+    width = len(values[0])
+    stride = max(1, 400 // width)
+    one = f"({placeholders(values[0])})"
+    start = 0
+    while start < len(values):
+        some = values[start : start + stride] if len(values) - start >= stride else values[start : start + 1]
+        statement = f"INSERT OR REPLACE INTO {table} VALUES {', '.join([one] * len(some))}"
+        connection.exec_driver_sql(statement, tuple(value for row in some for value in row))
+        start += len(some)
+
+
+async def follow_log(model: ReadModelWriter) -> None:
+    """Fold for ever, in a thread, at the pace of the log."""
+    try:
+        while True:
+            while await trio.to_thread.run_sync(model.fold):
+                pass
+            await trio.sleep(INTERVAL)
+    finally:
+        model.close()
