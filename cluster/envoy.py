@@ -139,9 +139,10 @@ def plan_writes(there: Mapping[str, str], wanted: Mapping[str, str]) -> list[tup
     writes: list[tuple[str, str]] = []
     before, after = _named(there.get(CLUSTERS)), _named(wanted[CLUSTERS])
     leaving = [before[name] for name in sorted(before.keys() - after.keys())]
-    if there.get(CLUSTERS) != wanted[CLUSTERS]:
-        both = [*after.values(), *leaving]
-        writes.append((CLUSTERS, _resources_text(both) if leaving else wanted[CLUSTERS]))
+    if leaving and before != before | after:
+        writes.append((CLUSTERS, _resources_text([*after.values(), *leaving])))
+    elif not leaving and there.get(CLUSTERS) != wanted[CLUSTERS]:
+        writes.append((CLUSTERS, wanted[CLUSTERS]))
     for name in (ROUTES, LISTENERS, BOOTSTRAP):
         if there.get(name) != wanted[name]:
             writes.append((name, wanted[name]))

@@ -44,6 +44,11 @@ def pool_cluster(pool: str) -> str:
     return f"pool:{pool}"
 
 
+def open_name(pool: str) -> str:
+    """Name of the cluster that serves `pool` while it fails open; another, so that no request meets half a change."""
+    return f"open:{pool}"
+
+
 def picker_name(pool: str) -> str:
     """Name of the cluster that is asked for `pool`."""
     return f"picker:{pool}"
@@ -183,7 +188,7 @@ def cluster(pool: PoolApplied) -> Message:
 
 def open_cluster(pool: PoolApplied, endpoints: list[tuple[str, int]]) -> Message:
     """The cluster of a pool that fails open while its picker is down: its ready endpoints, balanced by Envoy."""
-    name = pool_cluster(pool.pool)
+    name = open_name(pool.pool)
     return {
         "name": name,
         "type": "STATIC",
@@ -288,16 +293,17 @@ def _backend(backend: BackendRef, picked: Mapping[str, bool]) -> Message:
     known = backend.kind == "InferencePool" and backend.pool in picked
     if not known:
         return {"name": f"absent:{backend.kind}:{backend.pool}", "weight": backend.weight}
-    found: Message = {"name": pool_cluster(backend.pool), "weight": backend.weight}
-    if picked[backend.pool]:
-        service = {"envoy_grpc": {"cluster_name": picker_name(backend.pool)}}
-        found["typed_per_filter_config"] = {
-            EXT_PROC: {
-                "@type": _TYPE + "filters.http.ext_proc.v3.ExtProcPerRoute",
-                "overrides": {"grpc_service": service},
-            }
-        }
-    return found
+    if not picked[backend.pool]:
+        return {"name": open_name(backend.pool), "weight": backend.weight}
+    override: Message = {
+        "@type": _TYPE + "filters.http.ext_proc.v3.ExtProcPerRoute",
+        "overrides": {"grpc_service": {"envoy_grpc": {"cluster_name": picker_name(backend.pool)}}},
+    }
+    return {
+        "name": pool_cluster(backend.pool),
+        "weight": backend.weight,
+        "typed_per_filter_config": {EXT_PROC: override},
+    }
 
 
 def _match(match: RouteMatch) -> Message:
