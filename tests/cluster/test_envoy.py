@@ -1,6 +1,7 @@
 """The gateway's files in a real Envoy."""
 
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -88,6 +89,17 @@ def test_without_its_picker_a_pool_answers_5xx_at_once_and_again_when_it_is_back
                 assert time.monotonic() - started < 1
             pickers.start(pickers.named[ports[OLD]], ports[OLD])
             wait_until(lambda: _status(gateway) == 200, 1, "the picker is asked again")
+
+
+def test_a_picker_that_hangs_holds_its_requests_for_seconds_only(tmp_path: Path) -> None:
+    with socket.socket() as hung:
+        hung.bind(("127.0.0.1", 0))
+        hung.listen()  # connections are taken by the kernel, and nobody answers them
+        with run_gateway(tmp_path, folded(pool(OLD), split(1, 0)), {OLD: hung.getsockname()[1]}) as gateway:
+            started = time.monotonic()
+
+            assert 500 <= _status(gateway) < 600
+            assert time.monotonic() - started < 7
 
 
 def _status(gateway: Gateway) -> int:

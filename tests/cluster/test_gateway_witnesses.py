@@ -1,9 +1,14 @@
 """Clients, gateway, pickers and model servers together: the records of each tell the same story."""
 
 import json
+import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import h11
+import pytest
 import trio
 from envoy import FixedPickers, Gateway, run_gateway
 from pools import NEW, OLD, folded, pool, split
@@ -11,6 +16,27 @@ from simulated import FOOD, LLAMA, QUICK, ask, completion
 
 from pointsman.cluster.clients import Clients, Mix
 from pointsman.cluster.simulator.server import SimulatorSpec, serve_simulators
+
+
+@asynccontextmanager
+async def demo(
+    home: Path, pickers: FixedPickers, shares: tuple[int, int]
+) -> AsyncIterator[tuple[Gateway, dict[int, str]]]:
+    """The gateway in front of a simulated server and a picker for each pool; and what each picker port names."""
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            specs = [SimulatorSpec("127.0.0.1", 0, LLAMA, (FOOD,), QUICK) for _ in range(2)]
+            servers = await nursery.start(serve_simulators, specs, home / "requests.jsonl")
+            ports = {name: pickers.start(server) for name, server in zip((OLD, NEW), servers, strict=True)}
+            # Starting and stopping Envoy waits for a process: the servers must go on meanwhile.
+            running = run_gateway(home, folded(pool(OLD), pool(NEW), split(*shares)), ports)
+            gateway = await trio.to_thread.run_sync(running.__enter__)
+            try:
+                yield gateway, dict(zip(ports.values(), servers, strict=True))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(running.__exit__, None, None, None)
+            nursery.cancel_scope.cancel()
 
 
 async def drive(gateway: Gateway) -> int:
@@ -51,30 +77,15 @@ async def drive(gateway: Gateway) -> int:
 
 
 def test_every_request_is_in_the_records_of_its_picker_its_server_and_the_gateway_once(tmp_path: Path) -> None:
-    log = tmp_path / "requests.jsonl"
-
     async def main(pickers: FixedPickers) -> tuple[int, dict[int, str], list[dict[str, object]]]:
-        with trio.fail_after(40):
-            async with trio.open_nursery() as nursery:
-                specs = [SimulatorSpec("127.0.0.1", 0, LLAMA, (FOOD,), QUICK) for _ in range(2)]
-                servers = await nursery.start(serve_simulators, specs, log)
-                ports = {name: pickers.start(server) for name, server in zip((OLD, NEW), servers, strict=True)}
-                named = dict(zip(ports.values(), servers, strict=True))
-                state = folded(pool(OLD), pool(NEW), split(80, 20))
-                # Starting and stopping Envoy waits for a process: the servers must go on meanwhile.
-                running = run_gateway(tmp_path, state, ports)
-                gateway = await trio.to_thread.run_sync(running.__enter__)
-                try:
-                    sent = await drive(gateway)
-                    lines = await trio.to_thread.run_sync(gateway.access_log, sent)
-                finally:
-                    await trio.to_thread.run_sync(running.__exit__, None, None, None)
-                nursery.cancel_scope.cancel()
+        async with demo(tmp_path, pickers, (80, 20)) as (gateway, named):
+            sent = await drive(gateway)
+            lines = await trio.to_thread.run_sync(gateway.access_log, sent)
         return sent, named, lines
 
     with FixedPickers() as pickers:
         sent, named, lines = trio.run(main, pickers)
-    served = [json.loads(line) for line in log.read_text().splitlines()]
+    served = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
 
     by_server = Counter((line["request_id"], line["server"]) for line in served)
     by_picker = Counter((request, named[port]) for port, asked in pickers.asked.items() for request in asked)
@@ -84,3 +95,30 @@ def test_every_request_is_in_the_records_of_its_picker_its_server_and_the_gatewa
     assert len(by_server) == sent
     assert len({server for _, server in by_server}) == 2
     assert {line["status"] for line in served} == {line["status"] for line in lines} == {200}
+
+
+async def broken_after(server: str, headers: dict[str, str], within: float) -> float:
+    """Seconds until a streamed reply breaks off."""
+    started = time.monotonic()
+    body = completion(model=LLAMA, stream=True, max_tokens=5_000, ignore_eos=True)
+    with trio.fail_after(within), pytest.raises((h11.RemoteProtocolError, trio.BrokenResourceError)):
+        await ask(server, "/v1/completions", body, headers=headers)
+    return time.monotonic() - started
+
+
+def test_a_stream_that_breaks_off_is_told_to_the_client_soon(tmp_path: Path) -> None:
+    async def main(pickers: FixedPickers) -> None:
+        async with demo(tmp_path, pickers, (1, 0)) as (gateway, named):
+            server = f"127.0.0.1:{gateway.port}"
+            assert await broken_after(server, {"x-sim-fault": "reset"}, 5) < 0.8
+
+            async def kill() -> None:
+                await trio.sleep(0.3)
+                await trio.to_thread.run_sync(pickers.stop, next(iter(named)))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill)
+                assert 0.2 < await broken_after(server, {}, 5) < 1.1
+
+    with FixedPickers() as pickers:
+        trio.run(main, pickers)
