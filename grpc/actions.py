@@ -18,6 +18,8 @@ class Incoming(msgspec.Struct, frozen=True):
     """Received so far."""
     subset: tuple[str, ...] | None
     """The subset hint as it came; None without one."""
+    bodyless: bool = False
+    """The headers said that no body follows."""
 
 
 class Decide(msgspec.Struct, frozen=True):
@@ -79,3 +81,5 @@ class Routed(msgspec.Struct, frozen=True):
     """Request headers to set beside the destination."""
     rename: tuple[str, str] | None = None
     """The client's name of the model (empty without one) and the server's, where they differ in the body."""
+    scores: tuple[tuple[str, float], ...] = ()
+    """(`address:port`, score) of every scored candidate, where the gateway is to be told."""

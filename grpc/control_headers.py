@@ -5,19 +5,14 @@ Names are compared in lower case.  Values are bytes: Envoy passes on what is not
 
 from collections.abc import Iterable
 
+from pointsman.core.request import FAIRNESS_ID, MODEL_REWRITE, OBJECTIVE, REQUEST_ID, text
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import HeaderValue
 
 DESTINATION = "x-gateway-destination-endpoint"
 DESTINATION_SERVED = "x-gateway-destination-endpoint-served"
 SUBSET = "x-gateway-destination-endpoint-subset"
+SCORES = "x-gateway-destination-endpoint-scores"
 DROPPED_REASON = "x-llm-d-request-dropped-reason"
-REQUEST_ID = "x-request-id"
-
-OBJECTIVE = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
-FAIRNESS_ID = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
-MODEL_REWRITE = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
-"""Pairs of names for one thing: the first wins where it is present, even when empty."""
-
 REMOVED = frozenset(
     (
         *OBJECTIVE,
@@ -44,11 +39,6 @@ WANTED = frozenset((*PATHS, ":method", REQUEST_ID, "content-length", *OBJECTIVE,
 """What every decision reads; plugins add theirs."""
 
 _READ = WANTED | REMOVED
-
-
-def text(value: bytes) -> str:
-    """The value for people and events: what is not UTF-8 is written as `\\xNN`."""
-    return value.decode("utf-8", "backslashreplace")
 
 
 def read_headers(

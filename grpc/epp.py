@@ -14,7 +14,7 @@ from grpclib.const import Cardinality, Handler
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.grpc.actions import Action, Decide, End, Finished, Refuse, Reply, Started
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
-from pointsman.grpc.picking import Feed, Picking, Routing
+from pointsman.grpc.picking import Feed, Picking, Refusal
 from pointsman.grpc.protocol import Load, Stream
 from pointsman.grpc.server import MESSAGE_BYTES_MAX, receive_message
 
@@ -120,9 +120,12 @@ class Exchange:
         picked = self._picking.pick(wish)
         self.decided = True
         self._feed.record(picked.event)
-        if not isinstance(picked, Routing):
+        if isinstance(picked, Refusal):
             return self._stream.refused(picked.event.reason, picked.event.status, picked.event.message)
         self._n = picked.event.origin.n
+        cluster = self._feed.cluster
+        assert cluster is not None, "a decision for an endpoint rests on a state"
+        self._feed.traffic.routed(self._n, picked.event, cluster)
         return self._stream.routed(picked.routed)
 
     def _started(self, action: Started) -> None:
@@ -131,6 +134,7 @@ class Exchange:
 
     def _finished(self, action: Finished) -> None:
         usage = action.usage
+        self._feed.traffic.finished(self._n)
         self._feed.record(
             RequestFinished(
                 self._feed.origin(),

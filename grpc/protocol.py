@@ -186,7 +186,7 @@ class Stream:
                 self._subset = hint
 
     def _incoming(self, body: bytes) -> Incoming:
-        return Incoming(self._headers, body, self._body_bytes, self._subset)
+        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless)
 
     def _decide(self) -> list[Action]:
         self._phase = Phase.DECIDING
@@ -222,9 +222,8 @@ class Stream:
             if "content-length" in self._headers:
                 set_headers = (*set_headers, ("content-length", str(len(body))))
         self._response = Response(self._received, restorer, self._response_mode)
-        actions: list[Action] = [
-            Reply(replies.routed(decision.destination, replies.Change(set_headers, self._removed)))
-        ]
+        change = replies.Change(set_headers, self._removed)
+        actions: list[Action] = [Reply(replies.routed(decision.destination, change, decision.scores))]
         if not self._bodyless and (self._body_ended or body):
             actions += [Reply(data) for data in replies.request_chunks(body, self._body_ended)]
         if self._trailers_due:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import msgspec
 
-from pointsman.grpc.control_headers import DESTINATION, DROPPED_REASON
+from pointsman.grpc.control_headers import DESTINATION, DROPPED_REASON, SCORES
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
     BodyResponse,
     HeaderMutation,
@@ -59,9 +59,15 @@ def set_header(mutation: HeaderMutation, name: str, value: bytes) -> None:
     header.raw_value = value
 
 
-@lru_cache(maxsize=4096)  # endpoints times the few combinations of headers to remove; ids make the rest miss
-def routed(destination: str, change: Change) -> bytes:
-    """The answer to the headers of a request that goes to `destination`, a comma-separated list."""
+def routed(destination: str, change: Change, scores: tuple[tuple[str, float], ...] = ()) -> bytes:
+    """The answer to the headers of a request that goes to `destination`, a comma-separated list.
+
+    `scores` tell the gateway what each endpoint was worth.
+    """
+    return _routed(destination, change, scores) if scores or change.set_headers else _kept(destination, change)
+
+
+def _routed(destination: str, change: Change, scores: tuple[tuple[str, float], ...] = ()) -> bytes:
     reply = ProcessingResponse()
     response = reply.request_headers.response
     response.clear_route_cache = True
@@ -72,7 +78,15 @@ def routed(destination: str, change: Change) -> bytes:
     mutation.remove_headers.extend(change.remove_headers)
     inner = reply.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value
     inner.fields[DESTINATION].string_value = destination
+    if scores:
+        told = inner.fields[SCORES].struct_value
+        for endpoint, score in scores:
+            told.fields[endpoint].number_value = score
     return reply.SerializeToString()
+
+
+_kept = lru_cache(maxsize=4096)(_routed)
+"""Endpoints times the few combinations of control headers: the answer to most requests is there already."""
 
 
 def response_headers(remove_length: bool) -> bytes:

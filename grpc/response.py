@@ -3,10 +3,11 @@
 Whatever a server sends, the client gets: nothing here waits for the end of a body.
 """
 
+from pointsman.core.request import text
 from pointsman.core.usage import Usage, UsageReader
 from pointsman.grpc import replies
 from pointsman.grpc.actions import Action, End, Finished, Reply, Started
-from pointsman.grpc.control_headers import DESTINATION_SERVED, text
+from pointsman.grpc.control_headers import DESTINATION_SERVED
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders

@@ -180,12 +180,11 @@ class MemoryFeed:
     def restart(self) -> None:
         """Forget all, as a new epoch does."""
         self.events.clear()
-        self.handed_over = self._n = 0
+        self.handed_over = 0
 
     def origin(self) -> Origin:
         """The next `n` of epoch 7."""
-        self._n += 1
-        return Origin("picker-0", 7, self._n, self.cluster.position)
+        return Origin("picker-0", 7, len(self.events) + 1, self.cluster.position)
 
     def record(self, event: PickerEvent) -> None:
         """Keep the event; numbers must come in order."""

@@ -5,7 +5,7 @@ import json
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPMessage, HTTPResponse
 from pathlib import Path
@@ -177,7 +177,7 @@ class Site:
         self.picker = socket.create_server(("127.0.0.1", 0))
         self.run(self._start(engine))
 
-    def run(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+    def run(self, coroutine: Coroutine[None, None, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(15)
 
     async def _start(self, engine: str) -> None:
