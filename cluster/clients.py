@@ -145,9 +145,9 @@ class Clients:
                 continue
             due = max(due + self._gap(), trio.current_time() - BEHIND_MAX)
             self._rate_changed = trio.Event()
-            with trio.move_on_at(due) as waited:
+            with trio.move_on_at(due):
                 await self._rate_changed.wait()
-            if not waited.cancelled_caught:
+            if self._rate_changed.is_set():  # perhaps in the moment the wait ended
                 due = trio.current_time()  # another rate: what was due under the old one is not
                 continue
             if self._under_way >= self._connections:
