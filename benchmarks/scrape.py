@@ -1,0 +1,144 @@
+"""CPU of a scrape: fetch and extract a 19 KB vLLM page, 50 ms apart, from real servers in another process.
+
+Run as `python benchmarks/scrape.py [endpoints] [seconds]`.  CPU is this process's, user and system, without the
+servers'.  The yardstick is the work of the same pages without Pointsman: a bare blocking socket and `bytes.find`.
+"""
+
+import asyncio
+import multiprocessing
+import multiprocessing.connection
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import trio
+from vllm_page import vllm_page
+
+from pointsman.cluster.scrape import Scraper, ScrapeSettings
+from pointsman.core.events import EndpointJoined, Event, LoadSampled, PoolApplied, encode
+from pointsman.core.metrics_page import ENGINES, extract
+from pointsman.core.packing import unpack
+from pointsman.core.projection import ClusterState
+
+CHUNKED = True
+"""As uvicorn sends vLLM's page."""
+
+
+class _Server(asyncio.Protocol):
+    """Answers every request with the page, in one chunk."""
+
+    def __init__(self, page: bytes) -> None:
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(page), page) if CHUNKED else page
+        framing = b"transfer-encoding: chunked" if CHUNKED else b"content-length: %d" % len(page)
+        self._reply = (
+            b"HTTP/1.1 200 OK\r\ndate: Sat, 21 Nov 2026 09:00:00 GMT\r\nserver: uvicorn\r\n"
+            b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + framing + b"\r\n\r\n" + body
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(self._reply * data.count(b"\r\n\r\n"))
+
+
+def _serve(count: int, pipe: multiprocessing.connection.Connection) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        page = vllm_page()
+        servers = [await loop.create_server(lambda: _Server(page), "127.0.0.1", 0) for _ in range(count)]
+        pipe.send([s.sockets[0].getsockname()[1] for s in servers])
+        await loop.run_in_executor(None, pipe.poll, None)
+
+    asyncio.run(main())
+
+
+def _state(ports: Sequence[int]) -> ClusterState:
+    state = ClusterState()
+    state.apply_event(1, PoolApplied("default/llama", {"app": "llama"}, (8000,)))
+    for at, port in enumerate(ports):
+        joined = EndpointJoined(at + 1, "default/llama", f"uid-{at}", "default", f"llama-{at}", "127.0.0.1", port)
+        state.apply_event(at + 2, joined)
+    return state
+
+
+def _scraped(ports: Sequence[int], seconds: float) -> None:
+    samples = entries = sample_bytes = 0
+
+    def emit(events: Sequence[Event]) -> None:
+        nonlocal samples, entries, sample_bytes
+        for event in events:
+            if isinstance(event, LoadSampled):
+                samples += len(unpack(event.endpoints))
+                entries += 1
+                sample_bytes += len(encode(event))
+
+    async def main() -> None:
+        state = _state(ports)
+        scraper = Scraper(ScrapeSettings(), lambda: state, emit, last_request=time.monotonic, on_result=lambda: None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scraper.run)
+            await trio.sleep(0.5)
+            before, cpu, kernel = samples, time.process_time(), os.times().system
+            await trio.sleep(seconds)
+            count, cpu, kernel = samples - before, time.process_time() - cpu, os.times().system - kernel
+            print(f"{len(ports)} endpoints, {count / seconds:,.0f} scrapes/s: {cpu / count * 1e6:.1f} µs CPU a scrape")
+            print(f"of these {kernel / count * 1e6:.0f} µs in the kernel")
+            print(
+                f"{cpu / seconds * 100:.1f} % of a core; {sample_bytes / samples:.1f} bytes a sample in {entries} entries"
+            )
+            print(scraper.statistics())
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def _yardstick(port: int, rounds: int = 2000) -> None:
+    """The least this machine can do it in."""
+    needles = [b"\nvllm:num_requests_waiting{", b"\nvllm:num_requests_running{", b"\nvllm:kv_cache_usage_perc{"]
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        began = time.process_time()
+        for _ in range(rounds):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            page = b""
+            while not page.endswith(b"0\r\n\r\n"):
+                page += connection.recv(65536)
+            for needle in needles:
+                at = page.find(b" ", page.find(needle))
+                float(page[at : page.find(b"\n", at)])
+        print(f"yardstick: {(time.process_time() - began) / rounds * 1e6:.1f} µs CPU, blocking and sequential")
+
+
+def _extraction(rounds: int = 5000) -> None:
+    page, engine = vllm_page(), ENGINES["vllm"]
+    times = []
+    for _ in range(7):
+        began = time.process_time()
+        for _ in range(rounds):
+            extract(page, engine)
+        times.append((time.process_time() - began) / rounds)
+    print(f"extraction of {len(page):,} bytes: {sorted(times)[3] * 1e6:.1f} µs CPU")
+
+
+def main() -> None:
+    """Run all three."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
+    ours, theirs = multiprocessing.Pipe()
+    servers = multiprocessing.get_context("spawn").Process(target=_serve, args=(count, theirs), daemon=True)
+    servers.start()
+    ports = ours.recv()
+    try:
+        _extraction()
+        _yardstick(ports[0])
+        _scraped(ports, seconds)
+    finally:
+        ours.send(None)
+        servers.join(5)
+
+
+if __name__ == "__main__":
+    main()
