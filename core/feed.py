@@ -238,7 +238,7 @@ class Framer:
         self._bytes_max = bytes_max
         self._buffer = bytearray()
 
-    def receive(self, data: bytes) -> Iterator[bytes]:
+    def receive(self, data: bytes | bytearray) -> Iterator[bytes]:
         """Yield each frame that `data` completes, to be taken to the last; `FeedError` at a length over the limit."""
         buffer = self._buffer
         buffer += data

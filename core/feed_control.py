@@ -204,6 +204,8 @@ class ControlEnd:
         self.ledger: Ledger | None = None
         self.position = 0
         """Up to here the picker was sent everything."""
+        self.refused: str | None = None
+        """Why the picker is told and then left."""
         self._framer = Framer(TO_CONTROL_BYTES_MAX)
         self._greeted = False
         self._outbox: list[ToPicker] = []
@@ -213,7 +215,7 @@ class ControlEnd:
 
     # --- in -------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes) -> Hello | None:
+    def receive(self, data: bytes | bytearray) -> Hello | None:
         """Take what the socket gave: entries go in line.  `FeedError` for what no picker says."""
         hello = None
         for body in self._framer.receive(data):
@@ -302,12 +304,8 @@ class ControlEnd:
         self.position = feed.tail.head
 
     def _refuse(self, reason: str) -> None:
+        self.refused = reason
         self._outbox.append(Refused(reason))
-
-    @property
-    def refused(self) -> bool:
-        """The picker is told why and then left."""
-        return self._greeted and self.ledger is None
 
     # --- out ------------------------------------------------------------------------------------
 

@@ -1,0 +1,355 @@
+"""The control process's end of the feed: one task reads and one writes for each picker's socket.
+
+Rules.
+- Each end reads at once when it was idle, and at the commit tick under load: waking for every message costs three
+  times as much.
+- Nobody waits for a picker: what it has not read is its place in the tail, and one that neither reads for
+  WRITE_DEADLINE nor keeps its place is disconnected.
+- Where the log's queue is full nothing more is read from that picker; its entries wait in its own buffer.
+- A socket that ended is read to the end before its epoch is.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from pointsman.core.events import Class
+from pointsman.core.feed import HEARTBEAT, FeedError, Hello
+from pointsman.core.feed_control import ControlEnd, ControlFeed, Health, LogView
+from pointsman.core.feed_tail import Commit, Key, Tail
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.errors import LogFullError
+from pointsman.eventlog.log import Log
+from pointsman.eventlog.reader import LogReader
+
+TICK = 0.010
+"""The log's commit interval: reading more often would fill no batch better."""
+READ_BYTES = 256 << 10
+"""More than a Unix socket holds."""
+WRITE_DEADLINE = 5.0
+"""A picker process that reads nothing for so long hangs; it gets a snapshot when it is back."""
+HELLO_DEADLINE = 5.0
+"""What connects and says nothing is no picker."""
+DRAIN_DEADLINE = 5.0
+"""After a picker process is dead its socket is read within milliseconds, unless the log is stuck."""
+
+SOCKET_PATH_BYTES_MAX = 107
+"""Of Linux, less the zero at the end."""
+
+_logger = logging.getLogger("pointsman.feed")
+
+Append = Callable[[Class, bytes], object]
+"""Queues an encoded event for the log; `LogFullError` where there is no room."""
+
+
+class FeedStatistics(msgspec.Struct, frozen=True):
+    """How the feed is, as the control process sees it."""
+
+    connected: int
+    open_epochs: int
+    backlog: int
+    """Entries that wait for room in the log's queue."""
+    entries_lost: int
+    """Since this control process started."""
+    connections: int
+    disconnected: int
+    """Connections that the control process closed, for garbage or for not reading."""
+
+
+class _Connection:
+    """One picker's socket."""
+
+    def __init__(self, feed: ControlFeed, stream: trio.SocketStream) -> None:
+        self.end = ControlEnd(feed)
+        self.stream = stream
+        self.wake = trio.Event()
+        self.room = trio.Event()
+        self.scope = trio.CancelScope()
+        self.dropped = ""
+        """Why the control process closes it; empty where it does not."""
+
+    def drop(self, reason: object) -> None:
+        """Close it; the picker comes back and says what it has."""
+        self.dropped = self.dropped or str(reason)
+        self.scope.cancel()
+
+
+class FeedHub:
+    """What the control process does with its pickers."""
+
+    def __init__(
+        self,
+        log: LogView,
+        tail: Tail,
+        append: Append,
+        digest_at: Callable[[int], bytes | None],
+        queued: Callable[[], int],
+    ) -> None:
+        self.feed = ControlFeed(log, tail)
+        self._log = log
+        self._append = append
+        self._digest_at = digest_at
+        self._queued = queued
+        self._connections: dict[Key, _Connection] = {}
+        self._changed = trio.Event()
+        self._progress_at: float | None = None
+        self._scraped_at: float | None = None
+        self._health_due = 0.0
+        self._accepted = self._disconnected = 0
+
+    @classmethod
+    def over(cls, log: Log, appender: Appender) -> "FeedHub":
+        """The feed of an open log; the appender's `on_commit` has to call `publish`."""
+        return cls(
+            log=log,
+            tail=Tail(log.head.position, log.head.digest),
+            append=appender.append_encoded_nowait,
+            digest_at=partial(_digest_at, log.directory),
+            queued=lambda: appender.statistics().queued_events,
+        )
+
+    # --- what the control process tells -----------------------------------------------------------
+
+    def publish(self, commit: Commit) -> None:
+        """Take the next commit, from the appender's `on_commit`."""
+        self._progress_at = trio.current_time()
+        self.feed.publish(commit)
+        self._empty_backlogs()
+        for connection in self._connections.values():
+            if connection.end.fell_out:
+                connection.drop(f"it has read up to position {connection.end.position}, the head is {commit.last}")
+            connection.wake.set()
+
+    def advise(self, numbers: Collection[int]) -> None:
+        """These endpoints left or are not ready, and the entry that says so is not committed: pickers avoid them."""
+        self.feed.advise(numbers)
+        self._wake()
+
+    def withdraw(self, numbers: Collection[int]) -> None:
+        """The advice about these endpoints does not hold."""
+        self.feed.withdraw(numbers)
+        self._wake()
+
+    def scraped(self, now: float) -> None:
+        """Some scrape had a result at `now`, which is Trio's time."""
+        self._scraped_at = now
+
+    def picker_ended(self, picker: str, epoch: int, cause: str, last_n: int) -> None:
+        """A picker process is gone, and `drained` has returned: end its epoch in the log.
+
+        `last_n` is from the page it shared with the supervisor; 0 where that is unknown.
+        """
+        key = (picker, epoch)
+        if (connection := self._connections.get(key)) is not None:
+            connection.drop("its epoch has ended")
+        self.feed.end_epoch(key, cause, last_n)
+        self._empty_backlogs()
+
+    def end_unreported(self, alive: Collection[Key], last_n: Mapping[Key, int]) -> list[Key]:
+        """End every open epoch that is not among those which the supervisor reports alive; which these were."""
+        gone = [key for key in self.feed.open_epochs() if key not in alive and key not in self._connections]
+        for key in gone:
+            self.picker_ended(*key, "gone when the control process started", last_n.get(key, 0))
+        return gone
+
+    async def drained(self, picker: str, epoch: int, within: float = DRAIN_DEADLINE) -> bool:
+        """Wait until all that a dead picker's socket held is in the log's queue; whether that came within time."""
+        key = (picker, epoch)
+        with trio.move_on_after(within):
+            while key in self._connections or self._has_backlog(key):
+                await self._changed.wait()
+            return True
+        return False
+
+    def statistics(self) -> FeedStatistics:
+        """How the feed is."""
+        ledgers = self.feed.ledgers.values()
+        return FeedStatistics(
+            connected=len(self._connections),
+            open_epochs=len(self.feed.open_epochs()),
+            backlog=sum(len(ledger.backlog) for ledger in ledgers),
+            entries_lost=sum(ledger.lost for ledger in ledgers),
+            connections=self._accepted,
+            disconnected=self._disconnected,
+        )
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _has_backlog(self, key: Key) -> bool:
+        ledger = self.feed.ledgers.get(key)
+        return ledger is not None and bool(ledger.backlog)
+
+    def _empty_backlogs(self) -> None:
+        for key, ledger in self.feed.ledgers.items():
+            if ledger.backlog and self._empty(key):
+                if (connection := self._connections.get(key)) is not None:
+                    connection.room.set()
+                self._note()
+
+    def _empty(self, key: Key) -> bool:
+        """Move an epoch's backlog into the log's queue; whether all of it found room."""
+        backlog = self.feed.ledgers[key].backlog
+        try:
+            while backlog:
+                self._append(*backlog[0])
+                backlog.popleft()
+        except LogFullError:
+            return False
+        return True
+
+    def _note(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _wake(self) -> None:
+        for connection in self._connections.values():
+            connection.wake.set()
+
+    def _refresh_health(self, now: float) -> None:
+        if now < self._health_due:
+            return
+        self._health_due = now + HEARTBEAT / 2
+        if self._progress_at is None or self._queued() == 0:
+            self._progress_at = now
+        state = self._log.state
+        if not state.endpoints:
+            self._scraped_at = None
+        elif self._scraped_at is None:
+            self._scraped_at = now  # the first of them is about to be scraped
+        age = None if self._scraped_at is None else max(0.0, now - self._scraped_at)
+        self.feed.health = Health(now - self._progress_at, age, state.interval)
+
+    # --- one connection -----------------------------------------------------------------------------
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Speak with one picker until either side has enough."""
+        connection = _Connection(self.feed, stream)
+        self._accepted += 1
+        try:
+            hello = await self._read_hello(connection)
+            if hello is not None and await self._welcome(connection, hello):
+                await self._serve_picker(connection, (hello.picker, hello.epoch))
+        except FeedError as error:
+            connection.drop(error)
+        finally:
+            if connection.dropped:
+                self._disconnected += 1
+                _logger.warning("feed connection closed: %s", connection.dropped)
+            await trio.aclose_forcefully(stream)
+
+    async def _read_hello(self, connection: _Connection) -> Hello | None:
+        with trio.move_on_after(HELLO_DEADLINE):
+            while data := await self._read_some(connection):
+                if (hello := connection.end.receive(data)) is not None:
+                    return hello
+            return None
+        raise FeedError(f"no Hello came in {HELLO_DEADLINE:.0f} s")
+
+    async def _read_some(self, connection: _Connection) -> bytes | bytearray:
+        try:
+            return await connection.stream.receive_some(READ_BYTES)
+        except trio.BrokenResourceError:
+            return b""  # the other end is gone, and everything it sent has been read
+
+    async def _welcome(self, connection: _Connection, hello: Hello) -> bool:
+        """Answer a Hello; whether the picker is taken."""
+        tail = self.feed.tail
+        digest = tail.digest_at(hello.position)
+        if digest is None and 0 < hello.position <= tail.head:
+            digest = await trio.to_thread.run_sync(self._digest_at, hello.position)
+        connection.end.welcome(hello, digest)
+        if connection.end.refused is None:
+            return True
+        with trio.move_on_after(WRITE_DEADLINE), suppress(trio.BrokenResourceError):
+            await connection.stream.send_all(connection.end.data_to_send(trio.current_time()))
+        connection.drop(f"{hello.picker} is refused: {connection.end.refused}")
+        return False
+
+    async def _serve_picker(self, connection: _Connection, key: Key) -> None:
+        if (former := self._connections.get(key)) is not None:
+            former.drop("it was connected anew")  # what this one did not bring is sent again there
+        self._connections[key] = connection
+        try:
+            with connection.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, connection)
+                    await self._read(connection, key)
+                    nursery.cancel_scope.cancel()
+        finally:
+            if self._connections.get(key) is connection:
+                del self._connections[key]
+            self._empty(key)
+            self._note()
+
+    async def _read(self, connection: _Connection, key: Key) -> None:
+        started = trio.current_time()
+        while data := await self._read_some(connection):
+            try:
+                connection.end.receive(data)
+            except FeedError as error:
+                connection.drop(error)
+            while not self._empty(key):
+                connection.room = trio.Event()
+                await connection.room.wait()  # ends with the next commit; the picker's own buffer is bounded
+            if len(data) < READ_BYTES:
+                await trio.sleep_until(started + TICK)
+            started = trio.current_time()
+
+    async def _write(self, connection: _Connection) -> None:
+        try:
+            while True:
+                connection.wake = trio.Event()
+                now = trio.current_time()
+                self._refresh_health(now)
+                while data := connection.end.data_to_send(now):
+                    with trio.fail_after(WRITE_DEADLINE):
+                        await connection.stream.send_all(data)
+                with trio.move_on_after(HEARTBEAT):
+                    await connection.wake.wait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # what the picker sent before it died is still to be read
+        except trio.TooSlowError:
+            connection.drop(f"it has read nothing for {WRITE_DEADLINE:.0f} s")
+        except FeedError as error:
+            connection.drop(error)
+
+
+async def serve_feed(hub: FeedHub, listener: trio.SocketListener) -> None:
+    """Accept pickers until cancelled."""
+    await trio.serve_listeners(hub.serve, [listener])
+
+
+def listen_at(path: Path) -> trio.SocketListener:
+    """Bind the feed's socket, for this user only; a dead control process's is replaced, so hold the log's lock."""
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES_MAX:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"the path of the feed's socket has {length} bytes, wanted at most {SOCKET_PATH_BYTES_MAX}",
+            str(path),
+        )
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        listening.bind(str(path))
+        listening.listen(128)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.umask(mask)
+
+
+def _digest_at(directory: Path, position: int) -> bytes | None:
+    with LogReader(directory) as reader:
+        return reader.digest_at(position)
