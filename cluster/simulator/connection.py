@@ -26,6 +26,8 @@ UNREAD_BYTES_MAX = 1024 * 1024
 KEEP_ALIVE = 5.0
 """Seconds an idle connection stays open: uvicorn's default, and so vLLM's."""
 RECEIVE_BYTES = 64 * 1024
+READ_BEFORE_RESET = 0.1
+"""Seconds for the other side to read the begun reply: a reset throws away what it has not read."""
 
 _JSON = "application/json"
 _GENERATE = {"/v1/completions": False, "/v1/chat/completions": True}
@@ -222,6 +224,7 @@ class Connection:
         exchange.status = 200
         if reset:
             await self._stream.send_all(self._head(200, _JSON, len(body)) + body[: len(body) // 2])
+            await trio.sleep(READ_BEFORE_RESET)
             self._reset()
         await self._reply(200, _JSON, body)
         exchange.ended = "complete"
@@ -245,6 +248,7 @@ class Connection:
                 await self._stream.send_all(head + self._data(events))
                 head = b""
                 if reset:
+                    await trio.sleep(READ_BEFORE_RESET)
                     self._reset()
                 continue
             if self._left:

@@ -98,7 +98,7 @@ def test_every_request_is_in_the_records_of_its_picker_its_server_and_the_gatewa
 
 
 async def broken_after(server: str, headers: dict[str, str], within: float) -> float:
-    """Seconds until a streamed reply breaks off."""
+    """Seconds until a streamed reply breaks off; an error reply in its place would be whole."""
     started = time.monotonic()
     body = completion(model=LLAMA, stream=True, max_tokens=5_000, ignore_eos=True)
     with trio.fail_after(within), pytest.raises((h11.RemoteProtocolError, trio.BrokenResourceError)):
