@@ -19,7 +19,7 @@ from pointsman.core.projection import ClusterState, OpenRequests
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogLockedError, NotKeptError, corrupt
 from pointsman.eventlog.reader import Head, LogReader
-from pointsman.eventlog.segments import Meta, create_segment, first_position, segment_paths, sync
+from pointsman.eventlog.segments import Meta, create_segment, discard_unfinished, first_position, segment_paths, sync
 from pointsman.eventlog.snapshots import Projection, encode_row
 from pointsman.eventlog.store import Limits, Store
 
@@ -81,6 +81,7 @@ def open_log(directory: Path, build: str, limits: Limits = DEFAULT_LIMITS) -> Lo
         if not segment_paths(directory):
             _create(directory, build)
         log = Log(directory, lock, recover(directory), limits)
+        discard_unfinished(directory)
         if log.head.position == 0:
             _append_first(log, build)
         return log
@@ -139,6 +140,9 @@ def recover(directory: Path) -> Recovered:
         except NotKeptError as error:
             raise corrupt(directory, "the log", f"its state cannot be folded: {error}") from error
         _fold(reader, projection, head)
+        last = reader.segments()[-1]
+        if (problem := reader.stray_entry(last)) is not None:
+            raise corrupt(directory, f"segment {last}", problem)
         return Recovered(reader.meta(reader.segments()[-1]), head, projection)
 
 

@@ -5,7 +5,7 @@ Connections are read-only.  A reader belongs to one thread at a time.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -194,6 +194,17 @@ class LogReader:
         batch = self.last_batch(path)
         return batch.last if batch is not None else self.meta(path).first - 1
 
+    def stray_entry(self, path: Path) -> str | None:
+        """What is wrong with the first or last entry of a segment, where they are in no batch."""
+        begins = self.meta(path).first
+        statement = "SELECT min(position), max(position), (SELECT coalesce(max(last), ?) FROM batches) FROM entries"
+        lowest, highest, last = self.query(path, statement, (begins - 1,))[0]
+        if isinstance(highest, int) and isinstance(last, int) and highest > last:
+            return f"entry {highest} is in no batch: the last batch ends at {last}"
+        if isinstance(lowest, int) and lowest < begins:
+            return f"entry {lowest} is in no batch: the segment begins with {begins}"
+        return None
+
     def batch_at(self, position: int) -> Batch:
         """The batch that holds `position`; `NotKeptError` where none does."""
         path = self.holding(position)
@@ -229,8 +240,11 @@ class LogReader:
 
     async def follow(
         self, after: int, classes: Collection[int] | None = None, interval: float = 0.05
-    ) -> AsyncIterator[list[Entry]]:
-        """Pages of the entries after `after` for ever, as they are committed; polls, in a thread."""
+    ) -> AsyncGenerator[list[Entry], None]:
+        """Pages of the entries after `after` for ever, as they are committed; polls, in a thread.
+
+        Whoever stops early closes it, with `contextlib.aclosing`.
+        """
         while True:
             pages, head = await trio.to_thread.run_sync(self._next_pages, after, classes)
             for page in pages:

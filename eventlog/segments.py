@@ -177,6 +177,12 @@ def create_segment(directory: Path, meta: Meta, snapshot: SnapshotRow) -> Path:
     return path
 
 
+def discard_unfinished(directory: Path) -> None:
+    """Remove what crashes left of segments that never got their name; for whoever holds the lock."""
+    for path in directory.glob(f"*.segment{_UNFINISHED}*"):
+        path.unlink()
+
+
 def _discard(unfinished: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)

@@ -103,7 +103,7 @@ class Store:
         self._tried: Prepared | None = None
         """A batch whose commit has begun and has not succeeded."""
         self._inode = 0
-        self._bytes = 0
+        self._bytes = self.segment.stat().st_size
         self._next: tuple[Meta, Snapshot] | None = None
         """Set while the step to a new segment is under way: no batch goes into the old one any more."""
 

@@ -158,18 +158,8 @@ def _walk_segment(walk: _Walk, path: Path) -> bool:
     # Where a successor has appeared meanwhile, this segment has its last batch only now.
     if _successor(walk.reader, path) is not None and not _walk_batches(walk, path):
         return False
-    begins = walk.reader.meta(path).first
-    extra = walk.reader.query(
-        path,
-        "SELECT min(position), max(position), (SELECT coalesce(max(last), ?) FROM batches) FROM entries",
-        (begins - 1,),
-    )[0]
-    if isinstance(extra[0], int) and isinstance(extra[1], int) and isinstance(extra[2], int):
-        if extra[1] > extra[2]:
-            return walk.fail(path, f"entry {extra[1]} is in no batch: the last batch ends at {extra[2]}")
-        if extra[0] < begins:
-            return walk.fail(path, f"entry {extra[0]} is in no batch: the segment begins with {begins}")
-    return True
+    problem = walk.reader.stray_entry(path)
+    return True if problem is None else walk.fail(path, problem)
 
 
 def _walk_batches(walk: _Walk, path: Path) -> bool:
