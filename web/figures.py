@@ -1,0 +1,128 @@
+"""What charts and observed shares are made of: the read model's roll-ups."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+from markupsafe import Markup
+
+from pointsman.eventlog.readmodel import ReadModel
+from pointsman.eventlog.rollups import Span
+from pointsman.web import drawing, words
+from pointsman.web.console import Console
+
+SPANS = {"5m": (300, 10), "hour": (3600, 60), "day": (86400, 900)}
+"""Names of the spans a chart can show: (seconds, seconds to a point)."""
+SPAN_NAMES = {"5m": "5 minutes", "hour": "hour", "day": "day"}
+OBSERVED = 300
+"""Seconds over which shares are observed."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A chart's values at one time, as text."""
+
+    time: str
+    values: tuple[str, ...]
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """A picture and its table twin."""
+
+    title: str
+    unit: str
+    series: tuple[drawing.Series, ...]
+    rows: tuple[Row, ...]
+    picture: Markup
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """A value of a span; None where the span has none."""
+
+    title: str
+    unit: str
+    of: Callable[[Span, int], float | None]
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None
+
+
+REQUESTS = Measure("Requests", "per second", lambda s, width: (s.routed + s.refused_count) / width)
+REFUSED = Measure("Refused and failed", "per second", lambda s, width: (s.refused_count + s.errors) / width)
+WAITING = Measure("Waiting requests", "mean per endpoint", lambda s, width: _mean(s.waiting_sum, s.samples))
+KV_CACHE = Measure("KV cache", "mean used, %", lambda s, width: _mean(100 * s.kv_cache_sum, s.samples))
+FIRST_TOKEN = Measure(
+    "Time to first token", "mean, ms", lambda s, width: _mean(1e3 * s.first_token_sum, s.first_tokens)
+)
+IN_FLIGHT = Measure("Requests in flight", "highest", lambda s, width: float(s.in_flight_max))
+
+
+async def spans(console: Console, pools: Sequence[str], span: str, until: float) -> dict[str, list[Span]]:
+    """The roll-ups of these pools over the named span before `until`."""
+    seconds, width = SPANS[span]
+
+    def read() -> dict[str, list[Span]]:
+        with ReadModel(console.read_model) as model:
+            return {pool: model.rollups(pool, until - seconds, until, width) for pool in pools}
+
+    return await trio.to_thread.run_sync(read)
+
+
+def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int], span: str, until: float) -> Chart:
+    """One measure of one or more pools; points without a roll-up are gaps."""
+    seconds, width = SPANS[span]
+    last = int(until // width)
+    starts = [index * width for index in range(last - seconds // width + 1, last)]
+    series = []
+    for label, found in lines.items():
+        by_start = {s.start: s for s in found}
+        values = tuple(measure.of(by_start[start], width) if start in by_start else None for start in starts)
+        series.append(drawing.Series(label, colours[label], values))
+    step = max(1, len(starts) // 60)
+    rows = tuple(
+        Row(
+            words.clock(starts[i]) if width >= 60 else words.moment(starts[i])[11:19],
+            tuple("none" if s.values[i] is None else drawing.number(s.values[i] or 0.0, 2) for s in series),
+        )
+        for i in range(0, len(starts), step)
+    )
+    labels = [words.clock(starts[0]), words.clock(starts[len(starts) // 2]), words.clock(starts[-1])]
+    picture = drawing.chart(measure.title, measure.unit, labels, series)
+    return Chart(measure.title, measure.unit, tuple(series), rows, picture)
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """What a pool got in the last OBSERVED seconds, or since its route's weights were last changed."""
+
+    requests: int
+    refused: int
+    rate: float
+    first_token: float | None
+    spark: tuple[float | None, ...]
+
+
+async def observed(console: Console, pools: Sequence[str]) -> dict[str, Observed]:
+    """The recent traffic of these pools."""
+    now = time.time()
+    found = await spans(console, pools, "5m", now)
+    seconds, width = SPANS["5m"]
+    result = {}
+    for pool, lines in found.items():
+        recent = [s for s in lines if s.start >= now - 60 - width]
+        requests = sum(s.routed + s.refused_count for s in lines)
+        starts = [(int(now // width) - i) * width for i in range(seconds // width - 1, 0, -1)]
+        by_start = {s.start: s for s in lines}
+        spark = tuple(
+            (by_start[start].routed + by_start[start].refused_count) / width if start in by_start else None
+            for start in starts
+        )
+        whole = [s for s in recent if s.start <= now - width]
+        result[pool] = Observed(
+            requests,
+            sum(s.refused_count for s in lines),
+            sum(s.routed + s.refused_count for s in whole) / (width * len(whole)) if whole else 0.0,
+            _mean(sum(s.first_token_sum for s in lines), sum(s.first_tokens for s in lines)),
+            spark,
+        )
+    return result

@@ -1,0 +1,217 @@
+"""The pages of pools: all of them, and one."""
+
+import math
+import time
+from collections.abc import Mapping
+
+import msgspec
+from markupsafe import Markup
+from quart import request
+
+from pointsman.core.effective import decode_config
+from pointsman.core.profile import profile_in_force
+from pointsman.core.projection import ClusterState, Endpoint
+from pointsman.web import drawing, figures, words
+from pointsman.web.console import Console, endpoint_name
+from pointsman.web.pages import BadQuery, Missing, Reply
+
+
+class PoolRow(msgspec.Struct, frozen=True):
+    """A pool in a table."""
+
+    name: str
+    namespace: str
+    href: str
+    ready: int
+    members: int
+    state: str
+    waiting: str
+    kv: str
+    in_flight: int
+    rate: str
+    refused: int
+    adapters: str
+    spark: Markup
+
+
+class EndpointRow(msgspec.Struct, frozen=True):
+    """An endpoint of a pool's page."""
+
+    name: str
+    authority: str
+    number: int
+    word: str
+    state: str
+    stale: bool
+    waiting: str
+    running: str
+    kv: str
+    in_flight: int
+    adapters: str
+    age: str
+
+
+async def rows(console: Console) -> list[PoolRow]:
+    """All pools, by name."""
+    state, in_flight = console.state(), console.in_flight()
+    seen = await figures.observed(console, sorted(state.pools))
+    return [_row(state, in_flight, pool, seen[pool]) for pool in sorted(state.pools)]
+
+
+def _row(state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: figures.Observed) -> PoolRow:
+    members = state.members(pool)
+    ready = [m for m in members if m.ready]
+    sampled = [m.slot for m in ready if not math.isinf(state.age[m.slot])]
+    adapters = sorted({a for m in members for a in state.adapters[m.slot].running})
+    namespace, _, name = pool.partition("/")
+    return PoolRow(
+        name,
+        namespace,
+        f"/pools/{pool}",
+        len(ready),
+        len(members),
+        "bad" if not ready else "good" if len(ready) == len(members) else "warn",
+        words.count(sum(int(state.waiting[s]) for s in sampled)) if sampled else "not sampled",
+        words.percent(math.fsum(float(state.kv_cache[s]) for s in sampled) / len(sampled), 0)
+        if sampled
+        else "not sampled",
+        sum(in_flight.get(m.number, 0) for m in members),
+        words.rate(seen.rate),
+        seen.refused,
+        ", ".join(adapters),
+        drawing.sparkline(seen.spark, f"requests a second of {name}", drawing.colour_of(pool, list(state.pools))),
+    )
+
+
+async def list_page(console: Console) -> Reply:
+    """All pools."""
+    found = await rows(console)
+    out = [p.name for p in found if p.ready == 0]
+    sentence = (
+        f"{', '.join(out)} has no ready endpoint: its requests are refused."
+        if out
+        else f"{words.plural(len(found), 'pool')}, {sum(p.ready for p in found)} ready endpoints."
+    )
+    return Reply(
+        "pools.html", "_pools.html", {"pools": found, "headline": sentence, "manifests": console.manifests}, found
+    )
+
+
+class PoolView(msgspec.Struct, frozen=True):
+    """A pool's page."""
+
+    name: str
+    namespace: str
+    state: str
+    state_word: str
+    sentence: str
+    selector: str
+
+
+async def pool_page(console: Console, namespace: str, name: str) -> Reply:
+    """One pool."""
+    state, key = console.state(), f"{namespace}/{name}"
+    pool = state.pools.get(key)
+    if pool is None:
+        raise Missing(f"There is no pool {key[:200]} now.")
+    span = request.args.get("span", "5m")
+    if span not in figures.SPANS:
+        raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(figures.SPANS)}")
+    endpoints = [_endpoint(state, console.in_flight(), member) for member in state.members(key)]
+    until = time.time()
+    lines = {name: (await figures.spans(console, [key], span, until))[key]}
+    colours = {name: drawing.colour_of(key, list(state.pools))}
+    measures = (
+        figures.REQUESTS,
+        figures.REFUSED,
+        figures.WAITING,
+        figures.KV_CACHE,
+        figures.FIRST_TOKEN,
+        figures.IN_FLIGHT,
+    )
+    charts = [figures.chart(m, lines, colours, span, until) for m in measures]
+    here = f"/pools/{key}?span={span}"
+    spans = [
+        {"name": text, "href": f"/pools/{key}?span={value}", "current": value == span}
+        for value, text in figures.SPAN_NAMES.items()
+    ]
+    selector = ", ".join(f"{k}={v}" for k, v in sorted(pool.selector.items()))
+    view = PoolView(name, namespace, *_sentence(state, key, endpoints), selector)
+    spec = (
+        ("selector", selector or "–"),  # noqa: RUF001
+        ("target ports", ", ".join(map(str, pool.target_ports))),
+        ("endpoint picker", f"{pool.picker_name or 'none'}:{pool.picker_port or 9002}"),
+        ("failure mode", pool.failure_mode),
+        ("application protocol", pool.app_protocol),
+        ("from", pool.source or "–"),  # noqa: RUF001
+    )
+    context = {
+        "pool": view,
+        "endpoints": endpoints,
+        "charts": charts,
+        "spans": spans,
+        "here": here,
+        "config": _config(state, key),
+        "spec": spec,
+    }
+    return Reply("pool.html", "_pool.html", context, {"pool": view, "endpoints": endpoints, "spec": dict(spec)})
+
+
+def _sentence(state: ClusterState, pool: str, endpoints: list[EndpointRow]) -> tuple[str, str, str]:
+    """Colour, word and sentence for how a pool is."""
+    ready = [e for e in endpoints if e.state == "good"]
+    stale = [e for e in endpoints if e.stale]
+    if not ready:
+        return "bad", "no ready endpoint", "No endpoint is ready: every request of this pool is refused with 503."
+    head = f"{len(ready)} of {len(endpoints)} ready"
+    waiting = sum(int(state.waiting[s]) for s in state.ready(pool).tolist())
+    queue = f"{words.plural(waiting, 'request')} {'waits' if waiting == 1 else 'wait'}" if waiting else "nobody waits"
+    if stale:
+        return "warn", head, f"{head}, {queue}; {words.plural(len(stale), 'sample is', 'samples are')} stale."
+    if len(ready) < len(endpoints):
+        return "warn", head, f"{head}, {queue}."
+    return "good", head, f"{head}, {queue}."
+
+
+def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoint) -> EndpointRow:
+    slot, now = member.slot, time.time()
+    age = float(state.age[slot])
+    never = math.isinf(age)
+    stale = never or age > max(state.threshold, 0.2)
+    word, kind = ("ready", "good") if member.ready else ("not ready", "bad")
+    if member.ready and stale:
+        word, kind = ("not sampled yet", "warn") if never else ("sample is stale", "warn")
+    adapters = state.adapters[slot]
+    held = [*sorted(adapters.running), *(f"{a} (waiting)" for a in sorted(adapters.waiting))]
+    since = words.duration(max(0.0, now - float(state.sampled_at[slot])))
+    return EndpointRow(
+        endpoint_name(member),
+        member.authority,
+        member.number,
+        word,
+        kind,
+        stale,
+        "–" if never else words.count(int(state.waiting[slot])),  # noqa: RUF001
+        "–" if never else words.count(int(state.running[slot])),  # noqa: RUF001
+        "–" if never else words.percent(float(state.kv_cache[slot]), 0),  # noqa: RUF001
+        in_flight.get(member.number, 0),
+        ", ".join(held) or "none",
+        "never" if never else f"{since} old",
+    )
+
+
+def _config(state: ClusterState, pool: str) -> dict[str, object]:
+    """The plugins in force, in the order they run."""
+    accepted = state.config(pool)
+    profile = profile_in_force(state, pool)
+    config = profile.config if accepted is None else decode_config(accepted.config)
+    plugins = [
+        {
+            "name": placed.plugin,
+            "type": config.declared(placed.plugin).type,
+            "weight": drawing.number(placed.weight, 2) if any(placed.plugin == s[0] for s in profile.scorers) else "",
+            "parameters": msgspec.json.encode(config.parameters(placed.plugin)).decode(),
+        }
+        for placed in config.profiles[0].plugins
+    ]
+    return {"source": accepted.source if accepted else "the built-in default", "plugins": plugins}
