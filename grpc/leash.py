@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -115,10 +116,8 @@ class Leash:
 
     def say(self, name: str, content: object) -> None:
         """Tell the supervisor something; nothing where it is gone."""
-        try:
+        with suppress(OSError):  # its end is the order that follows
             self.end.sendall(json.dumps({name: content}).encode() + b"\n")
-        except OSError:  # its end is the order that follows
-            pass
 
     def close(self) -> None:
         """Let go of the leash and of sockets that no order named."""

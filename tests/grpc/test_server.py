@@ -13,9 +13,9 @@ from grpclib import GRPCError, Status
 from grpclib.client import Channel
 from hyperframe.frame import Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
 from wire import (
-    METHOD,
     FixedPicking,
     MemoryFeed,
+    RawClient,
     connected,
     destination,
     hear,
@@ -349,47 +349,6 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: object) -> None:
 
 
 # --- ending in order --------------------------------------------------------------------------------
-
-
-class RawClient:
-    """Frames on a socket, for what grpclib's client does not stand: it closes at the first GOAWAY."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def connect(cls, port: int) -> "RawClient":
-        client = cls(*await asyncio.open_connection("127.0.0.1", port))
-        client.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize())
-        return client
-
-    def open(self, stream_id: int) -> None:
-        import hpack
-
-        fields = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", METHOD),
-            (":authority", "x"),
-            ("te", "trailers"),
-            ("content-type", "application/grpc"),
-        ]
-        frame = HeadersFrame(stream_id, hpack.Encoder().encode(fields))
-        frame.flags.add("END_HEADERS")
-        self.writer.write(frame.serialize())
-
-    def data(self, stream_id: int, *messages: bytes) -> None:
-        for message in messages:
-            payload = b"\0" + struct.pack(">I", len(message)) + message
-            self.writer.write(struct.pack(">I", len(payload))[1:] + b"\0\0" + struct.pack(">I", stream_id) + payload)
-
-    async def until(self, kind: type[Frame], stream_id: int = 0, flag: str = "") -> Frame:
-        """The next frame of a kind."""
-        while True:
-            frame, size = Frame.parse_frame_header(memoryview(await self.reader.readexactly(9)))
-            frame.parse_body(memoryview(await self.reader.readexactly(size)))
-            if isinstance(frame, kind) and frame.stream_id == stream_id and (not flag or flag in frame.flags):
-                return frame
 
 
 def test_a_drain_lets_streams_finish(engine: str) -> None:

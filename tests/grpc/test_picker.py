@@ -1,0 +1,420 @@
+"""The picker process, with a real log behind its feed and real streams before it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+import pytest
+import trio
+from envoy import wait_until
+from grpclib.client import Channel
+from grpclib.health.v1.health_grpc import HealthStub
+from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from hyperframe.frame import HeadersFrame
+from wire import (
+    RawClient,
+    connected,
+    destination,
+    hear,
+    open_stream,
+    request_body,
+    request_headers,
+    response_body,
+    response_headers,
+    say,
+)
+
+from pointsman.core.events import (
+    EndpointJoined,
+    Event,
+    PickerStarted,
+    PoolApplied,
+    PoolDeleted,
+    RequestFinished,
+    RequestRouted,
+    ResponseStarted,
+)
+from pointsman.core.feed_tail import Commit
+from pointsman.core.lastpage import PAGE_BYTES, read_page
+from pointsman.core.replay import Verdict, verify_decision
+from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.feed import FeedHub, listen_at, serve_feed
+from pointsman.eventlog.log import open_log
+from pointsman.eventlog.reader import LogReader
+from pointsman.grpc.leash import LEASH, Leash, LeashError, Listen, Order, Stop, Unlisten
+from pointsman.grpc.picker import PickerSettings
+
+E = TypeVar("E", bound=Event)
+
+POOL = "ns/pool"
+PROGRAM = (
+    "import sys, msgspec; from pointsman.grpc.picker import PickerSettings, run_picker;"
+    "run_picker(msgspec.json.decode(sys.argv[1], type=PickerSettings))"
+)
+BODY = b'{"model":"m","prompt":"hello"}'
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+
+
+class Control:
+    """A log and the control end of the feed, in a thread of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.feed = home / "feed"
+        self.events: list[Event] = []
+        self._stop = trio.Event()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._main,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._up.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
+        self._thread.join(15)
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        with closing(open_log(self.home / "log", "test")) as log:
+            self.appender = Appender(log, self._committed)
+            self.hub = FeedHub.over(log, self.appender)
+            self.log = log
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.appender.run)
+                nursery.start_soon(serve_feed, self.hub, listen_at(self.feed))
+                self._up.set()
+                await self._stop.wait()
+                nursery.cancel_scope.cancel()
+
+    def _committed(self, commit: Commit) -> None:
+        self.events += [entry.event for entry in commit.entries]
+        self.hub.publish(commit)
+
+    def append(self, *events: Event) -> None:
+        """Write facts; they are committed when this returns."""
+        for event in events:
+            trio.from_thread.run(self.appender.append, event, trio_token=self._token)
+
+    def of(self, kind: type[E], count: int = 1) -> list[E]:
+        """The committed events of one type, once there are so many."""
+        wait_until(lambda: sum(isinstance(e, kind) for e in self.events) >= count, 5, f"{count} {kind.__name__}")
+        return [e for e in self.events if isinstance(e, kind)]
+
+
+class PickerProcess:
+    """A picker process and the supervisor's end of its leash."""
+
+    def __init__(self, control: Control, **settings: object) -> None:
+        self.page = control.home / "page"
+        self.page.write_bytes(bytes(PAGE_BYTES))
+        told = PickerSettings("picker-0", str(control.feed), "test", str(self.page))
+        text = msgspec.json.encode(msgspec.structs.replace(told, **settings)).decode()
+        self.leash, theirs = socket.socketpair()
+        self.leash.settimeout(10)
+        self.process = subprocess.Popen(
+            (sys.executable, "-P", "-c", PROGRAM, text),
+            env=os.environ | {LEASH: str(theirs.fileno())},
+            pass_fds=(theirs.fileno(),),
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+
+    def tell(self, name: str, content: object, sock: socket.socket | None = None) -> None:
+        data = json.dumps({name: content}).encode() + b"\n"
+        if sock is None:
+            self.leash.sendall(data)
+        else:
+            socket.send_fds(self.leash, [data], [sock.fileno()])
+
+    def listen(self, name: str = "listen", **content: object) -> int:
+        """Hand over a socket; its port."""
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port: int = sock.getsockname()[1]
+            self.tell(name, {**content, "port": port}, sock)
+            return port
+
+    def wait_ready(self) -> None:
+        assert json.loads(self.leash.recv(1000)) == {"ready": True}
+
+    def end(self) -> str:
+        """Wait for the exit; what it wrote."""
+        self.leash.close()
+        _, written = self.process.communicate(timeout=15)
+        return written.decode()
+
+
+@contextmanager
+def picker(control: Control, **settings: object) -> Iterator[PickerProcess]:
+    process = PickerProcess(control, **settings)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+        process.end()
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    with Control(tmp_path) as control:
+        yield control
+
+
+MEMBERS = (
+    PoolApplied(POOL, {"app": "m"}, (8000,)),
+    EndpointJoined(1, POOL, "uid-1", "ns", "pod-1", "10.0.0.1", 8000),
+    EndpointJoined(2, POOL, "uid-2", "ns", "pod-2", "10.0.0.2", 8000),
+)
+
+
+async def whole(channel: Channel) -> str:
+    async with open_stream(channel) as stream:
+        await say(stream, request_headers(("x-request-id", "r")), request_body(BODY))
+        replies = await hear(stream, 2)
+        await say(stream, response_headers(), response_body(b'{"usage":{"prompt_tokens":3}}'))
+        await hear(stream, 2)
+        assert await stream.recv_message() is None
+        await stream.end()
+        return destination(replies[0])
+
+
+async def health(port: int, service: str = "") -> int:
+    channel = Channel("127.0.0.1", port)
+    try:
+        return (await HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=5)).status
+    finally:
+        channel.close()
+
+
+def test_decisions_reach_the_log_and_can_be_verified_there(control: Control) -> None:
+    control.append(*MEMBERS)
+    with picker(control) as process:
+        port = process.listen(pool=POOL)
+        process.wait_ready()
+
+        async def main() -> None:
+            async with connected(port) as channel:
+                for _ in range(20):
+                    assert await whole(channel) in ("10.0.0.1:8000", "10.0.0.2:8000")
+
+        asyncio.run(main())
+        routed, ends = control.of(RequestRouted, 20), control.of(RequestFinished, 20)
+        started = control.of(PickerStarted)[0]
+        page = read_page(process.page.read_bytes())
+
+        assert (started.origin.n, started.scheduler, started.plugins) == (1, SCHEDULER_VERSION, PLUGIN_VERSIONS)
+        assert [e.request_n for e in ends] == [e.origin.n for e in routed]
+        assert [e.prompt_tokens for e in ends] == [3] * 20
+        assert len(control.of(ResponseStarted, 20)) == 20
+        assert page is not None
+        assert page.epoch == started.origin.epoch
+        assert page.last_n >= ends[-1].origin.n
+        epoch = control.log.state.epochs["picker-0", started.origin.epoch]
+        with LogReader(control.home / "log") as reader:
+            verdicts = [verify_decision(reader.state_at(e.origin.applied), e, epoch) for e in routed]
+        assert verdicts == [Verdict("ok")] * 20
+
+        process.tell("stop", True)
+        assert process.process.wait(10) == 0
+        assert process.end() == ""
+
+
+def test_nothing_is_accepted_before_there_is_a_state(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    process = PickerProcess(control)
+    try:
+        health_port, port = process.listen("listen_health"), process.listen(pool=POOL)
+
+        async def before() -> None:
+            for service in ("", "liveness", "readiness", "inference-extension"):
+                assert await health(health_port, service) == NOT_SERVING
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)  # the kernel holds it
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await reader.read(1)
+            writer.close()
+
+        asyncio.run(before())
+        with control:
+            process.wait_ready()
+
+            async def after() -> None:
+                assert await health(health_port) == NOT_SERVING, "the pool is not known"
+                async with connected(port) as channel, open_stream(channel) as stream:
+                    await say(stream, request_headers(end=True))
+                    reply = (await hear(stream, 1))[0].immediate_response
+                    assert (reply.status.code, reply.body[-21:]) == (503, b"ool is not known yet")
+                    await stream.cancel()
+
+            asyncio.run(after())
+            control.append(*MEMBERS)
+
+            async def known() -> None:
+                while await health(health_port) != SERVING:
+                    await asyncio.sleep(0.01)
+                async with connected(port) as channel:
+                    assert await whole(channel) != ""
+
+            asyncio.run(asyncio.wait_for(known(), 5))
+            control.append(PoolDeleted(POOL))
+
+            async def gone() -> None:
+                while await health(health_port) == SERVING:
+                    await asyncio.sleep(0.01)
+
+            asyncio.run(asyncio.wait_for(gone(), 5))
+            process.process.terminate()
+            assert process.process.wait(10) == 0
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+        process.end()
+
+
+def test_a_drain_serves_on_and_a_stop_lets_streams_finish(control: Control) -> None:
+    control.append(*MEMBERS)
+    with picker(control, health_checking=True) as process:
+        health_port, port = process.listen("listen_health"), process.listen(pool=POOL)
+        process.wait_ready()
+
+        async def main() -> None:
+            assert await health(health_port) == SERVING
+            assert await health(port, "envoy.service.ext_proc.v3.ExternalProcessor") == SERVING
+            process.tell("drain", 30)
+            while await health(health_port) == SERVING:
+                await asyncio.sleep(0.01)
+            assert await health(port) == NOT_SERVING
+            async with connected(port) as channel:
+                assert await whole(channel) != ""
+
+        asyncio.run(asyncio.wait_for(main(), 10))
+        began = time.monotonic()
+        process.tell("stop", 5.0)
+        assert process.process.wait(10) == 0
+        assert time.monotonic() - began < 2, "no stream was in progress"
+
+
+@pytest.mark.parametrize("how", ["stop", "leash", "signal"])
+def test_what_is_in_progress_at_the_end_is_in_the_log_as_drained(control: Control, how: str) -> None:
+    control.append(*MEMBERS)
+    with picker(control, stop_within=0.2) as process:
+        port = process.listen(pool=POOL)
+        process.wait_ready()
+
+        async def main() -> None:
+            client = await RawClient.connect(port)
+            client.open(1)
+            client.data(1, request_headers().SerializeToString(), request_body(BODY).SerializeToString())
+            await asyncio.to_thread(control.of, RequestRouted)
+            if how == "stop":
+                process.tell("stop", True)
+            elif how == "leash":
+                process.leash.close()
+            else:
+                process.process.send_signal(signal.SIGTERM)
+            await client.until(HeadersFrame, 1, "END_STREAM")
+            await asyncio.to_thread(process.process.wait, 10)
+            client.writer.close()
+
+        asyncio.run(main())
+        assert process.process.returncode == 0
+        assert [e.cause for e in control.of(RequestFinished)] == ["drained"]
+        assert process.end() == ""
+
+
+def test_tls_and_several_pools_are_served_side_by_side(control: Control) -> None:
+    other = PoolApplied("ns/other", {"app": "o"}, (9000,))
+    control.append(*MEMBERS, other, EndpointJoined(3, "ns/other", "uid-3", "ns", "pod-3", "10.0.0.3", 9000))
+    with picker(control) as process:
+        plain, secure = process.listen(pool=POOL), process.listen(pool="ns/other", tls=True)
+        process.wait_ready()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        tls.set_alpn_protocols(["h2"])
+
+        async def main() -> None:
+            async with connected(plain) as first, connected(secure, tls=tls) as second:
+                assert (await whole(first)).startswith("10.0.0.")
+                assert await whole(second) == "10.0.0.3:9000"
+            process.tell("unlisten", {"pool": POOL, "port": plain})
+            for _ in range(100):
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", plain)
+                except ConnectionRefusedError:
+                    break
+                writer.close()
+                await asyncio.sleep(0.02)
+            else:
+                raise AssertionError("the port is still open")
+            async with connected(secure, tls=tls) as channel:
+                assert await whole(channel) == "10.0.0.3:9000"
+
+        asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_an_order_that_is_none_ends_the_process_with_its_words(control: Control) -> None:
+    with picker(control) as process:
+        process.tell("listne", {})
+
+        assert process.process.wait(10) == 0
+        assert "wanted one of listen, listen_health, unlisten, drain, stop" in process.end()
+
+
+# --- the leash alone --------------------------------------------------------------------------------
+
+
+def test_orders_are_read_however_they_are_cut() -> None:
+    ours, theirs = socket.socketpair()
+    leash = Leash(theirs, 3.0)
+    data = b'{"unlisten":{"pool":"a","port":1}}\n{"stop":true}\n{"stop":0.5}\n'
+
+    found: list[tuple[Order, socket.socket | None]] = []
+    for i in range(len(data)):
+        ours.send(data[i : i + 1])
+        found += leash.receive()
+    assert leash.receive() == []
+    ours.close()
+
+    assert found == [(Unlisten("a", 1), None), (Stop(3.0), None), (Stop(0.5), None)]
+    assert leash.receive() == [(Stop(0.0), None)]
+    leash.close()
+
+
+def test_each_socket_belongs_to_its_order() -> None:
+    ours, theirs = socket.socketpair()
+    leash = Leash(theirs, 3.0)
+    ports = []
+    for pool in ("a", "b", "c"):
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            ports.append(sock.getsockname()[1])
+            socket.send_fds(ours, [json.dumps({"listen": {"pool": pool}}).encode() + b"\n"], [sock.fileno()])
+
+    found: list[tuple[Order, socket.socket | None]] = []
+    while len(found) < 3:
+        found += leash.receive()
+    ours.send(b'{"listen":{"pool":"d"}}\n')
+    with pytest.raises(LeashError, match="without a socket"):
+        leash.receive()
+
+    assert [order for order, _ in found] == [Listen("a"), Listen("b"), Listen("c")]
+    handed = [sock for _, sock in found if sock is not None]
+    assert [sock.getsockname()[1] for sock in handed] == ports
+    for sock in handed:
+        sock.close()
+    leash.close()
+    ours.close()
