@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import trio
 from vllm_page import vllm_page
 
+from pointsman.cluster.page_client import PageAddress, PageClient
 from pointsman.cluster.scrape import Scraper, ScrapeSettings
 from pointsman.core.events import EndpointJoined, Event, LoadSampled, PoolApplied, encode
 from pointsman.core.metrics_page import ENGINES, extract
@@ -63,6 +64,30 @@ def _state(ports: Sequence[int]) -> ClusterState:
         joined = EndpointJoined(at + 1, "default/llama", f"uid-{at}", "default", f"llama-{at}", "127.0.0.1", port)
         state.apply_event(at + 2, joined)
     return state
+
+
+def _back_to_back(ports: Sequence[int], seconds: float) -> None:
+    """All endpoints again and again without a pause, as reference D5 measured its readers."""
+    engine, count = ENGINES["vllm"], 0
+
+    async def one(port: int) -> None:
+        nonlocal count
+        client = PageClient(PageAddress("127.0.0.1", port), 1 << 20)
+        while True:
+            extract((await client.fetch()).body, engine)
+            count += 1
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for port in ports:
+                nursery.start_soon(one, port)
+            await trio.sleep(0.3)
+            before, cpu = count, time.process_time()
+            await trio.sleep(seconds)
+            print(f"fetch and extract, back to back: {(time.process_time() - cpu) / (count - before) * 1e6:.1f} µs CPU")
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 def _scraped(ports: Sequence[int], seconds: float) -> None:
@@ -134,6 +159,7 @@ def main() -> None:
     try:
         _extraction()
         _yardstick(ports[0])
+        _back_to_back(ports, seconds)
         _scraped(ports, seconds)
     finally:
         ours.send(None)

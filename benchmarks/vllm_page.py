@@ -13,9 +13,9 @@ _BUCKETS = {
     "iteration_tokens_total": (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384),
 }
 _PYTHON = (
-    "process_virtual_memory_bytes process_resident_memory_bytes process_cpu_seconds_total process_open_fds".split()
+    ["process_virtual_memory_bytes", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"]
 )
-_COUNTERS = "prompt_tokens generation_tokens num_preemptions prefix_cache_queries prefix_cache_hits".split()
+_COUNTERS = ["prompt_tokens", "generation_tokens", "num_preemptions", "prefix_cache_queries", "prefix_cache_hits"]
 
 
 def vllm_page(waiting: int = 3, running: int = 17, kv_cache: float = 0.4217, model: str = "llama-3.1-8b") -> bytes:

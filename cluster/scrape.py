@@ -1,6 +1,7 @@
 """Scraping: the load of every endpoint, as facts.
 
-One task per endpoint fetches its page each interval; what the pages say is gathered and told every 10 ms at most.
+One task per endpoint fetches its page each interval; what the pages say is told when all that were asked have
+answered, after 10 ms at most.
 Rules.  An attempt that hangs has failed when the staleness threshold is over.
 A time-out that this process caused itself, by not running, is not the server's failure.
 Endpoints follow the cluster state, ready or not, so that one that becomes ready has a fresh sample.
@@ -25,10 +26,10 @@ from pointsman.core.metrics_page import ENGINES, Engine, Reading, engine_for, ex
 from pointsman.core.projection import ClusterState, Endpoint
 
 FLUSH_AFTER = 0.01
-"""Seconds from a result to its event: the log commits as often."""
+"""Seconds from a result to its event at most: the log commits as often."""
 
-FOLLOW_EVERY = 0.05
-"""Seconds between looks at membership and traffic: an endpoint that joined is sampled within two of them."""
+FOLLOW_EVERY = 0.1
+"""Seconds between looks at membership and traffic at most; each turn is one as well."""
 
 GROUP = 32
 """Endpoints that are scraped at the same moment: one event tells of all, and 3 ms of work hold up nobody."""
@@ -117,7 +118,8 @@ class Scraper:
         self._pace: Pace | None = None
         self._idle = False
         self._reading_cost = 20e-6
-        self._some = trio.Event()
+        self._alarm = trio.CancelScope()
+        self._under_way = 0
         self._due = math.inf
         """When the next group has its turn."""
         self._lost = 0.0
@@ -140,17 +142,20 @@ class Scraper:
 
     async def run(self) -> None:
         """Scrape until cancelled."""
+        # Of each process its own moment, so that replicas do not ask a server all at once.
+        self._due = trio.current_time() + random.random() * INTERVAL_MIN
         async with trio.open_nursery() as nursery:
-            self._follow(nursery)
-            self._set_pace()
-            nursery.start_soon(self._give_turns)
-            nursery.start_soon(self._tell)
+            nursery.start_soon(self._tell_late)
+            turn = 0
             while True:
-                await trio.sleep(FOLLOW_EVERY)
+                now = self._now()
                 self._follow(nursery)
-                self._set_pace()
-                if not self._targets:
-                    self._on_result()
+                pace = self._set_pace()
+                if trio.current_time() >= self._due:
+                    self._give_turn(self._groups[turn % len(self._groups)], now, pace)
+                    turn += 1
+                    self._due += pace.interval / len(self._groups)
+                await trio.sleep_until(min(self._due, trio.current_time() + FOLLOW_EVERY))
 
     def _now(self) -> float:
         """The scraper's own clock: it stands still while this process does not run."""
@@ -206,8 +211,8 @@ class Scraper:
     def _engine(self, endpoint: Endpoint) -> Engine:
         return engine_for(endpoint.labels, self.settings.engines, self.settings.default_engine)
 
-    def _set_pace(self) -> None:
-        """Say the pace where it is another one than the log says."""
+    def _set_pace(self) -> Pace:
+        """Return the pace in force, and say it where it is another one than the log says."""
         state = self._state()
         self._idle = time.monotonic() - self._last_request() > IDLE_AFTER
         before = self._pace or (Pace(state.interval, state.threshold) if state.interval else None)
@@ -215,25 +220,20 @@ class Scraper:
         self._pace = pace(len(self._targets), cost, self._idle, self.settings.threshold, before)
         if self._pace != before:
             self._emit([ScrapePaced(self._pace.interval, self._pace.threshold)])
+        return self._pace
 
-    async def _give_turns(self) -> None:
-        """Give each group its turn once an interval, the groups evenly spread over it."""
-        # Of each process its own moment, so that replicas do not ask a server all at once.
-        self._due = trio.current_time() + random.random() * INTERVAL_MIN
-        index = 0
-        while True:
-            await trio.sleep_until(self._due)
-            now = self._now()
-            assert self._pace is not None
-            interval, limit = self._pace.interval, self._pace.threshold - self._pace.interval
-            for target in self._groups[index % len(self._groups)]:
-                if target.began is None:
-                    if target.not_before <= now:
-                        target.turn.unpark()
-                elif now - target.began >= limit:  # seen once an interval, hence an interval early
-                    target.attempt.cancel()
-            index += 1
-            self._due += interval / len(self._groups)
+    def _give_turn(self, group: list[_Target], now: float, pace: Pace) -> None:
+        """Let a group's endpoints be scraped, and give up on attempts that hang."""
+        # Seen once an interval: the last look within the threshold must find it over.
+        limit = pace.threshold - pace.interval / 2
+        for target in group:
+            if target.began is None:
+                if target.not_before <= now:
+                    target.turn.unpark()
+            elif now - target.began >= limit:
+                target.attempt.cancel()
+        if not self._targets:
+            self._on_result()
 
     # --- one endpoint -----------------------------------------------------------------------------
 
@@ -253,10 +253,13 @@ class Scraper:
                     if target.began is not None:  # else the page came in the same moment
                         self._note(target, "timed out")
         finally:
+            if target.began is not None:
+                self._under_way -= 1
             target.client.close()
 
     async def _attempt(self, target: _Target) -> None:
         target.began = self._now()
+        self._under_way += 1
         try:
             response = await target.client.fetch()
         except FetchError as error:
@@ -269,6 +272,9 @@ class Scraper:
         assert self._pace is not None
         now, number = self._now(), target.endpoint.number
         target.began = None
+        self._under_way -= 1
+        if number not in self._targets:  # left in the same moment
+            return
         if isinstance(outcome, Reading):
             target.failures, target.not_before = 0, 0.0
             self._successes += 1
@@ -279,8 +285,11 @@ class Scraper:
             target.failures += 1
             self._failures += 1
             self._samples.failed(number, outcome, now)
-        self._some.set()
         self._on_result()
+        if self._under_way == 0:
+            self._tell()
+        elif self._alarm.deadline == math.inf:
+            self._alarm.deadline = trio.current_time() + FLUSH_AFTER
 
     def _read(self, target: _Target, response: Response) -> Reading | str:
         """What the page says, or why it says nothing."""
@@ -295,14 +304,17 @@ class Scraper:
             return f"no metric of its engine in the page, wanted {target.engine.waiting[0].name}"
         return reading
 
-    async def _tell(self) -> None:
-        """Emit what came together, at most once in `FLUSH_AFTER`."""
+    def _tell(self) -> None:
+        self._alarm.deadline = math.inf
+        if events := self._samples.drain():
+            self._emit(events)
+
+    async def _tell_late(self) -> None:
+        """Tell what waits for attempts that take long."""
         while True:
-            await self._some.wait()
-            await trio.sleep(FLUSH_AFTER)
-            self._some = trio.Event()
-            if events := self._samples.drain():
-                self._emit(events)
+            with trio.CancelScope() as self._alarm:
+                await trio.sleep_forever()
+            self._tell()
 
 
 @lru_cache
