@@ -34,3 +34,22 @@ def bind_nearby(address: str, port: int, tries: int) -> socket.socket:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
     raise OSError(errno.EADDRINUSE, f"no free port on {address} from {port} to {min(port + tries, 65_536) - 1}")
+
+
+def bind_everywhere(port: int) -> socket.socket:
+    """A listening socket at this port on all interfaces, IPv6 included where there is any."""
+    try:
+        return bind("::", port)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+    return bind("0.0.0.0", port)
+
+
+def answers(address: str, port: int) -> bool:
+    """Somebody accepts connections there."""
+    try:
+        socket.create_connection((address, port), timeout=0.1).close()
+    except OSError:
+        return False
+    return True

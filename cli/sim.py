@@ -1,14 +1,17 @@
 """`pointsman sim`: model servers that behave like vLLM without a GPU."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import trio
+import yaml
 
 from pointsman.cli.arguments import Parser
 from pointsman.cli.failure import Failure
 from pointsman.cluster.simulator.engine import ServerModel
+from pointsman.cluster.simulator.pods import PodError, specs_from_pods
 from pointsman.cluster.simulator.server import SimulatorSpec, run_simulators
 
 
@@ -20,15 +23,36 @@ def run(name: str, words: list[str]) -> int:
     except (msgspec.ValidationError, ValueError) as error:
         raise Failure(f"--set: {error}", 2) from error
     adapters = SimulatorSpec("", 0).adapters if options.adapter is None else tuple(options.adapter)
-    specs = [
-        SimulatorSpec(address, port, options.model, adapters, figures)
-        for address, port in options.listen or [("127.0.0.1", 8000)]
-    ]
+    if options.manifests is not None:
+        specs = _specs(options.manifests)
+    else:
+        specs = [
+            SimulatorSpec(address, port, options.model, adapters, figures)
+            for address, port in options.listen or [("127.0.0.1", 8000)]
+        ]
     try:
         trio.run(_serve, specs, options.request_log)
     except* OSError as errors:
         raise Failure(f"cannot listen: {_first(errors)}") from errors
     return 0
+
+
+def _specs(manifests: Path) -> list[SimulatorSpec]:
+    """The servers of all Pods in a directory of manifests."""
+    objects: list[Mapping[str, object]] = []
+    for path in sorted([*manifests.glob("*.yaml"), *manifests.glob("*.yml")]):
+        try:
+            found = list(yaml.safe_load_all(path.read_text()))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise Failure(f"{path}: {error}") from error
+        objects += [one for one in found if isinstance(one, dict)]
+    try:
+        specs = specs_from_pods(objects)
+    except PodError as error:
+        raise Failure(f"{manifests}: {error}") from error
+    if not specs:
+        raise Failure(f"found no Pod with an address in {manifests}, wanted YAML files with Pods")
+    return specs
 
 
 async def _serve(specs: list[SimulatorSpec], request_log: Path | None) -> None:
@@ -45,6 +69,7 @@ def _parser(name: str) -> Parser:
         'curl -s 127.0.0.1:8000/v1/completions -d \'{"model": "meta-llama/Llama-3.1-8B-Instruct", "prompt": "Hi"}\'',
     )
     default = SimulatorSpec("", 0)
+    parser.add_argument("--manifests", type=Path, metavar="DIR", help="simulate the servers of all Pods found there")
     parser.add_argument(
         "--listen",
         type=_address,

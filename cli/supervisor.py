@@ -10,19 +10,26 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from pointsman.cli.child import Child, ChildPlan, Role
 from pointsman.cli.leash import LeashError, say
-from pointsman.cli.ports import bind_nearby
+from pointsman.cli.ports import answers, bind_nearby
 
 TICK = 0.05
 """Seconds between two looks at what may start; ends and messages wake the loop by themselves."""
 
 GRACE = 5.0
 """Seconds that a child has to end once it was told to; then it is killed."""
+
+UNUSABLE_LOG = 3
+"""The control process's exit code where no restart helps and a person has to act."""
+
+ENDED_KEPT = 64
+"""More lives of pickers than end while the control process starts."""
 
 HURRY = 1.0
 """The same after a second signal."""
@@ -52,7 +59,10 @@ class Listening(msgspec.Struct):
     address: str = "127.0.0.1"
     tls: bool = False
     fixed: dict[str, socket.socket] = {}
-    """Sockets bound beforehand; `*` serves whichever pool comes, `health` the health service."""
+    """Sockets bound beforehand, by the pool they serve."""
+    health: socket.socket | None = None
+    gateway: tuple[str, int] | None = None
+    """Where the standalone gateway will listen, by itself."""
     moves: bool = True
     """A busy port becomes the next free one."""
 
@@ -68,20 +78,24 @@ class Supervisor:
         self.listening = listening
         self.drain = drain
         self.report = report
-        self.pools: dict[str, socket.socket] = {}
+        self.pools = dict(listening.fixed)
         self.wanted: dict[str, int] = {}
         self.selector = selectors.DefaultSelector()
         self.signals = 0
+        self.announced = False
+        """Everything has been up."""
+        self.code = 0
         self.stopping_since = 0.0
+        self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
+        """For a control process that was dead as well."""
         self.told: dict[str, float] = {}
         """Name of a child that was told to end, and when it is killed."""
 
     # --- the loop -------------------------------------------------------------------------------
 
-    def run(self, started: Callable[["Supervisor"], None]) -> int:
+    def run(self, started: Callable[[], None]) -> int:
         """Run to the end; `started` is called once, when everything is up for the first time."""
         wake = self._catch_signals()
-        announced = False
         while True:
             now = time.monotonic()
             if self.signals:
@@ -92,23 +106,23 @@ class Supervisor:
                 for child in self.children:
                     if child.may_start(now):
                         self._start(child, now)
-                if not announced and self.up():
-                    announced = True
-                    started(self)
+                if not self.announced and self.up():
+                    self.announced = True
+                    started()
             for key, _ in self.selector.select(TICK):
                 if key.fileobj is wake:
                     self._signalled(wake)
                 else:
                     self._read(key.data)
             self._reap()
-        return 0
+        return self.code
 
     def up(self) -> bool:
-        """Every child runs, and those that say when they are ready have said so."""
+        """Every child runs, those that say when they are ready have said so, and the gateway answers."""
         return all(
             child.process is not None and (child.ready or child.plan.role not in (Role.PICKER, Role.CONTROL))
             for child in self.children
-        )
+        ) and (self.listening.gateway is None or answers(*self.listening.gateway))
 
     def _catch_signals(self) -> socket.socket:
         wake, sink = socket.socketpair()
@@ -144,12 +158,12 @@ class Supervisor:
             case Role.PICKER:
                 for pool, bound in self.pools.items():
                     self._hand(child, "listen", {"pool": pool, "tls": self.listening.tls}, bound)
-                if (health := self.listening.fixed.get("health")) is not None:
-                    self._hand(child, "listen_health", {}, health)
+                if self.listening.health is not None:
+                    self._hand(child, "listen_health", {}, self.listening.health)
                 self._tell_control("picker_started", self._life(child))
             case Role.CONTROL:
                 alive = [self._life(c) for c in self.children if c.plan.role is Role.PICKER and c.process is not None]
-                self._tell(child, "pickers", msgspec.to_builtins(alive))
+                self._tell(child, "pickers", msgspec.to_builtins({"alive": alive, "ended": list(self.ended)}))
                 self._tell_control_ports(child)
             case _:
                 self._tell_control("process_started", {"name": child.plan.name, "pid": child.pid})
@@ -174,9 +188,14 @@ class Supervisor:
         life, pid = self._life(child), child.pid
         cause = child.ended(status, time.monotonic())
         if child.plan.role is Role.PICKER:
-            self._tell_control("picker_ended", msgspec.structs.replace(life, cause=cause))
+            self.ended.append(msgspec.structs.replace(life, cause=cause))
+            self._tell_control("picker_ended", self.ended[-1])
         elif child.plan.role is not Role.CONTROL:
             self._tell_control("process_ended", {"name": child.plan.name, "pid": pid, "cause": cause})
+        if child.plan.role is Role.CONTROL and cause == f"exit code {UNUSABLE_LOG}" and not self.announced:
+            for line in child.last_lines()[-1:]:
+                self.report(line)
+            self.code, self.signals = 1, max(self.signals, 1)
         if not self.signals:
             self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
             if cause != "signal SIGKILL":
@@ -255,19 +274,16 @@ class Supervisor:
                 self.pools[want.pool] = bound
                 for picker in pickers:
                     self._hand(picker, "listen", {"pool": want.pool, "tls": self.listening.tls}, bound)
-        for pool in self.pools.keys() - {want.pool for want in wanted}:
+        for pool in self.pools.keys() - self.listening.fixed.keys() - {want.pool for want in wanted}:
             closed = self.pools.pop(pool)
             for picker in pickers:
                 self._tell(picker, "unlisten", {"pool": pool, "port": closed.getsockname()[1]})
-            if closed not in self.listening.fixed.values():
-                closed.close()
+            closed.close()
         for control in self.children:
             if control.plan.role is Role.CONTROL:
                 self._tell_control_ports(control)
 
     def _bind(self, want: WantedPort) -> socket.socket | None:
-        if (fixed := self.listening.fixed.get("*")) is not None:
-            return fixed if fixed not in self.pools.values() else None
         try:
             bound = bind_nearby(self.listening.address, want.port, 100 if self.listening.moves else 1)
         except OSError as error:
@@ -304,6 +320,9 @@ class Supervisor:
             return
         self.told[child.plan.name] = now
         if child.plan.role in (Role.PICKER, Role.CONTROL):
-            self._tell(child, "stop", True)
+            # What is in progress has a little less time than the process, so that it can say how that ended.
+            self._tell(
+                child, "stop", True if child.plan.role is Role.CONTROL else 0.8 * (GRACE if self.signals < 2 else 0)
+            )
         else:
             os.kill(child.pid, signal.SIGTERM)

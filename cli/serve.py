@@ -1,0 +1,124 @@
+"""`pointsman serve`: pick endpoints for all pools in a directory of manifests."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pointsman.cli.arguments import DEFAULT_DATA, Parser
+from pointsman.cli.assembly import Deployment, PickerOptions, supervise
+from pointsman.cli.config import read_config
+from pointsman.cli.failure import Failure
+from pointsman.cli.ports import bind_everywhere
+from pointsman.cli.settings import ControlSettings
+from pointsman.cli.supervisor import Listening
+from pointsman.core.config import PickingFlags
+from pointsman.core.quantities import parse_duration
+
+
+def run(name: str, words: list[str]) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    options = _parser(name).parse_args(words)
+    if not options.manifests.is_dir():
+        raise Failure(f"--manifests: found no directory {options.manifests}, wanted one with YAML files", 2)
+    if options.config_file is not None:
+        try:
+            read_config(options.config_file.read_text(), str(options.config_file), PickingFlags())
+        except (OSError, UnicodeDecodeError) as error:
+            raise Failure(f"--config-file {options.config_file}: {error}") from error
+    with Deployment(options.data_dir, logs=False) as deployment:
+        return _run(name, options, deployment)
+
+
+def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
+    standalone = options.gateway == "envoy"
+    gateway = deployment.gateway_at(options.gateway_address, options.gateway_port) if standalone else None
+    tls = not standalone if options.secure_serving is None else options.secure_serving
+    bound = {}
+    for flag, port in (("health-port", options.health_port), ("metrics-port", options.metrics_port)):
+        try:
+            bound[flag] = bind_everywhere(port)
+        except OSError as error:
+            raise Failure(f"--{flag}: found port {port} unusable ({error.strerror}), wanted a free one") from error
+    control = ControlSettings(
+        data=str(deployment.data),
+        feed=deployment.feed,
+        manifests=str(options.manifests.absolute()),
+        config_file=str(options.config_file.absolute()) if options.config_file else "",
+        picker_tls=tls,
+        metrics=bound["metrics-port"].fileno(),
+        gateway=gateway,
+    )
+    plans = [deployment.control(control), deployment.picker(PickerOptions(cert_path=options.cert_path))]
+    if gateway is not None:
+        plans.append(deployment.envoy(gateway))
+    listening = Listening(
+        # Behind our own gateway nobody else has to reach the pickers.
+        address="127.0.0.1" if standalone else "0.0.0.0",
+        tls=tls,
+        health=bound["health-port"],
+        gateway=None if gateway is None else (_reachable(gateway.address), gateway.port),
+    )
+
+    def report(line: str) -> None:
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+
+    def started() -> None:
+        where = f"gateway on http://{options.gateway_address}:{options.gateway_port}" if gateway else "no gateway"
+        report(f"ready: {where}, metrics on port {options.metrics_port}, data in {deployment.data}")
+
+    return supervise(plans, listening, options.drain_timeout, report, started)
+
+
+def _reachable(address: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+
+
+def _parser(name: str) -> Parser:
+    parser = Parser(
+        name,
+        "Pick endpoints for every InferencePool in a directory of YAML manifests, which is watched.\n"
+        "Each pool is served on the port of its endpointPickerRef (9002 without one).",
+        f"{name} --manifests deploy/ --gateway envoy --gateway-port 8080",
+    )
+    parser.add_argument("--manifests", type=Path, required=True, metavar="DIR", help="InferencePools, Pods, HTTPRoutes")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", default=Path(DEFAULT_DATA), help="(default: .pointsman)"
+    )
+    parser.add_argument("--config-file", type=Path, metavar="FILE", help="EndpointPickerConfig; it is watched")
+    parser.add_argument(
+        "--gateway", choices=("none", "envoy"), default="none", help="run Envoy for the HTTPRoutes (default: none)"
+    )
+    parser.add_argument("--gateway-address", default="0.0.0.0", metavar="ADDRESS", help="(default: 0.0.0.0)")
+    parser.add_argument("--gateway-port", type=_port, default=8080, metavar="PORT", help="(default: 8080)")
+    parser.add_argument("--health-port", type=_port, default=9003, metavar="PORT", help="(default: 9003)")
+    parser.add_argument("--metrics-port", type=_port, default=9090, metavar="PORT", help="(default: 9090)")
+    parser.add_argument(
+        "--secure-serving",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="TLS on the picker ports (default: unless --gateway envoy)",
+    )
+    parser.add_argument(
+        "--cert-path", default="", metavar="DIR", help="with tls.crt and tls.key (default: self-signed)"
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=_duration,
+        default=30.0,
+        metavar="TIME",
+        help="serving time after SIGTERM (default: 30s)",
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a port from 1 to 65535")
+    return int(text)
+
+
+def _duration(text: str) -> float:
+    try:
+        return float(parse_duration(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
