@@ -9,17 +9,18 @@ import msgspec
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from pointsman.eventlog.rollups import EndpointRow, Minute, RequestRow
+from pointsman.eventlog.rollups import SPAN, ChangeRow, EndpointRow, RequestRow, Span
 from pointsman.eventlog.segments import Row, Value, rows
 
 PAGE_MAX = 500
 """Decisions to a page, whatever is asked for."""
 
-ROLLUPS_MAX = 50_000
-"""A month of minutes of one pool."""
+ROLLUPS_MAX = 10_000
+"""A day of one pool at the finest."""
 
 REQUEST_COLUMNS = ", ".join(RequestRow.__struct_fields__)
-MINUTE_COLUMNS = ", ".join(Minute.__struct_fields__)
+SPAN_COLUMNS = ", ".join(Span.__struct_fields__)
+CHANGE_COLUMNS = ", ".join(ChangeRow.__struct_fields__)
 ENDPOINT_COLUMNS = ", ".join(EndpointRow.__struct_fields__)
 
 
@@ -34,9 +35,9 @@ class Filters(msgspec.Struct, frozen=True):
     reason: str | None = None
     """Of a refusal; `*` for any."""
     since: float | None = None
-    """Recorded in this minute or later."""
+    """Recorded in this span of ten seconds or later."""
     until: float | None = None
-    """Recorded before this minute's end."""
+    """Recorded before this span's end."""
 
 
 class DecisionPage(msgspec.Struct, frozen=True):
@@ -61,16 +62,37 @@ def as_request(row: Row) -> RequestRow:
     return msgspec.convert(dict(zip(RequestRow.__struct_fields__, row, strict=True)), RequestRow, strict=False)
 
 
-def as_minute(row: Row) -> Minute:
-    """The row of MINUTE_COLUMNS."""
-    values: dict[str, object] = dict(zip(Minute.__struct_fields__, row, strict=True))
+def as_span(row: Row) -> Span:
+    """The row of SPAN_COLUMNS."""
+    values: dict[str, object] = dict(zip(Span.__struct_fields__, row, strict=True))
     values["refused"] = msgspec.json.decode(str(values["refused"]))
-    return msgspec.convert(values, Minute)
+    return msgspec.convert(values, Span)
+
+
+def as_change(row: Row) -> ChangeRow:
+    """The row of CHANGE_COLUMNS."""
+    values: dict[str, object] = dict(zip(ChangeRow.__struct_fields__, row, strict=True))
+    for name in ("before", "after"):
+        values[name] = msgspec.json.decode(str(values[name]))
+    return msgspec.convert(values, ChangeRow)
 
 
 def as_endpoint(row: Row) -> EndpointRow:
     """The row of ENDPOINT_COLUMNS."""
     return msgspec.convert(dict(zip(EndpointRow.__struct_fields__, row, strict=True)), EndpointRow)
+
+
+def _merged(name: str, start: str) -> str:
+    """How a column of several spans becomes one."""
+    match name:
+        case "pool" | "refused":
+            return f"max({name})"
+        case "start":
+            return start
+        case "in_flight_last":
+            return "max(in_flight_last)"
+        case _:
+            return f"max({name})" if name.endswith("_max") else f"sum({name})"
 
 
 class ReadModel:
@@ -152,20 +174,28 @@ class ReadModel:
             where.append("reason = ?")
             parameters.append(filters.reason)
         if filters.since is not None:
-            where.append("position >= (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE minute >= ?)")
-            parameters.append(int(filters.since // 60))
+            where.append("position >= (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE start >= ?)")
+            parameters.append(int(filters.since // SPAN) * SPAN)
         if filters.until is not None:
-            where.append("position < (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE minute > ?)")
-            parameters.append(int(filters.until // 60))
+            where.append("position < (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE start > ?)")
+            parameters.append(int(filters.until // SPAN) * SPAN)
         return where, parameters
 
-    def rollups(self, pool: str, since: float, until: float) -> list[Minute]:
-        """The pool's minutes from `since` to `until`, ascending; minutes in which nothing happened are left out."""
-        statement = (
-            f"SELECT {MINUTE_COLUMNS} FROM minutes WHERE pool = ? AND minute BETWEEN ? AND ? ORDER BY minute LIMIT ?"
-        )
-        found = self._rows(statement, (pool, int(since // 60), int(until // 60), ROLLUPS_MAX))
-        return [as_minute(row) for row in found]
+    def rollups(self, pool: str, since: float, until: float, width: int = SPAN) -> list[Span]:
+        """What a pool did from `since` to `until`, ascending, `width` seconds (a multiple of SPAN) to a row.
+
+        Spans in which nothing happened are left out; the reasons of refusals are told only at the finest width.
+        """
+        start = f"start - start % {int(width)}"
+        columns = ", ".join(_merged(name, start) for name in Span.__struct_fields__)
+        statement = f"SELECT {columns} FROM spans WHERE pool = ? AND start >= ? AND start < ? GROUP BY {start} ORDER BY 2 LIMIT ?"
+        bounds = (int(since // width) * width, int(until // width) * width + width)
+        return [as_span(row) for row in self._rows(statement, (pool, *bounds, ROLLUPS_MAX))]
+
+    def changes(self, route: str, limit: int) -> list[ChangeRow]:
+        """The latest changes of a route's weights, newest first."""
+        statement = f"SELECT {CHANGE_COLUMNS} FROM changes WHERE route = ? ORDER BY position DESC LIMIT ?"
+        return [as_change(row) for row in self._rows(statement, (route, limit))]
 
     def endpoints(self, pool: str | None = None) -> list[EndpointRow]:
         """Endpoints that ever joined, by number."""

@@ -16,14 +16,16 @@ from sqlalchemy.pool import NullPool
 from pointsman.eventlog.errors import NotKeptError
 from pointsman.eventlog.reader import LogReader
 from pointsman.eventlog.readmodel import (
+    CHANGE_COLUMNS,
     ENDPOINT_COLUMNS,
-    MINUTE_COLUMNS,
     REQUEST_COLUMNS,
+    SPAN_COLUMNS,
+    as_change,
     as_endpoint,
-    as_minute,
     as_request,
+    as_span,
 )
-from pointsman.eventlog.rollups import EndpointRow, Minute, Summary
+from pointsman.eventlog.rollups import ChangeRow, EndpointRow, Span, Summary
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
 
 VERSION = 1
@@ -47,8 +49,10 @@ TABLES = (
     "CREATE INDEX by_status ON requests (status)",
     "CREATE INDEX by_reason ON requests (reason) WHERE reason > ''",
     "CREATE INDEX by_open ON requests (position) WHERE status IS NULL",
-    f"CREATE TABLE minutes ({MINUTE_COLUMNS}, PRIMARY KEY (pool, minute)) WITHOUT ROWID",
-    "CREATE TABLE moments (minute INTEGER PRIMARY KEY, first INTEGER NOT NULL)",
+    f"CREATE TABLE spans ({SPAN_COLUMNS}, PRIMARY KEY (pool, start)) WITHOUT ROWID",
+    f"CREATE TABLE changes ({CHANGE_COLUMNS}, PRIMARY KEY (change)) WITHOUT ROWID",
+    "CREATE INDEX by_route ON changes (route, position)",
+    "CREATE TABLE moments (start INTEGER PRIMARY KEY, first INTEGER NOT NULL)",
     f"CREATE TABLE endpoints (number INTEGER PRIMARY KEY, {ENDPOINT_COLUMNS.removeprefix('number, ')})",
     "CREATE INDEX by_name ON endpoints (name)",
 )
@@ -111,7 +115,7 @@ class ReadModelWriter:
             self._rebuild(connection)
             return
         self.position, self._digest, self._summary = position, digest, Summary()
-        last = "(SELECT max(minute) FROM minutes)"
+        last = "(SELECT max(start) FROM spans)"
         self._summary.resume(
             [
                 as_endpoint(row)
@@ -121,7 +125,11 @@ class ReadModelWriter:
                 as_request(row)
                 for row in rows(connection, f"SELECT {REQUEST_COLUMNS} FROM requests WHERE status IS NULL")
             ],
-            [as_minute(row) for row in rows(connection, f"SELECT {MINUTE_COLUMNS} FROM minutes WHERE minute = {last}")],
+            [as_span(row) for row in rows(connection, f"SELECT {SPAN_COLUMNS} FROM spans WHERE start = {last}")],
+            [
+                as_change(row)
+                for row in rows(connection, f"SELECT {CHANGE_COLUMNS} FROM changes WHERE state = 'writing'")
+            ],
         )
 
     def _rebuild(self, connection: Connection) -> None:
@@ -166,21 +174,15 @@ class ReadModelWriter:
             for one in projection.cluster.endpoints.values()
         ]
         self._summary = Summary()
-        self._summary.resume(members, [], [])
+        self._summary.resume(members, [], [], [])
         self._summary.endpoints = {one.number: one for one in members}
 
     def _write(self, connection: Connection) -> None:
         summary = self._summary
         _put(connection, "requests", [msgspec.structs.astuple(row) for row in summary.rows.values()])
         _put(connection, "endpoints", [msgspec.structs.astuple(row) for row in summary.endpoints.values()])
-        minutes = [
-            tuple(
-                msgspec.json.encode(value).decode() if name == "refused" else value
-                for name, value in zip(Minute.__struct_fields__, msgspec.structs.astuple(minute), strict=True)
-            )
-            for minute in summary.minutes.values()
-        ]
-        _put(connection, "minutes", minutes)
+        _put(connection, "spans", [_as_row(span, ("refused",)) for span in summary.spans.values()])
+        _put(connection, "changes", [_as_row(row, ("before", "after")) for row in summary.changes.values()])
         _put(connection, "moments", list(summary.moments.items()))
         meta = {"version": VERSION, "log_id": self._log.log_id, "position": self.position, "digest": self._digest}
         _put(connection, "meta", list(meta.items()))
@@ -193,6 +195,14 @@ class ReadModelWriter:
 def _tables(connection: Connection) -> list[str]:
     statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     return [str(row[0]) for row in rows(connection, statement)]
+
+
+def _as_row(value: Span | ChangeRow, encoded: tuple[str, ...]) -> tuple[object, ...]:
+    """The columns of `value`, some of them as JSON."""
+    return tuple(
+        msgspec.json.encode(part).decode() if name in encoded else part
+        for name, part in zip(value.__struct_fields__, msgspec.structs.astuple(value), strict=True)
+    )
 
 
 def _put(connection: Connection, table: str, values: list[tuple[object, ...]]) -> None:

@@ -1,12 +1,13 @@
-"""What the read model keeps of the log: a row for each decision, a row for each pool and minute.
+"""What the read model keeps of the log: a row for each decision, for each pool and ten seconds, for each weight change.
 
 `Summary` folds entries and holds what has to be written; it does no I/O.
-A minute is the minute in which an entry was recorded.
+A span is the ten seconds in which an entry was recorded.
 """
 
 import msgspec
 
 from pointsman.core.events import (
+    BackendRef,
     EndpointJoined,
     EndpointLeft,
     Event,
@@ -18,10 +19,16 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
     ResponseStarted,
+    WeightsIntended,
+    WeightsRefused,
+    WeightsWritten,
 )
 from pointsman.core.packing import unpack, unpack_floats
 
 EpochKey = tuple[str, int]
+
+SPAN = 10
+"""Seconds of a roll-up: half a line of a chart over five minutes."""
 
 
 class RequestRow(msgspec.Struct):
@@ -63,13 +70,14 @@ class RequestRow(msgspec.Struct):
     cached_tokens: int | None = None
 
 
-class Minute(msgspec.Struct):
-    """A pool in one minute; sums are over what was recorded in it."""
+class Span(msgspec.Struct):
+    """A pool in one span of time; sums are over what was recorded in it."""
 
     pool: str
-    minute: int
-    """Since 1970."""
+    start: int
+    """Seconds since 1970."""
     routed: int = 0
+    refused_count: int = 0
     refused: dict[str, int] = {}
     """By reason."""
     finished: int = 0
@@ -108,46 +116,72 @@ class EndpointRow(msgspec.Struct):
     left: int | None = None
 
 
+class ChangeRow(msgspec.Struct):
+    """A change of weights, and what became of it."""
+
+    change: str
+    position: int
+    """Of the intent."""
+    route: str
+    rule: int
+    at: float
+    actor: str
+    reason: str
+    before: tuple[BackendRef, ...]
+    after: tuple[BackendRef, ...]
+    state: str = "writing"
+    """`writing`, `written` or `refused`."""
+    cause: str = ""
+    ended: int | None = None
+    """Position of the entry that ended it."""
+
+
 class Summary:
-    """Folds entries; `rows`, `minutes` and `endpoints` are what changed since they were last cleared."""
+    """Folds entries; `rows`, `spans`, `endpoints` and `changes` are what changed since they were last cleared."""
 
     def __init__(self) -> None:
         self.rows: dict[int, RequestRow] = {}
-        self.minutes: dict[tuple[str, int], Minute] = {}
+        self.spans: dict[tuple[str, int], Span] = {}
         self.endpoints: dict[int, EndpointRow] = {}
         self.moments: dict[int, int] = {}
-        """Minute to the first position recorded in it."""
+        """Start of a span to the first position recorded in it."""
         self.pool_of: dict[int, EndpointRow] = {}
         """Present endpoints."""
         self.open: dict[EpochKey, dict[int, RequestRow]] = {}
+        self.changes: dict[str, ChangeRow] = {}
+        self._pending: dict[str, ChangeRow] = {}
         self._in_flight: dict[str, int] = {}
-        self._current: dict[str, Minute] = {}
-        self._minute = -1
+        self._current: dict[str, Span] = {}
+        self._start = -1
 
-    def resume(self, members: list[EndpointRow], open_rows: list[RequestRow], minutes: list[Minute]) -> None:
+    def resume(
+        self, members: list[EndpointRow], open_rows: list[RequestRow], spans: list[Span], changes: list[ChangeRow]
+    ) -> None:
         """Take up what an earlier summary had written down."""
         self.pool_of = {member.number: member for member in members}
         for row in open_rows:
             self.open.setdefault((row.picker, int(row.epoch, 16)), {})[row.n] = row
             self._in_flight[row.pool] = self._in_flight.get(row.pool, 0) + 1
-        for minute in minutes:
-            self._minute = max(self._minute, minute.minute)
-            self._current[minute.pool] = minute
+        for span in spans:
+            self._start = max(self._start, span.start)
+            self._current[span.pool] = span
+        self._pending = {change.change: change for change in changes}
 
     def written(self) -> None:
         """Forget what has been written down."""
         self.rows.clear()
-        self.minutes.clear()
+        self.spans.clear()
+        self.changes.clear()
         self.endpoints.clear()
         self.moments.clear()
 
     def fold(self, position: int, recorded_at: float, event: Event) -> None:
         """Fold the next entry."""
-        minute = int(recorded_at // 60)
-        if minute > self._minute:
-            self._minute = minute
+        start = int(recorded_at // SPAN) * SPAN
+        if start > self._start:
+            self._start = start
             self._current.clear()
-            self.moments[minute] = position
+            self.moments[start] = position
             for pool, count in self._in_flight.items():
                 if count:
                     self._pool(pool)
@@ -169,6 +203,26 @@ class Summary:
                 self._lose(position, (picker, epoch), set())
             case LoadSampled():
                 self._sampled(event)
+            case WeightsIntended():
+                self._change(
+                    ChangeRow(
+                        event.change,
+                        position,
+                        event.route,
+                        event.rule,
+                        event.at,
+                        event.actor,
+                        event.reason,
+                        event.before,
+                        event.after,
+                    )
+                )
+            case WeightsWritten(change) | WeightsRefused(change):
+                if (pending := self._pending.pop(change, None)) is not None:
+                    refused = isinstance(event, WeightsRefused)
+                    pending.state, pending.ended = "refused" if refused else "written", position
+                    pending.cause = event.cause if isinstance(event, WeightsRefused) else ""
+                    self.changes[change] = pending
             case EndpointJoined():
                 member = EndpointRow(
                     event.endpoint, event.pool, event.namespace, event.name, event.address, event.port, position
@@ -181,21 +235,24 @@ class Summary:
             case _:
                 pass
 
-    def _pool(self, pool: str) -> Minute:
+    def _change(self, row: ChangeRow) -> None:
+        self._pending[row.change] = self.changes[row.change] = row
+
+    def _pool(self, pool: str) -> Span:
         found = self._current.get(pool)
         if found is None:
             in_flight = self._in_flight.get(pool, 0)
-            found = Minute(pool, self._minute, refused={}, in_flight_max=in_flight, in_flight_last=in_flight)
+            found = Span(pool, self._start, refused={}, in_flight_max=in_flight, in_flight_last=in_flight)
             self._current[pool] = found
-        self.minutes[pool, found.minute] = found
+        self.spans[pool, found.start] = found
         return found
 
-    def _count_in_flight(self, pool: str, change: int) -> Minute:
+    def _count_in_flight(self, pool: str, change: int) -> Span:
         count = self._in_flight[pool] = self._in_flight.get(pool, 0) + change
-        minute = self._pool(pool)
-        minute.in_flight_last = count
-        minute.in_flight_max = max(minute.in_flight_max, count)
-        return minute
+        span = self._pool(pool)
+        span.in_flight_last = count
+        span.in_flight_max = max(span.in_flight_max, count)
+        return span
 
     def _decided(self, position: int, recorded_at: float, event: RequestRouted | RequestRefused) -> None:
         origin, facts = event.origin, event.request
@@ -220,13 +277,14 @@ class Summary:
         if isinstance(event, RequestRouted):
             row.endpoint = event.endpoints[0]
             self.open.setdefault((origin.picker, origin.epoch), {})[origin.n] = row
-            minute = self._count_in_flight(facts.pool, 1)
-            minute.routed += 1
+            span = self._count_in_flight(facts.pool, 1)
+            span.routed += 1
         else:
             row.reason, row.status = event.reason, event.status
-            minute = self._pool(facts.pool)
-            minute.refused[event.reason] = minute.refused.get(event.reason, 0) + 1
-        minute.degraded += event.degraded
+            span = self._pool(facts.pool)
+            span.refused[event.reason] = span.refused.get(event.reason, 0) + 1
+            span.refused_count += 1
+        span.degraded += event.degraded
 
     def _finished(self, position: int, row: RequestRow, event: RequestFinished) -> None:
         row.finished, row.status, row.cause = position, event.status, event.cause
@@ -234,16 +292,16 @@ class Summary:
         row.prompt_tokens, row.completion_tokens = event.prompt_tokens, event.completion_tokens
         row.cached_tokens = event.cached_tokens
         self.rows[row.position] = row
-        minute = self._count_in_flight(row.pool, -1)
-        minute.finished += 1
-        minute.duration_sum += event.duration
-        minute.errors += event.status >= 500 or event.cause != "complete"
+        span = self._count_in_flight(row.pool, -1)
+        span.finished += 1
+        span.duration_sum += event.duration
+        span.errors += event.status >= 500 or event.cause != "complete"
         if event.first_token is not None:
-            minute.first_tokens += 1
-            minute.first_token_sum += event.first_token
-        minute.prompt_tokens += event.prompt_tokens or 0
-        minute.completion_tokens += event.completion_tokens or 0
-        minute.cached_tokens += event.cached_tokens or 0
+            span.first_tokens += 1
+            span.first_token_sum += event.first_token
+        span.prompt_tokens += event.prompt_tokens or 0
+        span.completion_tokens += event.completion_tokens or 0
+        span.cached_tokens += event.cached_tokens or 0
 
     def _lose(self, position: int, key: EpochKey, keep: set[int]) -> None:
         mine = self.open.get(key, {})
@@ -262,11 +320,11 @@ class Summary:
             member = self.pool_of.get(number)
             if member is None:
                 continue
-            minute = self._pool(member.pool)
-            minute.samples += 1
-            minute.waiting_sum += queue
-            minute.waiting_max = max(minute.waiting_max, queue)
-            minute.running_sum += busy
-            minute.running_max = max(minute.running_max, busy)
-            minute.kv_cache_sum += kv_cache
-            minute.kv_cache_max = max(minute.kv_cache_max, kv_cache)
+            span = self._pool(member.pool)
+            span.samples += 1
+            span.waiting_sum += queue
+            span.waiting_max = max(span.waiting_max, queue)
+            span.running_sum += busy
+            span.running_max = max(span.running_max, busy)
+            span.kv_cache_sum += kv_cache
+            span.kv_cache_max = max(span.kv_cache_max, kv_cache)

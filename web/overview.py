@@ -51,7 +51,7 @@ async def page(console: Console) -> Reply:
     headline = (
         "Every pool is ready" if pool_rows and ready else "A pool has no ready endpoint" if pool_rows else "No pool yet"
     )
-    context = {
+    context: dict[str, object] = {
         "headline": headline,
         "pools": pool_rows,
         "routes": rules,

@@ -202,7 +202,7 @@ async def route_page(console: Console, namespace: str, name: str) -> Reply:
     history = [_change(row, keys) for row in await trio.to_thread.run_sync(_changes, console, route.route)]
     word, kind, sentence = _words(console, route, found, history)
     here = f"/routes/{route.route}"
-    context = {
+    context: dict[str, object] = {
         "route": {"name": name, "namespace": namespace, "word": word, "state": kind, "sentence": sentence},
         "rules": found,
         "charts": charts,
@@ -210,7 +210,7 @@ async def route_page(console: Console, namespace: str, name: str) -> Reply:
         "here": here,
         "done": "The weights were changed: recorded, written and read back." if request.args.get("done") else "",
     }
-    data = {"route": route.route, "version": route.version, "rules": [bare(r) for r in found], "changes": history}
+    data: dict[str, object] = {"route": route.route, "version": route.version, "rules": [bare(r) for r in found], "changes": history}
     return Reply("route.html", "_route.html", context, data | {"state": word})
 
 
