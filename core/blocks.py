@@ -18,6 +18,7 @@ _WAYS: Final = 8
 _FULL: Final = 0.7
 """Share of rows in use at which the table doubles: two choices of eight overflow only well above it."""
 _AT_ONCE: Final = 1024
+"""Hashes in one look-up: four times what a request has."""
 _ONE = np.uint64(1)
 _COUNT = np.arange(_AT_ONCE, dtype=np.int64)
 

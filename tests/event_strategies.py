@@ -127,14 +127,16 @@ def _pool(draw: st.DrawFn, world: _World, position: int) -> Event:
 
 
 def _sample(draw: st.DrawFn, world: _World, position: int) -> Event:
-    known = range(1, world.next + 1)  # a sample may come after its endpoint left
-    numbers: list[int] = sorted(draw(st.sets(st.sampled_from(known), max_size=6)))
+    known = st.integers(1, world.next)  # a sample may come after its endpoint left
+    numbers = sorted(draw(st.sets(known, max_size=6)))
     column = st.lists(st.integers(0, 300), min_size=len(numbers), max_size=len(numbers))
-    if draw(st.booleans()):
+    failed: bool = draw(st.booleans())
+    if failed:
         ages: list[int] = [draw(st.sampled_from((0, 50, 700, NEVER_SAMPLED))) for _ in numbers]
         return ScrapeFailed(pack(ints(*numbers)), pack(ints(*ages)))
     waiting, running, earlier = (pack(ints(*draw(column))) for _ in range(3))
-    kv_cache = pack_floats(ints(*draw(column)) / 300)
+    shares: list[int] = draw(column)
+    kv_cache = pack_floats(ints(*shares) / 300)
     return LoadSampled(pack(ints(*numbers)), 1.5e9, earlier, waiting, running, kv_cache)
 
 

@@ -1,0 +1,200 @@
+"""The prefix index against a dictionary of ordered dictionaries."""
+
+import random
+import tracemalloc
+from collections import OrderedDict
+
+import numpy as np
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import ints
+
+from pointsman.core.blocks import BlockTable
+from pointsman.core.prefix import PrefixIndex, prefix_hashes
+
+SLOTS = 12
+
+
+class Slow:
+    """What the index must do, block by block."""
+
+    def __init__(self, blocks_max: int) -> None:
+        self.blocks_max = blocks_max
+        self.servers: dict[int, OrderedDict[int, None]] = {}
+        self.capacity: dict[int, int] = {}
+
+    def record(self, slot: int, blocks: list[int], capacity: int) -> None:
+        if not blocks:
+            return
+        held = self.servers.setdefault(slot, OrderedDict())
+        self.capacity.setdefault(slot, capacity)
+        for block in blocks:
+            held[block] = None
+            held.move_to_end(block)
+            if len(held) > self.capacity[slot]:
+                held.popitem(last=False)
+        while (over := sum(map(len, self.servers.values())) - self.blocks_max) > 0:
+            fullest = min(self.servers, key=lambda slot: (-len(self.servers[slot]), slot))
+            for _ in range(min(over, len(self.servers[fullest]))):
+                self.servers[fullest].popitem(last=False)
+
+    def let_go(self, slot: int) -> None:
+        self.servers.pop(slot, None)
+        self.capacity.pop(slot, None)
+
+    def matches(self, blocks: list[int]) -> list[int]:
+        counts = [0] * SLOTS
+        for block in blocks:
+            holders = [slot for slot, held in self.servers.items() if block in held]
+            if not holders:
+                break
+            for slot in holders:
+                counts[slot] += 1
+        return counts
+
+
+def packed(blocks: list[int]) -> bytes:
+    return np.array(blocks, dtype="<u8").tobytes()
+
+
+def scattered(number: int) -> int:
+    """A hash as chained hashes are: all of its bits count."""
+    return xxhash.xxh3_64_intdigest(number.to_bytes(8, "little"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    capacity=st.sampled_from((1, 3, 10, 70, 1000)),
+    space=st.sampled_from((20, 200, 3000)),
+    blocks_max=st.sampled_from((40, 400, 10**6)),
+    scatter=st.booleans(),
+)
+def test_the_index_does_what_ordered_dictionaries_do(
+    seed: int, capacity: int, space: int, blocks_max: int, scatter: bool
+) -> None:
+    chance = random.Random(seed)
+    index, slow = PrefixIndex(blocks_max), Slow(blocks_max)
+    for _ in range(300):
+        slot, kind = chance.randrange(SLOTS), chance.random()
+        start = chance.randrange(space)
+        numbers = range(start, start + chance.randrange(70))
+        blocks = [scattered(number) if scatter else number + 1 for number in numbers]
+        if kind < 0.03:
+            index.let_go(slot)
+            slow.let_go(slot)
+        elif kind < 0.6:
+            index.record(slot, packed(blocks), capacity)
+            slow.record(slot, blocks, capacity)
+        else:
+            assert index.matches(packed(blocks), np.arange(SLOTS)).tolist() == slow.matches(blocks)
+        assert [index.held(slot) for slot in range(SLOTS)] == [len(slow.servers.get(slot, ())) for slot in range(SLOTS)]
+
+
+@given(st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=40), max_size=8), st.integers(1, 30))
+def test_any_hashes_are_taken_even_zero_and_the_same_twice(prompts: list[list[int]], capacity: int) -> None:
+    index, slow = PrefixIndex(), Slow(10**9)
+    for blocks in prompts:
+        index.record(3, packed(blocks), capacity)
+        slow.record(3, [block or 1 for block in blocks], capacity)
+
+        assert index.held(3) == len(slow.servers.get(3, ()))
+        assert index.matches(packed(blocks), ints(3)).tolist() == [slow.matches([b or 1 for b in blocks])[3]]
+
+
+def test_a_server_without_an_early_block_still_counts_later_ones() -> None:
+    index = PrefixIndex()
+    index.record(0, packed([1, 2, 3, 4]), 2)
+    index.record(1, packed([1, 2]))
+
+    assert index.matches(packed([1, 2, 3, 4]), ints(0, 1)).tolist() == [2, 2]
+    assert index.matches(packed([9, 1, 2]), ints(0, 1)).tolist() == [0, 0]
+
+
+def test_a_slot_that_is_let_go_matches_nothing_at_once_and_is_cleaned_up_later() -> None:
+    index = PrefixIndex()
+    for start in range(0, 6400, 64):
+        index.record(0, packed([scattered(n) for n in range(start, start + 64)]))
+    index.let_go(0)
+
+    assert index.matches(packed([scattered(n) for n in range(64)]), ints(0)).tolist() == [0]
+    assert index.statistics().blocks == 6400
+    for _ in range(101):
+        index.record(1, packed([5]))
+    assert (index.statistics().blocks, index.statistics().distinct) == (1, 1)
+
+
+def test_the_table_keeps_its_blocks_when_it_grows() -> None:
+    table = BlockTable(rows=64)
+    hashes = [scattered(n) for n in range(2000)]
+    places: dict[int, int] = {}
+    for value in hashes:
+        while table.full(1):
+            moved = table.grow()
+            places = {value: int(moved[row]) for value, row in places.items()}
+        (row,) = table.insert(table.find(packed([value]))).tolist()
+        table.holders[row] = value
+        places[value] = row
+
+    rows = [row for at in range(0, 2000, 100) for row in table.find(packed(hashes[at : at + 100])).rows.tolist()]
+
+    assert rows == [places[value] for value in hashes]
+    assert table.holders[rows].tolist() == hashes
+    assert table.used == 2000
+
+
+def test_a_block_of_a_server_takes_at_most_100_bytes() -> None:
+    chance = np.random.default_rng(7)
+    worst = 0.0
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        index = PrefixIndex()
+        blocks = 0
+        for turn in range(3000):  # every block is held by one server only: the dearest case
+            prompt = chance.integers(1, 2**63, 64, dtype=np.uint64).tobytes()
+            index.record(turn % 100, prompt, 1500)
+            blocks = index.statistics().blocks
+            if turn > 600:
+                worst = max(worst, (tracemalloc.get_traced_memory()[0] - before) / blocks)
+        del index
+    finally:
+        tracemalloc.stop()
+
+    assert blocks == 100 * 1500
+    assert worst <= 100
+
+
+# --- hashes ---------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=600), st.binary(max_size=100), st.integers(1, 128))
+def test_equal_beginnings_have_equal_hashes_and_differ_after(prompt: bytes, rest: bytes, block: int) -> None:
+    short, long = prefix_hashes("m", prompt, block), prefix_hashes("m", prompt + rest, block)
+
+    assert long.startswith(short)
+    assert len(short) == 8 * (min(256, len(prompt) // block))
+
+
+@given(st.binary(min_size=64, max_size=300))
+def test_model_salt_and_any_byte_change_all_hashes_after(prompt: bytes) -> None:
+    changed = bytes([prompt[0] ^ 1]) + prompt[1:]
+    plain = prefix_hashes("m", prompt, 64)
+
+    others = [
+        prefix_hashes("n", prompt, 64),
+        prefix_hashes("m", prompt, 64, salt="s"),
+        prefix_hashes("m", changed, 64),
+    ]
+
+    for other in others:
+        assert len(other) == len(plain)
+        assert all(other[at : at + 8] != plain[at : at + 8] for at in range(0, len(plain), 8))
+
+
+def test_an_incomplete_last_block_counts_only_where_asked_for() -> None:
+    assert prefix_hashes("m", b"x" * 100, 64) == prefix_hashes("m", b"x" * 64, 64)
+    assert len(prefix_hashes("m", b"x" * 100, 64, partial=True)) == 16
+    assert len(prefix_hashes("m", b"x" * 100_000, 64, limit=10, partial=True)) == 80
+    assert prefix_hashes("m", b"", 64, partial=True) == b""
