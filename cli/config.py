@@ -14,7 +14,7 @@ def parse_text(text: str, flags: PickingFlags) -> EffectiveConfig:
         raise ConfigError(error.line, error.message) from error
     if len(documents) != 1:
         raise ConfigError(
-            documents[1].start_line if documents else 1,
+            documents[1].line if documents else 1,
             f"found {len(documents)} documents, wanted one EndpointPickerConfig",
         )
     return parse_config(documents[0].value, documents[0].lines, flags)

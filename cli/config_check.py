@@ -1,5 +1,6 @@
 """`pointsman config check`: is this EndpointPickerConfig right?"""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pointsman.cli.arguments import Parser, print_json
 from pointsman.cli.config import read_config
 from pointsman.cli.failure import Failure
 from pointsman.core.config import EffectiveConfig, PickingFlags
+from pointsman.core.plugin import Scorer
 
 
 def run(name: str, words: list[str]) -> int:
@@ -16,7 +18,7 @@ def run(name: str, words: list[str]) -> int:
     parser = Parser(
         name,
         "Read an EndpointPickerConfig as `serve` and `epp` do, and print what would be in force.",
-        f"{name} default-plugins.yaml\nkubectl get configmap plugins-config -o yaml | {name} -",
+        f"{name} default-plugins.yaml\nkubectl get configmap plugins-config -o jsonpath='{{.data.default-plugins\\.yaml}}' | {name} -",
     )
     parser.add_argument("file", help="the file; - for standard input")
     parser.output_option()
@@ -37,8 +39,10 @@ def _print(config: EffectiveConfig) -> None:
     for profile in config.profiles:
         print(f"scheduling profile {profile.name}")
         for placed in profile.plugins:
-            print(f"  {_described(config, placed.plugin)}, weight {placed.weight:g}")
-    print(f"saturation: {_described(config, config.saturation_detector)}")
+            scored = isinstance(config.parameters(placed.plugin), Scorer)
+            weight = f", weight {placed.weight:g}" if scored else ""
+            print(f"  {_described(config, placed.plugin)}{weight}")
+    print(f"saturation\n  {_described(config, config.saturation_detector)}")
     for warning in config.warnings:
         print(f"warning: {warning}")
     print("right")
@@ -46,5 +50,6 @@ def _print(config: EffectiveConfig) -> None:
 
 def _described(config: EffectiveConfig, name: str) -> str:
     plugin = config.declared(name)
-    given = " ".join(f"{key}={value}" for key, value in plugin.parameters.items())
-    return f"{name} ({plugin.type})" + (f" {given}" if given else "")
+    kind = "" if plugin.type == name else f" ({plugin.type})"
+    given = {key: value for key, value in plugin.parameters.items() if value not in (None, "")}
+    return f"{name}{kind}" + (f" {json.dumps(given)}" if given else "")

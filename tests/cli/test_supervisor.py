@@ -1,0 +1,161 @@
+"""The supervisor over real processes: what ends is started again, and nothing outlives it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from pointsman.cli.child import ChildPlan, Role
+from pointsman.cli.supervisor import Listening, Supervisor
+
+home = Path(sys.argv[1])
+
+def child(name, role, code):
+    return ChildPlan(name, role, (sys.executable, "-c", code, str(home / name)), log=str(home / f"{name}.log"))
+
+SAY_AND_WAIT = '''
+import os, sys, time
+open(sys.argv[1], "a").write(f"{os.getpid()} ")
+print("the last words of", os.getpid(), flush=True)
+time.sleep(60)
+'''
+OBEY = '''
+import os, signal, socket, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1], "a").write(f"{os.getpid()} ")
+leash = socket.socket(fileno=int(os.environ["POINTSMAN_LEASH"]))
+leash.sendall(b'{"ready":true}\\\\n')
+heard = open(sys.argv[1] + ".heard", "ab", buffering=0)
+while data := leash.recv(65536):
+    heard.write(data)
+    if b'"stop"' in data:
+        break
+'''
+STUBBORN = OBEY.replace('if b\\'"stop"\\' in data:', 'if False:')
+plans = [
+    child("gateway", Role.GATEWAY, SAY_AND_WAIT),
+    child("control", Role.CONTROL, OBEY),
+    child("picker", Role.PICKER, STUBBORN if "stubborn" in sys.argv else OBEY),
+]
+supervisor = Supervisor(plans, Listening(), 0.0, lambda line: print(line, flush=True))
+sys.exit(supervisor.run(lambda: print("up", flush=True)))
+"""
+
+NAMES = ("gateway", "control", "picker")
+
+
+@contextmanager
+def supervised(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    output = open(home / "output", "w")
+    process = subprocess.Popen([sys.executable, "-P", "-c", PROGRAM, str(home), *words], stdout=output, text=True)
+    try:
+        wait_for(lambda: "up" in (home / "output").read_text())
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        output.close()
+
+
+def wait_for(condition: Callable[[], bool], within: float = 10.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + within, "it did not come to be"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def lives(home: Path, name: str) -> list[int]:
+    return [int(pid) for pid in (home / name).read_text().split()]
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_whatever_is_killed_is_back_within_two_seconds(tmp_path: Path) -> None:
+    with supervised(tmp_path) as process:
+        for name in NAMES:
+            [first] = lives(tmp_path, name)
+            os.kill(first, signal.SIGKILL)
+            took = wait_for(lambda name=name: len(lives(tmp_path, name)) == 2)  # type: ignore[misc]
+
+            assert took < 2.0
+            assert running(lives(tmp_path, name)[1])
+        assert process.poll() is None
+
+
+def test_a_process_that_keeps_crashing_is_started_again_within_two_seconds_each_time(tmp_path: Path) -> None:
+    with supervised(tmp_path):
+        for count in range(1, 7):
+            os.kill(lives(tmp_path, "gateway")[-1], signal.SIGKILL)
+
+            assert wait_for(lambda count=count: len(lives(tmp_path, "gateway")) == count + 1) < 2.0  # type: ignore[misc]
+
+
+def test_the_last_lines_of_a_crash_are_shown(tmp_path: Path) -> None:
+    with supervised(tmp_path):
+        [pid] = lives(tmp_path, "gateway")
+        os.kill(pid, signal.SIGABRT)
+        wait_for(lambda: len(lives(tmp_path, "gateway")) == 2)
+
+        text = (tmp_path / "output").read_text()
+        assert f"gateway (process {pid}) ended with signal SIGABRT" in text
+        assert f"gateway | the last words of {pid}" in text
+
+
+def test_a_signal_ends_everything_in_order(tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        home = tmp_path / str(number)
+        home.mkdir()
+        with supervised(home) as process:
+            pids = [pid for name in NAMES for pid in lives(home, name)]
+            process.send_signal(number)
+            code = process.wait(10)
+
+            assert code == 0
+            assert not any(running(pid) for pid in pids)
+            assert b'{"drain":0.0}\n{"stop":4.0}\n' in (home / "picker.heard").read_bytes()
+            assert b'{"stop":true}' in (home / "control.heard").read_bytes()
+
+
+def test_a_second_signal_ends_what_does_not_listen(tmp_path: Path) -> None:
+    with supervised(tmp_path, "stubborn") as process:
+        pids = [pid for name in NAMES for pid in lives(tmp_path, name)]
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: b"stop" in (tmp_path / "picker.heard").read_bytes())
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(4)
+
+        assert not any(running(pid) for pid in pids)
+
+
+def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    with supervised(tmp_path) as process:
+        pids = [pid for name in NAMES for pid in lives(tmp_path, name)]
+        process.kill()
+        process.wait()
+
+        wait_for(lambda: not any(running(pid) for pid in pids), within=2.0)
+
+
+def test_the_control_process_hears_of_lives_and_deaths(tmp_path: Path) -> None:
+    with supervised(tmp_path):
+        [picker] = lives(tmp_path, "picker")
+        os.kill(picker, signal.SIGKILL)
+        wait_for(lambda: b"picker_ended" in (tmp_path / "control.heard").read_bytes())
+
+        heard = (tmp_path / "control.heard").read_text()
+        assert '{"pickers":{"alive":[' in heard
+        assert f'"pid":{picker},"cause":"signal SIGKILL"' in heard
