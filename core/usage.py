@@ -5,6 +5,7 @@ Memory is bounded: of a longer document or line only the tail is kept, and `usag
 """
 
 import re
+from collections import deque
 from typing import Final
 
 import msgspec
@@ -15,6 +16,9 @@ LINE_BYTES_MAX: Final = 1 << 16
 """Of one line of events: deltas are small, and the last event of the Responses API ends with `usage`."""
 _TAIL: Final = 1 << 14
 """What is kept of anything longer: `usage` and the few members that may follow it."""
+_LAST: Final = 8
+_OBJECT_BYTES_MAX: Final = 1 << 12
+"""Of a `usage` object that is searched for: a dozen counts are 300 bytes."""
 _COUNT_MAX: Final = 2**63 - 1
 
 _NOTHING: Final = msgspec.Raw()
@@ -131,10 +135,10 @@ def _told(document: bytes, known: Usage) -> Usage:
 
 
 def _searched(text: bytes, known: Usage) -> Usage:
-    """The counts of every `usage` object that is whole, wherever it stands."""
-    for start in _START.finditer(text):
+    """The counts of the last `usage` objects that are whole, wherever they stand."""
+    for start in deque(_START.finditer(text), maxlen=_LAST):
         depth = 0
-        for token in _BRACKET.finditer(text, start.end()):
+        for token in _BRACKET.finditer(text, start.end(), start.end() + _OBJECT_BYTES_MAX):
             character = text[token.start()]
             depth += (character == 0x7B) - (character == 0x7D)
             if not depth:

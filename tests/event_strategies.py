@@ -172,7 +172,8 @@ def _traffic(draw: st.DrawFn, world: _World, position: int) -> Event:
         return PickerEnded(*key, "killed", n - 1)
     world.n[key] = n
     mine = [number for owner, number in world.open if owner == key]
-    if mine and draw(st.booleans()):
+    ends: bool = draw(st.booleans())
+    if mine and ends:
         ended = draw(st.sampled_from(mine))
         world.open.remove((key, ended))
         return RequestFinished(origin, ended, "complete", 200, 0.1)
