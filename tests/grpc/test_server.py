@@ -2,20 +2,15 @@
 
 import asyncio
 import gzip
-import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 from grpclib import GRPCError, Status
 from grpclib.client import Channel
-from hyperframe.frame import Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import Frame, SettingsFrame
+from running import bounded, running
 from wire import (
-    FixedPicking,
-    MemoryFeed,
-    RawClient,
     connected,
     destination,
     hear,
@@ -28,11 +23,9 @@ from wire import (
 )
 
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted
-from pointsman.core.projection import ClusterState
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.protocol import Limits, Load
-from pointsman.grpc.server import ENGINES, GrpcServer
+from pointsman.grpc.protocol import Limits
+from pointsman.grpc.server import ENGINES
 from pointsman.grpc.tls import CertificateError, server_context
 
 BODY = b'{"model":"m","prompt":"hello"}'
@@ -43,47 +36,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     name = request.param
     assert isinstance(name, str)
     return name
-
-
-class Running:
-    """A server with one fixed decision behind it."""
-
-    def __init__(self, engine: str, limits: Limits, message_bytes_max: int, streams_max: int) -> None:
-        self.feed = MemoryFeed(ClusterState())
-        self.load = Load(limits)
-        picking = FixedPicking(self.feed, "10.0.0.1:8000")
-        self.epp = ExternalProcessor(picking, self.feed, self.load, message_bytes_max)
-        self.server = GrpcServer([self.epp], engine, streams_max)
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.socket.getsockname()[1]
-
-
-@asynccontextmanager
-async def running(
-    engine: str,
-    limits: Limits | None = None,
-    tls: ssl.SSLContext | None = None,
-    message_bytes_max: int = 4 * 2**20,
-    streams_max: int = 4096,
-) -> AsyncIterator[Running]:
-    run = Running(engine, limits or Limits(), message_bytes_max, streams_max)
-    await run.server.listen(run.socket, tls)
-    try:
-        yield run
-    finally:
-        run.epp.draining = True
-        run.server.stop_accepting()
-        await run.server.disconnect()
-
-
-def bounded(main: Callable[[], Awaitable[None]]) -> None:
-    """Run with an end."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(20):
-            await main()
-
-    asyncio.run(limited())
 
 
 async def whole_exchange(channel: Channel) -> str:
@@ -346,76 +298,3 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: object) -> None:
         server_context(str(tmp_path))
     with pytest.raises(CertificateError, match="TLS version is 'TLSv1', wanted one of"):
         server_context(min_version="TLSv1")
-
-
-# --- ending in order --------------------------------------------------------------------------------
-
-
-def test_a_drain_lets_streams_finish(engine: str) -> None:
-    async def main() -> None:
-        async with running(engine) as run:
-            client = await RawClient.connect(run.port)
-            client.open(1)
-            client.data(1, request_headers().SerializeToString(), request_body(BODY).SerializeToString())
-            while not run.feed.of(RequestRouted):
-                await asyncio.sleep(0.01)
-
-            run.server.stop_accepting()
-            warned = await client.until(GoAwayFrame)
-            assert isinstance(warned, GoAwayFrame)
-            assert warned.last_stream_id == 2**31 - 1
-            assert await run.server.finish(0.1) is False
-            with pytest.raises(OSError):  # noqa: PT011 -- refused or reset, by timing
-                await asyncio.wait_for(asyncio.open_connection("127.0.0.1", run.port), 1)
-
-            client.data(1, response_headers().SerializeToString(), response_body(b"{}").SerializeToString())
-            await client.until(HeadersFrame, 1, "END_STREAM")
-            assert await run.server.finish(5) is True
-            await run.server.disconnect()
-            await client.until(GoAwayFrame)
-            assert await client.reader.read() == b""
-            assert [e.cause for e in run.feed.of(RequestFinished)] == ["complete"]
-            client.writer.close()
-
-    bounded(main)
-
-
-def test_what_is_open_at_the_end_of_a_drain_is_told(engine: str) -> None:
-    async def main() -> None:
-        async with running(engine) as run:
-            client = await RawClient.connect(run.port)
-            client.open(1)
-            client.data(1, request_headers().SerializeToString(), request_body(BODY).SerializeToString())
-            while not run.feed.of(RequestRouted):
-                await asyncio.sleep(0.01)
-
-            run.epp.draining = True
-            run.server.stop_accepting()
-            await run.server.disconnect()
-
-            await client.until(HeadersFrame, 1, "END_STREAM")
-            assert [e.cause for e in run.feed.of(RequestFinished)] == ["drained"]
-            assert run.load.streams == 0
-            client.writer.close()
-
-    bounded(main)
-
-
-def test_one_reset_stream_leaves_the_others(engine: str) -> None:
-    async def main() -> None:
-        async with running(engine) as run:
-            client = await RawClient.connect(run.port)
-            for stream_id in (1, 3):
-                client.open(stream_id)
-                client.data(stream_id, request_headers().SerializeToString(), request_body(BODY).SerializeToString())
-            while len(run.feed.of(RequestRouted)) < 2:
-                await asyncio.sleep(0.01)
-            client.writer.write(RstStreamFrame(1, 8).serialize())
-            client.data(3, response_headers().SerializeToString(), response_body(b"{}").SerializeToString())
-            await client.until(HeadersFrame, 3, "END_STREAM")
-            await asyncio.sleep(0.05)
-
-            assert sorted(e.cause for e in run.feed.of(RequestFinished)) == ["complete", "disconnected"]
-            client.writer.close()
-
-    bounded(main)
