@@ -1,0 +1,275 @@
+"""The read model says what the log says."""
+
+import shutil
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from logs import EPOCH, PICKER, POOL, SMALL, some, with_appender, write
+
+from pointsman.core.events import (
+    Class,
+    Event,
+    LoadSampled,
+    OpenRequestsListed,
+    Origin,
+    PickerEnded,
+    RequestFacts,
+    RequestFinished,
+    RequestRefused,
+    RequestRouted,
+)
+from pointsman.core.packing import pack
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.readmodel import Filters, ReadModel
+from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
+from pointsman.eventlog.rollups import Span
+from pointsman.eventlog.segments import segment_paths
+
+EVENTS = some(3000, seed=5)
+
+
+def fold(path: Path, directory: Path) -> None:
+    writer = ReadModelWriter(path, directory)
+    while writer.fold():
+        pass
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ReadModel:
+    directory = tmp_path_factory.mktemp("model")
+    write(directory / "log", EVENTS, SMALL)
+    fold(directory / "readmodel.db", directory / "log")
+    return ReadModel(directory / "readmodel.db")
+
+
+def dump(path: Path) -> list[tuple[object, ...]]:
+    with sqlite3.connect(path) as connection:
+        found = [
+            row
+            for table in ("requests", "spans", "moments", "endpoints", "changes")
+            for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
+        ]
+    connection.close()
+    return found
+
+
+def test_a_request_is_found_by_its_id_with_its_outcome(model: ReadModel) -> None:
+    ends = {event.request_n: event for event in EVENTS if isinstance(event, RequestFinished)}
+    checked = 0
+    for position, event in enumerate(EVENTS, 2):
+        if not isinstance(event, RequestRouted | RequestRefused):
+            continue
+        [row] = model.requests(event.request.request_id)
+        assert model.find_request(event.request.request_id) == [position]
+        assert (row.position, row.model, row.applied) == (position, event.request.model, event.origin.applied)
+        if isinstance(event, RequestRefused):
+            assert (row.reason, row.status, row.endpoint) == ("saturated", 429, None)
+        elif (end := ends.get(event.origin.n)) is not None:
+            assert (row.endpoint, row.status, row.cause) == (event.endpoints[0], end.status, end.cause)
+            assert (row.duration, row.completion_tokens) == (end.duration, end.completion_tokens)
+            assert row.finished is not None
+            assert EVENTS[row.finished - 2] == end
+        else:
+            assert (row.status, row.finished, row.cause) == (None, None, "")
+        checked += 1
+        if checked > 200:
+            return
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        Filters(),
+        Filters(pool=POOL, model="llama"),
+        Filters(status=503),
+        Filters(reason="*"),
+        Filters(reason="saturated", model="qwen"),
+        Filters(endpoint="pod-2"),
+        Filters(since=0.0, until=9e9),
+        Filters(since=9e9),
+        Filters(until=1.0),
+    ],
+)
+def test_paging_by_cursor_meets_every_decision_once_both_ways(model: ReadModel, filters: Filters) -> None:
+    page = model.decisions(Filters(), limit=500)
+    everything = list(reversed(page.rows))
+    while page.older is not None:
+        page = model.decisions(Filters(), before=page.older, limit=500)
+        everything = list(reversed(page.rows)) + everything
+    numbers = {row.number for row in model.endpoints() if row.name == filters.endpoint}
+    wanted = [
+        row.position
+        for row in everything
+        if (filters.model is None or row.model == filters.model)
+        and (filters.status is None or row.status == filters.status)
+        and (filters.reason is None or (row.reason if filters.reason == "*" else row.reason == filters.reason))
+        and (filters.endpoint is None or row.endpoint in numbers)
+        and filters.since != 9e9
+        and filters.until != 1.0
+    ]
+
+    down: list[int] = []
+    page = model.decisions(filters, limit=7)
+    while True:
+        down = [row.position for row in reversed(page.rows)] + down
+        if page.older is None:
+            break
+        page = model.decisions(filters, before=page.older, limit=7)
+    up: list[int] = []
+    page = model.decisions(filters, after=0, limit=7)
+    while page.rows:
+        up.extend(row.position for row in reversed(page.rows))
+        if page.newer is None:
+            break
+        page = model.decisions(filters, after=page.newer, limit=7)
+
+    assert down == wanted
+    assert up == wanted
+    assert len(everything) > 400
+
+
+def test_the_spans_add_up_to_the_log(model: ReadModel) -> None:
+    spans = model.rollups(POOL, 0.0, 9e9)
+    kinds = Counter(type(event) for event in EVENTS)
+    finished = [event for event in EVENTS if isinstance(event, RequestFinished)]
+
+    assert sum(span.routed for span in spans) == kinds[RequestRouted]
+    assert sum(span.refused.get("saturated", 0) for span in spans) == kinds[RequestRefused]
+    assert sum(span.finished for span in spans) == len(finished)
+    assert sum(span.errors for span in spans) == sum(event.status >= 500 for event in finished)
+    assert sum(span.completion_tokens for span in spans) == 7 * len(finished)
+    assert sum(span.samples for span in spans) > kinds[LoadSampled]
+    assert all(0 <= span.kv_cache_sum <= span.samples for span in spans)
+    assert all(span.in_flight_last <= span.in_flight_max for span in spans)
+    assert spans[-1].in_flight_last == kinds[RequestRouted] - len(finished)
+    assert model.rollups(POOL, 9e9, 9e9) == []
+
+
+def test_folded_in_pieces_or_rebuilt_it_is_the_same(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    for start in range(0, 3000, 500):
+        write(log, EVENTS[start : start + 500], SMALL)
+        fold(path, log)
+    pieces = dump(path)
+    path.unlink()
+    fold(path, log)
+
+    assert dump(path) == pieces
+    with ReadModel(path) as model, LogReader(log) as reader:
+        assert model.state().position == reader.head().position == 3001
+        assert model.state().log_id == reader.log_id
+
+
+def test_it_is_built_again_where_the_log_is_another_one(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    write(log, EVENTS[:400], SMALL)
+    shutil.copytree(log, tmp_path / "older")
+    write(log, EVENTS[400:900], SMALL)
+    fold(path, log)
+    shutil.rmtree(log)
+    shutil.copytree(tmp_path / "older", log)
+    write(log, some(1500, seed=5)[400:1500], SMALL)  # goes on differently: other digests at the same positions
+
+    fold(path, log)
+    replaced = dump(path)
+    path.unlink()
+    fold(path, log)
+    assert dump(path) == replaced
+
+    shutil.rmtree(log)
+    write(log, EVENTS[:100], SMALL)
+    fold(path, log)
+    with ReadModel(path) as model, LogReader(log) as reader:
+        assert (model.state().position, model.state().log_id) == (101, reader.log_id)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "version", "tables"])
+def test_a_file_that_is_not_ours_is_built_again(tmp_path: Path, damage: str) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    write(log, EVENTS[:400], SMALL)
+    fold(path, log)
+    good = dump(path)
+    if damage == "garbage":
+        path.write_bytes(b"not a database, surely" * 100)
+    else:
+        with sqlite3.connect(path) as connection:
+            statement = (
+                "UPDATE meta SET value = 99 WHERE name = 'version'" if damage == "version" else "DROP TABLE meta"
+            )
+            connection.execute(statement)
+        connection.close()
+
+    fold(path, log)
+
+    assert dump(path) == good
+
+
+def test_removed_segments_take_their_decisions_with_them(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    write(log, EVENTS, SMALL)
+    fold(path, log)
+    for segment in segment_paths(log)[:2]:
+        segment.unlink()
+    write(log, [PickerEnded(PICKER, EPOCH, "killed", 0)], SMALL)
+    fold(path, log)
+
+    with LogReader(log) as reader:
+        first = reader.first()
+    assert min(row[0] for row in dump(path) if isinstance(row[0], int) and len(row) > 20) >= first
+
+    path.unlink()
+    fold(path, log)
+    with ReadModel(path) as model:
+        assert model.state().position == 3002
+        assert len(model.endpoints(POOL)) > 2
+
+
+def test_a_picker_that_ends_ends_its_requests(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    events: list[Event] = [
+        RequestRouted(Origin(PICKER, EPOCH, n, 1), 1.0, RequestFacts(f"r{n}", POOL), (1,)) for n in range(2, 6)
+    ]
+    listed = OpenRequestsListed(Origin(PICKER, EPOCH, 6, 1), pack(np.array([2, 3])))
+    write(log, [*events, listed])
+    fold(path, log)
+    with ReadModel(path) as model:
+        assert [model.requests(f"r{n}")[0].cause for n in range(2, 6)] == ["", "", "lost", "lost"]
+        assert _last(model).in_flight_last == 2
+
+    write(log, [PickerEnded(PICKER, EPOCH, "killed", 6)])
+    fold(path, log)
+    with ReadModel(path) as model:
+        assert [model.requests(f"r{n}")[0].cause for n in range(2, 6)] == ["lost"] * 4
+        assert _last(model).in_flight_last == 0
+        assert model.requests("nobody") == []
+
+
+def _last(model: ReadModel) -> Span:
+    return model.rollups(POOL, 0.0, 9e9)[-1]
+
+
+def test_it_follows_the_log_behind_the_appends(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    log.mkdir()
+
+    async def work(appender: Appender) -> None:
+        writer = ReadModelWriter(path, log)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow_log, writer)
+            for start in range(0, 2000, 100):
+                await appender.append_many(EVENTS[start : start + 100])
+            while ReadModel(path).state().position < 2001:
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+
+    with_appender(log, work, SMALL)
+
+    with LogReader(log) as reader, ReadModel(path) as model:
+        decided = [entry for entry in reader.entries(1, None, (Class.TRAFFIC,)) if hasattr(entry.event, "request")]
+        assert len(model.decisions(Filters(), limit=500).rows) == min(500, len(decided))
