@@ -136,7 +136,8 @@ class PickerEnd:
         self._traffic = traffic
         traffic.degraded = True
         self._log_id = ""
-        self._digest = b""
+        self.digest = b""
+        """Of the batch that ended where the cluster state stands."""
         self._trusted = False
         self._unreadable = False
         self._foreign: list[Foreign] = []
@@ -195,7 +196,7 @@ class PickerEnd:
             build=self.me.build,
             log_id=self._log_id if state is not None else "",
             position=state.position if state is not None else 0,
-            digest=self._digest if state is not None else b"",
+            digest=self.digest if state is not None else b"",
             last_n=self.buffer.last_n,
             first_unacknowledged=self.buffer.first_unacknowledged,
             snapshot=self._unreadable,
@@ -295,7 +296,7 @@ class PickerEnd:
         self._replaced = True
         self._unreadable = False
         self._snapshots += 1
-        self._log_id, self._digest, self._trusted = welcome.log_id, snapshot.digest, True
+        self._log_id, self.digest, self._trusted = welcome.log_id, snapshot.digest, True
         self._traffic.follow(cluster)
         self._traffic.replace_foreign({(o.picker, o.epoch): o.requests for o in snapshot.open}, cluster)
         if not self._standing:
@@ -334,7 +335,7 @@ class PickerEnd:
             self._trusted = False
             what = f"{type(error).__name__}: {error}"
             raise FeedError(f"the Batch from {batch.first} does not fold at {cluster.position}: {what}") from error
-        self._digest = batch.digest
+        self.digest = batch.digest
         self._batches += 1
         self._settle(batch, cluster)
 
