@@ -5,6 +5,7 @@ Header names come in lower case; values may hold anything a client can send and 
 
 from collections.abc import Iterable, Mapping
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -111,12 +112,32 @@ def subset_slots(hint: Iterable[object] | str, pool: str, cluster: ClusterState)
     `ip:port` is that endpoint, a bare ip all ports of it; IPv6 with or without brackets.
     """
     items = hint.split(",") if isinstance(hint, str) else hint
-    named = {item.strip() for item in items if isinstance(item, str)}
-    slots = [member.slot for member in cluster.members(pool) if not named.isdisjoint(_names(member))] if named else []
-    return pack(np.array(slots, dtype=np.int64))
+    named = _named(pool, cluster)
+    slots: set[int] = set()
+    for item in items:
+        if isinstance(item, str):
+            slots.update(named.get(item.strip().lower(), ()))
+    return pack(np.array(sorted(slots), dtype=np.int64))
 
 
-def _names(member: Endpoint) -> tuple[str, ...]:
+_Names = dict[str, list[int]]
+_names: WeakKeyDictionary[ClusterState, dict[str, tuple[int, _Names]]] = WeakKeyDictionary()
+
+
+def _named(pool: str, cluster: ClusterState) -> _Names:
+    """The slots by everything that a hint can call an endpoint."""
+    pools = _names.setdefault(cluster, {})
+    known = pools.get(pool)
+    if known is None or known[0] != cluster.membership_version:
+        names: _Names = {}
+        for member in cluster.members(pool):
+            for name in _names_of(member):
+                names.setdefault(name.lower(), []).append(member.slot)
+        known = pools[pool] = (cluster.membership_version, names)
+    return known[1]
+
+
+def _names_of(member: Endpoint) -> tuple[str, ...]:
     address, port = member.address, member.port
     if ":" not in address:
         return address, f"{address}:{port}"
