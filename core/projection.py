@@ -219,8 +219,11 @@ class ClusterState:
         self.membership_version = 0
         """Rises whenever candidates may differ: caches by pool are good for one value of it."""
         self.adapters_version = 0
+        self.load_version = 0
+        """Rises with every entry about load, so that what is computed from it may be kept until then."""
         self._free: list[int] = []
         self._ready: dict[str, Slots] = {}
+        self._sampled_slots: dict[bytes, tuple[Slots | slice, npt.NDArray[np.bool_] | None]] = {}
         self._affinity: dict[str, tuple[int, npt.NDArray[np.int8]]] = {}
         self._held: dict[str, tuple[int, npt.NDArray[np.bool_]]] = {}
         self._widen(16)
@@ -334,14 +337,18 @@ class ClusterState:
             case RequestRouted(origin) | RequestRefused(origin) | ResponseStarted(origin) | RequestFinished(origin):
                 self._advance(origin)
             case LoadSampled():
+                self.load_version += 1
                 self._sampled(event)
             case ScrapeFailed(endpoints, ages):
+                self.load_version += 1
                 for number, age in zip(unpack(endpoints).tolist(), unpack(ages).tolist(), strict=True):
                     if (member := self.endpoints.get(number)) is not None:
                         self.age[member.slot] = math.inf if age == NEVER_SAMPLED else age / 1000
             case LabelsChanged():
+                self.load_version += 1
                 self._labelled(event)
             case ScrapePaced(interval, threshold):
+                self.load_version += 1
                 self.interval, self.threshold = interval, threshold
             case EndpointJoined():
                 self._joined(event)
@@ -425,6 +432,7 @@ class ClusterState:
     def _moved(self) -> None:
         self.membership_version += 1
         self._ready.clear()
+        self._sampled_slots.clear()
 
     def _place(self, member: Endpoint) -> None:
         self.endpoints[member.number] = member
@@ -475,20 +483,32 @@ class ClusterState:
         self._moved()
 
     def _sampled(self, event: LoadSampled) -> None:
-        numbers = unpack(event.endpoints).tolist()
-        members = [self.endpoints.get(number) for number in numbers]
+        slots, here = self._sampled_slots.get(event.endpoints) or self._find_sampled(event.endpoints)
         waiting, running = unpack(event.waiting), unpack(event.running)
         kv_cache, earlier = unpack_floats(event.kv_cache), unpack(event.earlier)
-        slots = np.array([-1 if m is None else m.slot for m in members], dtype=np.int64)
-        if None in members:  # left while the sample was under way
-            here = slots >= 0
-            slots, waiting, running = slots[here], waiting[here], running[here]
-            kv_cache, earlier = kv_cache[here], earlier[here]
+        if here is not None:
+            waiting, running, kv_cache, earlier = waiting[here], running[here], kv_cache[here], earlier[here]
         self.waiting[slots] = waiting
         self.running[slots] = running
         self.kv_cache[slots] = kv_cache
         self.age[slots] = 0.0
         self.sampled_at[slots] = event.sampled_at - earlier / 1000
+
+    def _find_sampled(self, endpoints: bytes) -> tuple[Slots | slice, npt.NDArray[np.bool_] | None]:
+        """The slots of the endpoints of a sample, and which of these are still members where some have left.
+
+        Samples name the same endpoints again and again, so the answer is kept until membership changes.
+        """
+        members = [self.endpoints.get(number) for number in unpack(endpoints).tolist()]
+        found = np.array([-1 if m is None else m.slot for m in members], dtype=np.int64)
+        here = found >= 0 if None in members else None
+        slots: Slots | slice = found if here is None else found[here]
+        if here is None and len(found) > 1 and bool((np.diff(found) == 1).all()):
+            slots = slice(int(found[0]), int(found[-1]) + 1)
+        if len(self._sampled_slots) >= 1024:  # subsets are as many as scrapes happen to coincide
+            self._sampled_slots.clear()
+        self._sampled_slots[endpoints] = (slots, here)
+        return slots, here
 
     def _labelled(self, event: LabelsChanged) -> None:
         member = self.endpoints.get(event.endpoint)
