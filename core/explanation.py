@@ -177,7 +177,7 @@ def _scored(run: Trace, profile: Profile, decision: Decision) -> dict[int, Score
                     if decision.degraded and scorer.load
                     else scorer.words(run.cycle.request, view, index),
                 )
-                for name, scorer, weight, scores in run.scores
+                for (name, scorer, weight), scores in zip(profile.scorers, run.scores, strict=True)
             ),
             sum=sums[index],
             rank=ranks[index],

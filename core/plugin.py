@@ -15,6 +15,9 @@ import numpy.typing as npt
 from pointsman.core.events import RequestFacts
 from pointsman.core.view import Floats, View
 
+FEW = 48
+"""Up to here plain numbers are sooner done than arrays; the result is the same."""
+
 Reasons = npt.NDArray[np.int16]
 Scores = Floats
 Kind = Literal["scheduling", "profile handler", "detector", "producer", "source", "extractor", "parser", "discovery"]
@@ -47,6 +50,8 @@ class Scorer(Protocol):
 
     load: ClassVar[bool]
     """It judges load: degraded, it is neutral."""
+    standing: ClassVar[bool]
+    """Its scores depend on the candidates and the cluster state alone: they stand until that changes."""
     advantage: ClassVar[str]
     """What a candidate that scores higher has, as in "the shorter queue"."""
 
@@ -133,7 +138,11 @@ def rejected(filter: Filter, request: RequestFacts, view: View) -> Reasons:
 
 def spread(values: npt.NDArray[np.int64]) -> Scores:
     """1 for the lowest value, 0 for the highest, linear between; all equal is no preference, hence 1 for each."""
-    lowest, highest = np.minimum.reduce(values), np.maximum.reduce(values)
+    if len(values) <= FEW:
+        listed = values.tolist()
+        lowest, highest = min(listed), max(listed)
+    else:
+        lowest, highest = int(values.min()), int(values.max())
     if lowest == highest:
         return np.ones(len(values))
     scores: Scores = (highest - values) / (highest - lowest)

@@ -9,6 +9,7 @@ from pointsman.core.effective import EffectiveConfig, decode_config
 from pointsman.core.plugin import REGISTER, Detector, Filter, Picker, Scorer
 from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
 from pointsman.core.projection import ClusterState
+from pointsman.core.scoring import KeptScores
 
 CACHED_MAX = 64
 """Profiles kept ready: configurations change by hand, and replay meets a few at once."""
@@ -35,6 +36,7 @@ class Profile:
         self.whole_subset = config.flags.disable_endpoint_subset_filter
         self.best_sum = sum(weight for _, _, weight in self.scorers if weight > 0)
         """What a candidate would have that scores 1 everywhere."""
+        self.kept = KeptScores()
         self.types = frozenset(_types(config, built))
         """The plugin types a decision rests on."""
 

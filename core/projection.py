@@ -337,15 +337,10 @@ class ClusterState:
             case RequestRouted(origin) | RequestRefused(origin) | ResponseStarted(origin) | RequestFinished(origin):
                 self._advance(origin)
             case LoadSampled():
-                self.load_version += 1
                 self._sampled(event)
-            case ScrapeFailed(endpoints, ages):
-                self.load_version += 1
-                for number, age in zip(unpack(endpoints).tolist(), unpack(ages).tolist(), strict=True):
-                    if (member := self.endpoints.get(number)) is not None:
-                        self.age[member.slot] = math.inf if age == NEVER_SAMPLED else age / 1000
+            case ScrapeFailed():
+                self._failed(event)
             case LabelsChanged():
-                self.load_version += 1
                 self._labelled(event)
             case ScrapePaced(interval, threshold):
                 self.load_version += 1
@@ -483,6 +478,7 @@ class ClusterState:
         self._moved()
 
     def _sampled(self, event: LoadSampled) -> None:
+        self.load_version += 1
         slots, here = self._sampled_slots.get(event.endpoints) or self._find_sampled(event.endpoints)
         waiting, running = unpack(event.waiting), unpack(event.running)
         kv_cache, earlier = unpack_floats(event.kv_cache), unpack(event.earlier)
@@ -510,7 +506,14 @@ class ClusterState:
         self._sampled_slots[endpoints] = (slots, here)
         return slots, here
 
+    def _failed(self, event: ScrapeFailed) -> None:
+        self.load_version += 1
+        for number, age in zip(unpack(event.endpoints).tolist(), unpack(event.ages).tolist(), strict=True):
+            if (member := self.endpoints.get(number)) is not None:
+                self.age[member.slot] = math.inf if age == NEVER_SAMPLED else age / 1000
+
     def _labelled(self, event: LabelsChanged) -> None:
+        self.load_version += 1
         member = self.endpoints.get(event.endpoint)
         if member is None:
             return

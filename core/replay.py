@@ -11,7 +11,7 @@ from pointsman.core.explanation import Explanation, explain
 from pointsman.core.packing import unpack
 from pointsman.core.profile import PLUGIN_VERSIONS, profile_in_force
 from pointsman.core.projection import ClusterState, Epoch
-from pointsman.core.scheduler import SCHEDULER_VERSION, schedule
+from pointsman.core.scheduler import SCHEDULER_VERSION, trace
 from pointsman.core.traffic import Column, NotRecordedError, RecordedTraffic
 
 Kind = Literal["ok", "differs", "not-scheduled", "other-version", "other-log"]
@@ -60,7 +60,8 @@ def verify_decision(
     try:
         traffic = _recorded(event)
         profile = profile_in_force(cluster, event.request.pool)
-        decision = schedule(cluster, traffic, profile, event.request, _draws(event))
+        # from nothing: what `schedule` keeps between decisions is verified along with it
+        decision, _ = trace(cluster, traffic, profile, event.request, _draws(event))
     except NotRecordedError as error:
         return _differs("reads", _reads(event.reads), str(error))
     except ValueError as error:  # what is packed in the entry cannot be unpacked

@@ -13,11 +13,12 @@ from pointsman.core.decision import Decision, RefusalReason
 from pointsman.core.draws import Draws
 from pointsman.core.events import Read, RequestFacts
 from pointsman.core.packing import Ints, pack, unpack
-from pointsman.core.plugin import Filter, Reasons, Scorer, Scores, rejected
+from pointsman.core.plugin import FEW, Filter, Reasons, Scores, rejected
 from pointsman.core.profile import PLUGIN_VERSIONS, Profile, compile_profile, profile_for, profile_in_force
 from pointsman.core.projection import ClusterState, Slots
+from pointsman.core.scoring import score, standing_scores
 from pointsman.core.traffic import Traffic
-from pointsman.core.view import Cycle, View
+from pointsman.core.view import Cycle, View, rows_of
 
 __all__ = [
     "PLUGIN_VERSIONS",
@@ -32,9 +33,6 @@ __all__ = [
 SCHEDULER_VERSION = 1
 """Of the rules in this file and of the digest."""
 
-NEUTRAL = 0.5
-"""A load scorer's score for each candidate while the feed is lost."""
-
 _RANKED = struct.Struct("<qd").pack
 
 _BEST = 3
@@ -48,8 +46,8 @@ class Trace:
         "avoided",
         "candidates",
         "cycle",
+        "digest",
         "filtered",
-        "first",
         "picks",
         "rejections",
         "saturation",
@@ -64,12 +62,13 @@ class Trace:
         self.candidates = cycle.candidates
         self.view = View(cycle, cycle.candidates, None)
         """Those that remain."""
-        self.first = self.view
         self.saturation: float | None = None
         """None where it was not asked for."""
         self.filtered: list[tuple[str, Filter, View, Reasons]] = []
         self.rejections: list[tuple[str, int]] = []
-        self.scores: list[tuple[str, Scorer, float, Scores]] = []
+        self.digest = xxh3_64()
+        self.scores: list[Scores] = []
+        """A row for each scorer of the profile, a column for each of `view`."""
         self.sums: Scores = _NO_SCORES
         self.picks: list[int] = []
         """Indexes in `view`."""
@@ -83,13 +82,19 @@ def schedule(
     cluster: ClusterState, traffic: Traffic, profile: Profile, request: RequestFacts, draws: Draws
 ) -> Decision:
     """Decide where `request` goes."""
-    return trace(cluster, traffic, profile, request, draws)[0]
+    return trace(cluster, traffic, profile, request, draws, keep=True)[0]
 
 
 def trace(
-    cluster: ClusterState, traffic: Traffic, profile: Profile, request: RequestFacts, draws: Draws
+    cluster: ClusterState,
+    traffic: Traffic,
+    profile: Profile,
+    request: RequestFacts,
+    draws: Draws,
+    *,
+    keep: bool = False,
 ) -> tuple[Decision, Trace]:
-    """Decide where `request` goes, and keep how."""
+    """Decide where `request` goes, and tell how; `keep` uses and leaves standing scores with the profile."""
     candidates, avoided = _candidates(cluster, traffic, profile, request)
     run = Trace(Cycle(cluster, traffic, request, draws, candidates), avoided)
     if not len(candidates):
@@ -101,7 +106,17 @@ def trace(
     for name, filter in profile.filters:
         if not _filter(run, name, filter, request):
             return _decision(run, "filtered"), run
-    _score(run, profile, request, traffic.degraded)
+    view = run.view
+    standing = None
+    keep = keep and not traffic.degraded and view.slots is cluster.ready(request.pool)
+    if keep:
+        standing = profile.kept.find(cluster, request.pool, view.slots)
+    if standing is None:
+        standing = standing_scores(run.cycle, profile.scorers, view.slots, view.positions)
+        if keep:
+            profile.kept.keep(cluster, request.pool, view.slots, standing)
+    run.digest.update(standing.digest)
+    run.scores, run.sums = score(view, request, profile.scorers, standing, run.digest)
     _pick(run, profile, traffic.degraded)
     return _decision(run, None), run
 
@@ -145,22 +160,6 @@ def _filter(run: Trace, name: str, filter: Filter, request: RequestFacts) -> boo
     return kept > 0
 
 
-def _score(run: Trace, profile: Profile, request: RequestFacts, degraded: bool) -> None:
-    """Sum up the weighted scores, in the order of the configuration."""
-    view = run.view
-    sums = np.zeros(view.size)
-    for name, scorer, weight in profile.scorers:
-        if degraded and scorer.load:
-            scores = np.full(view.size, NEUTRAL)
-        else:
-            scores = np.fmax(scorer.score(request, view), 0.0)  # fmax and fmin make 0 of what is no number
-            np.fmin(scores, 1.0, scores)
-            scores += 0.0  # one zero: the sign that fmax leaves is the machine's choice
-        run.scores.append((name, scorer, weight, scores))
-        sums += scores * weight
-    run.sums = sums
-
-
 def _pick(run: Trace, profile: Profile, degraded: bool) -> None:
     """Choose, and while the feed is lost among those with the fewest requests in flight first."""
     view, count = run.view, profile.endpoints_max
@@ -179,7 +178,7 @@ def _pick(run: Trace, profile: Profile, degraded: bool) -> None:
 
 def _best(numbers: Ints, sums: Scores) -> tuple[tuple[int, float], ...]:
     """The three highest, of equal ones the lower slot first."""
-    if len(sums) <= 16:  # the same result, sooner
+    if len(sums) <= FEW:  # the same result, sooner
         values = sums.tolist()
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:_BEST]
         return tuple([(int(numbers[i]), values[i]) for i in order])
@@ -197,18 +196,20 @@ def _rests_on(cycle: Cycle) -> bytes:
     facts, draws, cluster = cycle.request, cycle.draws, cycle.cluster
     text = (
         f"{draws.picker}\0{draws.epoch}\0{draws.n}\0{cluster.position}\0{cycle.traffic.degraded}\0{facts.priority}"
-        f"\0{facts.pool}\0{facts.model}\0{facts.target_model}\0{facts.prefix_block_bytes}\0"
+        f"\0{len(facts.prefix)}\0{facts.pool}\0{facts.model}\0{facts.target_model}\0{facts.prefix_block_bytes}\0"
     )
     whole = text.encode() + facts.prefix
-    return whole if facts.subset is None else whole + b"\0" + facts.subset
+    return whole if facts.subset is None else whole + b"subset" + facts.subset
 
 
 def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
     cycle, view = run.cycle, run.view
     cluster = cycle.cluster
+    digest = run.digest  # holds what scorers said
+    digest.update(_rests_on(cycle))
+    numbers = cluster.number[rows_of(run.candidates)]
+    digest.update(numbers.data)
     reads = tuple([Read(int(column), pack(values)) for column, values in cycle.reads.items()])
-    digest = xxh3_64(_rests_on(cycle))
-    digest.update(cluster.number[run.candidates].data)
     for read in reads:
         digest.update(read.values)
     for seen in cycle.seen:
@@ -217,13 +218,12 @@ def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
         digest.update(struct.pack("<d", run.saturation))
     for _, _, _, codes in run.filtered:
         digest.update(codes.data)
-    for _, _, _, scores in run.scores:
-        digest.update(scores.data)
     endpoints: tuple[int, ...] = ()
     best: tuple[tuple[int, float], ...] = ()
     if reason is None:
         digest.update(run.sums.data)
-        numbers = cluster.number[view.slots]
+        if view.positions is not None:
+            numbers = numbers[view.positions]
         endpoints = tuple([int(numbers[pick]) for pick in run.picks])
         best = _best(numbers, run.sums)
         for number in endpoints:

@@ -17,6 +17,15 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
+def rows_of(slots: Slots) -> Slots | slice:
+    """What takes `slots` out of a column: a slice where nothing lies between them, which copies nothing."""
+    if len(slots):
+        first, last = int(slots[0]), int(slots[-1])
+        if last - first + 1 == len(slots):
+            return slice(first, last + 1)
+    return slots
+
+
 class Cycle:
     """One decision under way: what it may read, and what it has read."""
 
@@ -44,7 +53,7 @@ class Cycle:
 class View:
     """The candidates that remain, in slot order."""
 
-    __slots__ = ("_columns", "_cycle", "_start", "positions", "size", "slots")
+    __slots__ = ("_columns", "_cycle", "_rows", "_start", "positions", "size", "slots")
 
     def __init__(self, cycle: Cycle, slots: Slots, positions: Slots | None) -> None:
         self._cycle = cycle
@@ -53,6 +62,7 @@ class View:
         """Where they stand among all candidates; None while they are all."""
         self.size = len(slots)
         self._columns: dict[str, npt.NDArray[np.generic]] = {}
+        self._rows = rows_of(slots)
         self._start = cycle.drawn
 
     def narrowed(self, keep: Mask) -> "View":
@@ -102,13 +112,13 @@ class View:
 
     def adapter_fit(self, model: str) -> npt.NDArray[np.int8]:
         """3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
-        values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self.slots]
+        values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self._rows]
         self._cycle.seen.append(values)
         return values
 
     def adapter_held(self, model: str) -> Mask:
         """The LoRA adapter runs or waits."""
-        values: Mask = self._cycle.cluster.lora_held(model)[self.slots]
+        values: Mask = self._cycle.cluster.lora_held(model)[self._rows]
         self._cycle.seen.append(values)
         return values
 
@@ -150,13 +160,13 @@ class View:
     def _ints(self, name: str, column: Ints) -> Ints:
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column[self.slots]
+            values = self._columns[name] = column[self._rows]
             self._cycle.seen.append(values)
         return values  # type: ignore[return-value]  # the dictionary holds columns of both types
 
     def _floats(self, name: str, column: Floats) -> Floats:
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column[self.slots]
+            values = self._columns[name] = column[self._rows]
             self._cycle.seen.append(values)
         return values  # type: ignore[return-value]  # the dictionary holds columns of both types

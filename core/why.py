@@ -64,12 +64,16 @@ def _compared(run: Trace, profile: Profile, view: View, choice: int) -> str:
     lead = "" if chance == 1.0 else f"It was drawn with a probability of {chance:.2f}. "
     if margin < 0.0:
         return f"{lead}The highest other sum was {sums[rival]:.2f}, of {other}; its own was {sums[choice]:.2f}."
-    return f"{lead}{_reasons(run, view, choice, rival)} {of}"
+    return f"{lead}{_reasons(run, profile, view, (choice, rival))} {of}"
 
 
-def _reasons(run: Trace, view: View, choice: int, rival: int) -> str:
+def _reasons(run: Trace, profile: Profile, view: View, pair: tuple[int, int]) -> str:
+    choice, rival = pair
     request, other = run.cycle.request, _short(view, rival)
-    gaps = [(float(s[choice] - s[rival]) * weight, scorer, weight) for _, scorer, weight, s in run.scores]
+    gaps = [
+        (float(row[choice] - row[rival]) * weight, scorer, weight)
+        for (_, scorer, weight), row in zip(profile.scorers, run.scores, strict=True)
+    ]
     gains = sorted((gap for gap in gaps if gap[0] > 0.0), key=lambda gap: -gap[0])
     losses = sorted((gap for gap in gaps if gap[0] < 0.0), key=lambda gap: gap[0])
     words = [scorer.words(request, view, choice) for _, scorer, _ in gains]

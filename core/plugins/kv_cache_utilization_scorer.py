@@ -15,6 +15,7 @@ class KvCacheUtilizationScorer(msgspec.Struct, frozen=True, forbid_unknown_field
     """Scores the free share of the KV cache; `kv-cache-scorer` is its name in GIE v0.5."""
 
     load: ClassVar[bool] = True
+    standing: ClassVar[bool] = True
     advantage: ClassVar[str] = "freer KV cache"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:

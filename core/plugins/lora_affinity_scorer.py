@@ -23,6 +23,7 @@ class LoraAffinityScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Scores 1 where the adapter runs, 0.8 where there is room for it, 0.6 where it waits, else 0."""
 
     load: ClassVar[bool] = True
+    standing: ClassVar[bool] = False
     advantage: ClassVar[str] = "better fit for the adapter"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from pointsman.core.draws import drawn
-from pointsman.core.plugin import Scores, plugin
+from pointsman.core.plugin import FEW, Scores, plugin
 from pointsman.core.view import View
 
 
@@ -19,6 +19,11 @@ class MaxScorePicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     max_num_of_endpoints: int = 1
 
     def pick(self, sums: Scores, view: View, count: int, /) -> list[int]:
+        if count == 1 and len(sums) <= FEW:
+            values = sums.tolist()
+            highest = max(values)
+            if values.count(highest) == 1:
+                return [values.index(highest)]
         chosen: list[int] = []
         while True:
             top = int(sums.argmax())

@@ -14,6 +14,7 @@ class QueueScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     """Scores 1 for the shortest queue and 0 for the longest, 1 for each where all are equal."""
 
     load: ClassVar[bool] = True
+    standing: ClassVar[bool] = True
     advantage: ClassVar[str] = "shorter queue"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:

@@ -14,6 +14,7 @@ class RunningRequestsSizeScorer(msgspec.Struct, frozen=True, forbid_unknown_fiel
     """Scores 1 for the fewest running requests and 0 for the most, 1 for each where all are equal."""
 
     load: ClassVar[bool] = True
+    standing: ClassVar[bool] = True
     advantage: ClassVar[str] = "smaller number of running requests"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:
