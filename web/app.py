@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 import msgspec
+from markupsafe import Markup
 from quart import Response, make_response, request
 from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioRequest
@@ -132,9 +133,18 @@ def _json(console: Console, view: Callable[..., Awaitable[Reply]]) -> Callable[.
         reply = await view(console, **arguments)
         if reply.location:
             return Response(status=303, headers={"Location": "/api/v1" + reply.location})
-        return Response(msgspec.json.encode(reply.data), status=reply.status, content_type="application/json")
+        return Response(_encode(reply.data), status=reply.status, content_type="application/json")
 
     return answer
+
+
+def _without_pictures(value: object) -> object:
+    if isinstance(value, Markup):
+        return None
+    raise TypeError(f"{type(value).__name__} in a view, wanted what JSON can hold")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_without_pictures).encode
 
 
 def _events(console: Console) -> Callable[[], Awaitable[Response]]:

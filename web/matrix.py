@@ -6,9 +6,9 @@ import msgspec
 from markupsafe import Markup
 
 from pointsman.core.events import RequestRefused, RequestRouted
-from pointsman.core.explanation import Candidate, Explanation
+from pointsman.core.explanation import Candidate
 from pointsman.web import drawing, words
-from pointsman.web.replayer import Replayed
+from pointsman.web.replayer import Account, Replayed
 
 
 class Scorer(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ def _line(
     return Line(candidate.name, chosen, rejected, sample, cells, f"{scored.sum:.2f}", rank, bar)
 
 
-def _margin(explanation: Explanation) -> str:
+def _margin(explanation: Account) -> str:
     sums = sorted((c.scored.sum for c in explanation.candidates if c.scored), reverse=True)
     if not sums:
         return "nobody left"

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from pointsman.core.explanation import Explanation
+from pointsman.core.explanation import Candidate, Explanation
 from pointsman.core.replay import explain_decision, verify_decision
 from pointsman.core.traffic import NotRecordedError
 from pointsman.eventlog.decisions import decisions
@@ -26,13 +26,30 @@ WAITING_MAX = 32
 FRAME_MAX = 64 * 2**20
 
 
+class Account(msgspec.Struct, frozen=True):
+    """An explanation as it crosses the pipe; fields as in `core.explanation.Explanation`."""
+
+    profile: str
+    picker: str
+    scorers: tuple[tuple[str, float], ...]
+    best_sum: float
+    saturation: float | None
+    avoided: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    why: str
+
+
+def _account(told: Explanation) -> Account:
+    return Account(*[getattr(told, name) for name in Account.__struct_fields__])
+
+
 class Replayed(msgspec.Struct, frozen=True):
     """A decision computed again."""
 
     kind: str
     """`ok`, `differs`, `not-scheduled`, `other-version`, `other-log`, or `unavailable` where it cannot be told."""
     message: str
-    explanation: Explanation | None = None
+    explanation: Account | None = None
     sampled_at: dict[int, float] = {}
     """By endpoint number: when the sample was taken that the decision rests on."""
 
@@ -54,10 +71,10 @@ def replayed(reader: LogReader, position: int) -> Replayed:
         return Replayed("unavailable", _CAUSES.get(found.cause, found.cause))
     sampled = {number: float(state.sampled_at[member.slot]) for number, member in state.endpoints.items()}
     key = (event.origin.picker, event.origin.epoch)
-    explanation: Explanation | None = None
+    explanation: Account | None = None
     trouble = ""
     try:
-        explanation = explain_decision(state, event)
+        explanation = _account(explain_decision(state, event))
     except (NotRecordedError, ValueError) as error:
         trouble = f"; {error}"
     epoch = state.epochs.get(key) or reader.state_at(position).epochs.get(key)

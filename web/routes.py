@@ -210,7 +210,12 @@ async def route_page(console: Console, namespace: str, name: str) -> Reply:
         "here": here,
         "done": "The weights were changed: recorded, written and read back." if request.args.get("done") else "",
     }
-    data: dict[str, object] = {"route": route.route, "version": route.version, "rules": [bare(r) for r in found], "changes": history}
+    data: dict[str, object] = {
+        "route": route.route,
+        "version": route.version,
+        "rules": [bare(r) for r in found],
+        "changes": history,
+    }
     return Reply("route.html", "_route.html", context, data | {"state": word})
 
 

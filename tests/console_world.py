@@ -1,0 +1,258 @@
+"""A console over a log that real decisions made, for the tests of its pages."""
+
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import hypercorn.trio
+import msgspec
+import numpy as np
+import trio
+from hypercorn.config import Config as HypercornConfig
+
+from pointsman.core.draws import Draws
+from pointsman.core.events import (
+    BackendRef,
+    EndpointJoined,
+    Entry,
+    Event,
+    LabelsChanged,
+    LoadSampled,
+    Origin,
+    PickerStarted,
+    PoolApplied,
+    RequestFacts,
+    RequestFinished,
+    RequestRouted,
+    ResponseStarted,
+    RouteMatch,
+    RouteObserved,
+    RouteRule,
+    ScrapePaced,
+)
+from pointsman.core.packing import pack, pack_floats
+from pointsman.core.prefix import prefix_hashes
+from pointsman.core.projection import ClusterState, OpenRequests
+from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
+from pointsman.core.traffic import TrafficState
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.feed import FeedStatistics
+from pointsman.eventlog.log import open_log
+from pointsman.eventlog.readmodel_writer import ReadModelWriter
+from pointsman.web.access import Access
+from pointsman.web.app import create_app
+from pointsman.web.console import Console, WeightsNotWritten
+from pointsman.web.replayer import Replayer
+from pointsman.web.stream import Broadcast
+
+OLD, NEW = "default/vllm-llama3-8b-instruct", "default/vllm-llama3-8b-instruct-new"
+ROUTE = "default/llm-route"
+EPOCH = 0x1D2C3B4A59687706
+MODELS = ("meta-llama/Llama-3.1-8B-Instruct", "food-review-1")
+
+
+class World:
+    """The parts of a control process that the console needs, and a hand on each."""
+
+    def __init__(self, home: Path, appender: Appender, model: ReadModelWriter) -> None:
+        self.home = home
+        self.appender = appender
+        self.model = model
+        self.open = OpenRequests()
+        self.broadcast = Broadcast()
+        self.access = Access()
+        self.written: list[tuple[BackendRef, ...]] = []
+        self.refuse_writes: WeightsNotWritten | None = None
+        self.traffic = TrafficState()
+        self.n = 0
+        self.replayer = Replayer(
+            [sys.executable, "-P", "-c", WORKER, str(home / "log")],
+        )
+
+    @property
+    def state(self) -> ClusterState:
+        return self.appender.log.state
+
+    def console(self) -> Console:
+        """What the pages get."""
+        return Console(
+            state=lambda: self.state,
+            in_flight=self.open.in_flight,
+            log=self.appender.statistics,
+            feed=lambda: FeedStatistics(1, 1, 0, 0, 1, 0),
+            append=self.appender.append,
+            write_weights=self.write,
+            log_directory=self.home / "log",
+            read_model=self.home / "readmodel.db",
+            data_directory=self.home,
+            manifests=str(self.home / "manifests"),
+            gateway="http://127.0.0.1:8080",
+            broadcast=self.broadcast,
+            replayer=self.replayer,
+            access=self.access,
+        )
+
+    async def write(self, route: RouteObserved, rule: int, touched: tuple[BackendRef, ...]) -> str:
+        """A route's file that is written and seen again at once."""
+        if self.refuse_writes is not None:
+            raise self.refuse_writes
+        self.written.append(touched)
+        weights = {b.pool: b.weight for b in touched}
+        backends = tuple(
+            msgspec.structs.replace(b, weight=weights.get(b.pool, b.weight)) for b in route.rules[rule].backends
+        )
+        version = f"v{len(self.written) + 1}"
+        rules = (msgspec.structs.replace(route.rules[rule], backends=backends),)
+        await self.appender.append(msgspec.structs.replace(route, rules=rules, version=version))
+        return version
+
+    async def index(self) -> None:
+        """Bring the read model up to the head."""
+        while await trio.to_thread.run_sync(self.model.fold):
+            pass
+
+    async def request(self, source: random.Random, pool: str, *, finish: bool = True) -> int:
+        """One request, decided as a picker does; the position of its decision."""
+        state, self.n = self.state, self.n + 1
+        self.traffic.follow(state)
+        model = source.choice(MODELS)
+        prompt = f"system prompt {source.randrange(5)} ".encode() * 40 + b"and a question"
+        facts = RequestFacts(
+            f"{source.getrandbits(128):032x}",
+            pool,
+            model,
+            path="/v1/completions",
+            body_bytes=len(prompt) + 60,
+            prompt_bytes=len(prompt),
+            prefix=prefix_hashes(model, prompt, 64),
+            prefix_block_bytes=64,
+        )
+        origin = Origin("picker-0", EPOCH, self.n, state.position)
+        decision = schedule(state, self.traffic, profile_in_force(state, pool), facts, Draws("picker-0", EPOCH, self.n))
+        event = decision.to_event(origin, time.time(), facts, 23)
+        position = await self.appender.append(event)
+        if isinstance(event, RequestRouted):
+            self.traffic.routed(self.n, event, state)
+            if finish:
+                await self._finish(source, event)
+        return position
+
+    async def _finish(self, source: random.Random, event: RequestRouted) -> None:
+        decided, state = self.n, self.state
+        for make in (self._started, self._finished):
+            self.n += 1
+            await self.appender.append(make(source, Origin("picker-0", EPOCH, self.n, state.position), decided))
+        self.traffic.finished(decided)
+
+    def _started(self, source: random.Random, origin: Origin, decided: int) -> Event:
+        return ResponseStarted(origin, decided, 200, 0.05, "127.0.1.1:8000")
+
+    def _finished(self, source: random.Random, origin: Origin, decided: int) -> Event:
+        status = 200 if source.random() < 0.97 else 500
+        first = source.uniform(0.08, 0.3)
+        return RequestFinished(
+            origin, decided, "complete", status, first + 1.1, first, 2000, 40, True, 120, source.randrange(20, 100), 64
+        )
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from pointsman.web.replayer import serve
+serve(Path(sys.argv[1]))
+"""
+
+
+def membership() -> list[Event]:
+    """The demo's pools and pods."""
+    events: list[Event] = [ScrapePaced(0.05, 0.2)]
+    number = 0
+    for index, pool in enumerate((OLD, NEW)):
+        name = pool.rpartition("/")[2]
+        events.append(PoolApplied(pool, {"app": name}, (8000,), f"{name}-epp", 9002 + 2 * index, source="pools.yaml"))
+        for i in range(3):
+            number += 1
+            address = f"127.0.{index + 1}.{i + 1}"
+            pod = f"{name}-{'abc'[i] * 2}{number}"
+            events.append(
+                EndpointJoined(number, pool, f"uid-{number}", "default", pod, address, 8000, ready=number != 6)
+            )
+            events.append(LabelsChanged(number, ("food-review-1",) if i < 2 else (), (), 2, 16, 4096))
+    rule = RouteRule((RouteMatch(),), (BackendRef(OLD, 90), BackendRef(NEW, 10)))
+    events.append(RouteObserved(ROUTE, (rule,), source="route.yaml", version="v1"))
+    events.append(PickerStarted(Origin("picker-0", EPOCH, 1, 0), "test", SCHEDULER_VERSION, dict(PLUGIN_VERSIONS)))
+    return events
+
+
+def sample(source: random.Random) -> LoadSampled:
+    """A scrape of the first five endpoints."""
+    numbers = np.arange(1, 6, dtype=np.int64)
+    return LoadSampled(
+        pack(numbers),
+        time.time(),
+        pack(np.zeros(5, dtype=np.int64)),
+        pack(np.array([source.randrange(8) for _ in range(5)], dtype=np.int64)),
+        pack(np.array([source.randrange(1, 30) for _ in range(5)], dtype=np.int64)),
+        pack_floats(np.array([source.random() * 0.8 for _ in range(5)])),
+    )
+
+
+@asynccontextmanager
+async def world(home: Path, requests: int = 30, seed: int = 1) -> AsyncIterator[World]:
+    """A world with this many requests behind it."""
+    log = open_log(home / "log", "test")
+    source = random.Random(seed)
+    found: list[World] = []
+
+    def committed(commit: object) -> None:
+        for entry in getattr(commit, "entries", ()):
+            assert isinstance(entry, Entry)
+            found[0].open.apply_event(entry.event)
+        found[0].broadcast.changed("decisions")
+
+    appender = Appender(log, committed)
+    model = ReadModelWriter(home / "readmodel.db", home / "log")
+    made = World(home, appender, model)
+    found.append(made)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(appender.run)
+        await appender.append_many(membership())
+        made.n = 1
+        for i in range(requests):
+            if i % 3 == 0:
+                await appender.append(sample(source))
+            await made.request(source, OLD if source.random() < 0.9 else NEW, finish=i != requests - 1)
+        await made.index()
+        try:
+            yield made
+        finally:
+            with trio.CancelScope(shield=True):
+                await made.replayer.stop()
+            model.close()
+            appender.close()
+            await appender.wait_committed(log.head.position)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def served(made: World) -> AsyncIterator[str]:
+    """The console on a port of its own; its URL."""
+    config = HypercornConfig()
+    config.bind = ["127.0.0.1:0"]
+    config.graceful_timeout = 0.2
+    config.errorlog = None
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+        serve: Callable[..., object] = hypercorn.trio.serve
+        binds = await nursery.start(
+            lambda task_status: serve(
+                create_app(made.console()), config, shutdown_trigger=ended.wait, task_status=task_status
+            )
+        )
+        try:
+            yield binds[0]
+        finally:
+            ended.set()
