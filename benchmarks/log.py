@@ -10,6 +10,7 @@ import json
 import resource
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,10 @@ from pointsman.core.events import (
 from pointsman.core.packing import pack, pack_floats
 from pointsman.core.projection import ClusterState, skim
 from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.decisions import decisions
 from pointsman.eventlog.log import open_log
 from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.readmodel_writer import ReadModelWriter
 from pointsman.eventlog.store import Commit
 from pointsman.eventlog.verify import verify_chain
 
@@ -86,24 +89,23 @@ def request(n: int, applied: int, rng: np.random.Generator) -> list[Event]:
 
 
 async def append_load(directory: Path, rate: int, seconds: float) -> dict[str, float]:
-    """Append at `rate` in the bursts of a 5 ms tick, as the feed delivers them; the costs."""
+    """Append at `rate` in the bursts of a 10 ms tick, as the feed delivers them; the costs."""
     rng = np.random.default_rng(1)
     log = open_log(directory, "bench")
-    commits: list[Commit] = []
+    told: deque[Commit] = deque(maxlen=1)
     bodies = [(class_of(event), encode(event)) for n in range(3000) for event in request(n, 100, rng)]
     async with trio.open_nursery() as nursery:
-        appender = Appender(log, lambda commit: commits.append(commit) if len(commits) < 1 else None)
+        appender = Appender(log, told.append)
         await nursery.start(appender.run)
         await appender.append_many([*membership(), PickerStarted(Origin("picker-1", 1 << 63, 1, 0), "b", 1, {})])
         before = resource.getrusage(resource.RUSAGE_SELF)
-        began, sent, durations = trio.current_time(), 0, []
+        began, sent = trio.current_time(), 0
         while (now := trio.current_time()) < began + seconds:
             for _ in range(int((now - began) * rate) - sent):
                 kind, body = bodies[sent % len(bodies)]
                 appender.append_encoded_nowait(kind, body)
                 sent += 1
-            durations.append(appender.statistics().commit_duration_p99 if len(durations) % 20 == 0 else 0.0)
-            await trio.sleep(0.005)
+            await trio.sleep(0.010)
         elapsed = trio.current_time() - began
         await appender.append_many([])
         after = resource.getrusage(resource.RUSAGE_SELF)
@@ -121,6 +123,53 @@ async def append_load(directory: Path, rate: int, seconds: float) -> dict[str, f
         "body_bytes_per_event": sum(len(body) for _, body in bodies) / len(bodies),
         "file_bytes_per_event": size / sent,
     }
+
+
+async def write_mixed(directory: Path, requests: int) -> None:
+    """A log in which every 20 requests follow a sample of all endpoints, decided on the state a little before."""
+    rng = np.random.default_rng(3)
+    log = open_log(directory, "bench")
+    samples = [sample(rng) for _ in range(100)]
+    async with trio.open_nursery() as nursery:
+        appender = Appender(log, lambda commit: None)
+        await nursery.start(appender.run)
+        position = await appender.append_many(
+            [*membership(), PickerStarted(Origin("picker-1", 1 << 63, 1, 0), "b", 1, {})]
+        )
+        for n in range(requests):
+            if n % 20 == 0:
+                position = appender.append_nowait(samples[n // 20 % 100])
+            for event in request(n, position - int(rng.integers(0, 50)), rng):
+                position = appender.append_nowait(event)
+            if n % 500 == 0:
+                await appender.append_many([])
+        await appender.append_many([])
+        appender.close()
+    log.close()
+
+
+def walk_decisions(directory: Path) -> dict[str, float]:
+    """Every decision with the state it was made on; every cluster entry; the read model."""
+    found: dict[str, float] = {}
+    with LogReader(directory) as reader:
+        start = time.process_time()
+        count = sum(1 for decided in decisions(reader, 1) if decided.state is not None)
+        found["decisions_per_second"] = count / (time.process_time() - start)
+        start = time.process_time()
+        state = ClusterState()
+        for entry in reader.entries(1):
+            state.apply(entry)
+        found["mixed_entries_folded_per_second"] = state.position / (time.process_time() - start)
+    writer = ReadModelWriter(directory.parent / "readmodel.db", directory)
+    start = time.process_time()
+    while writer.fold():
+        pass
+    found["read_model_entries_per_second"] = writer.position / (time.process_time() - start)
+    writer.close()
+    start = time.process_time()
+    open_log(directory, "bench").close()
+    found["open_ms"] = 1000 * (time.process_time() - start)
+    return found
 
 
 def fold_load(entries: int) -> dict[str, float]:
@@ -141,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--requests", type=int, default=30_000, help="in the log that is walked")
     parser.add_argument("--directory", type=Path, default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
@@ -157,6 +207,9 @@ def main() -> None:
             for entry in reader.entries(1):
                 state.apply(entry)
             found["traffic_entries_per_second"] = state.position / (time.process_time() - start)
+        mixed = Path(directory) / "mixed"
+        trio.run(write_mixed, mixed, options.requests)
+        found |= walk_decisions(mixed)
     print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=2))
 
 
