@@ -1,0 +1,99 @@
+"""What sources say the world should be, before it is compared with what the log says."""
+
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+
+import msgspec
+
+from pointsman.core.events import ObjectiveApplied, PoolApplied, RouteObserved
+
+NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+NAME_FORM = "a name of lower-case letters, digits, '-' and '.', 253 characters at most"
+NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+NAMESPACE_FORM = "a name of lower-case letters, digits and '-', 63 characters at most"
+
+ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
+"""Annotations that limit a pod to some of its pool's ports; the first that is present counts."""
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A pod, as far as membership depends on it."""
+
+    namespace: str
+    name: str
+    uid: str
+    """Empty where the manifest has none."""
+    address: str
+    """Empty before it has one."""
+    ready: bool
+    labels: dict[str, str]
+    active_ports: frozenset[int] | None = None
+    """None for all."""
+    deleted: bool = False
+    """It is being terminated."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """An endpoint that should be there."""
+
+    pool: str
+    uid: str
+    """The pod's; without one, `namespace/name`."""
+    namespace: str
+    name: str
+    address: str
+    port: int
+    rank: int
+    labels: dict[str, str]
+    ready: bool
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """Two members with the same are one."""
+        return self.pool, self.uid, self.port
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """The whole of what a source says."""
+
+    pools: Mapping[str, PoolApplied]
+    members: tuple[Member, ...] = ()
+    objectives: Mapping[tuple[str, str], ObjectiveApplied] = {}
+    """By pool and name."""
+    routes: Mapping[str, RouteObserved] = {}
+    keep: bool = False
+    """Part of the source was never understood: endpoints and objectives it does not name stay."""
+
+
+def address_of(text: str) -> str:
+    """Return an IP address in its usual spelling; `ValueError` for other texts."""
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone")
+    return str(ip_address(text))
+
+
+def members_of(pool: PoolApplied, pods: Iterable[Pod]) -> list[Member]:
+    """Return one member for each of the pool's ports on each pod that it selects; a pod without address has none."""
+    namespace = pool.pool.partition("/")[0]
+    selected = pool.selector.items()
+    found: list[Member] = []
+    for pod in pods:
+        if pod.namespace != namespace or pod.deleted or not pod.address or not selected <= pod.labels.items():
+            continue
+        uid = pod.uid or f"{pod.namespace}/{pod.name}"
+        found.extend(
+            Member(pool.pool, uid, pod.namespace, pod.name, pod.address, port, rank, pod.labels, pod.ready)
+            for rank, port in enumerate(pool.target_ports)
+            if pod.active_ports is None or port in pod.active_ports
+        )
+    return found
+
+
+def active_ports(annotations: Mapping[str, str]) -> frozenset[int] | None:
+    """Return the ports that the annotations leave; items count by their leading digits, others not at all."""
+    for key in ACTIVE_PORTS:
+        if (written := annotations.get(key)) is not None:
+            digits = (re.match(r"[0-9]{1,9}", item.strip()) for item in written.split(","))
+            return frozenset(int(found[0]) for found in digits if found)
+    return None
