@@ -132,20 +132,36 @@ class BlockTable:
         self._flat[rows] = 0
         self.used -= len(rows)
 
-    def grow(self) -> Rows:
-        """Double the table; returns the new row of every old one."""
-        half, keys = self._half, self._keys
+    def grow(self) -> "Moved":
+        """Double the table; what is returned tells the new row of an old one."""
+        half, keys, holders = self._half, self._keys, self.holders.reshape(-1, _WAYS)
         self.version += 1
-        halves = np.arange(2 * half, dtype=np.int64)[:, None] >= half
-        bit = np.where(halves, keys >> np.uint64(32), keys) & np.uint64(half)  # the bit that the mask gains
-        up = (bit != 0) & (keys != 0)
-        bucket = np.arange(2 * half, dtype=np.int64)[:, None] + np.where(halves, half, 0) + np.where(up, half, 0)
-        moved: Rows = (bucket * _WAYS + np.arange(_WAYS, dtype=np.int64)).reshape(-1)
         self._half = 2 * half
         self._keys = np.zeros((4 * half, _WAYS), dtype=np.uint64)
-        holders: npt.NDArray[np.object_] = np.zeros(4 * half * _WAYS, dtype=np.object_)
-        self._keys.reshape(-1)[moved] = keys.reshape(-1)
-        holders[moved] = self.holders
-        self.holders = holders
+        self.holders = np.zeros(4 * half * _WAYS, dtype=np.object_)
+        wide = self.holders.reshape(-1, _WAYS)
+        up = np.zeros((2 * half, _WAYS), dtype=np.bool_)
+        for choice, bit in ((0, half), (1, half << 32)):  # the bit of the hash that the mask gains
+            old = slice(choice * half, (choice + 1) * half)
+            stay = slice(2 * choice * half, (2 * choice + 1) * half)
+            rise = slice((2 * choice + 1) * half, (2 * choice + 2) * half)
+            np.not_equal(keys[old] & np.uint64(bit), 0, out=up[old])
+            np.copyto(self._keys[stay], keys[old], where=~up[old])
+            np.copyto(self._keys[rise], keys[old], where=up[old])
+            np.copyto(wide[stay], holders[old], where=~up[old])
+            np.copyto(wide[rise], holders[old], where=up[old])
         self._prepare()
-        return moved
+        return Moved(half * _WAYS, up.reshape(-1))
+
+
+class Moved:
+    """Where the rows of a table went when it grew."""
+
+    def __init__(self, half: int, up: npt.NDArray[np.bool_]) -> None:
+        self._half = half
+        self._up = up
+
+    def __call__(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.uint32]) -> Rows:
+        """The new rows: the second half starts twice as far on, and in either half some rose by its old size."""
+        old = rows.astype(np.int64)
+        return old + self._half * ((old >= self._half).astype(np.int64) + self._up.take(old))

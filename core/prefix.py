@@ -29,6 +29,8 @@ _SWEEP: Final = 64
 """Blocks of lanes let go that each update cleans up: as many as a request of 4 KiB brings."""
 _QUEUE: Final = 64
 _INTERNED: Final = 4096
+_SETS_MAX: Final = 8
+"""Holder sets of one prompt that are counted one by one: beyond, their sum is made bit by bit."""
 
 Queue = npt.NDArray[np.uint32]
 
@@ -146,38 +148,31 @@ class PrefixIndex:
         if not hashes or not self._by_slot:
             return np.zeros(len(slots), dtype=np.int64)
         found = self._find(hashes)
-        planes = self._count(self._table.holders.take(found.rows[: found.leading]).tolist())
-        if not planes:
+        weights = self._count(self._table.holders.take(found.rows[: found.leading]).tolist())
+        if not weights:
             return np.zeros(len(slots), dtype=np.int64)
-        # Slots never seen are clipped to the last one, which has no lane, like lane -1, which wraps to a spare bit.
-        lanes = self._lane_of.take(slots, mode="clip")
         width = len(self._lanes) // 8 + 1
-        packed = b"".join([plane.to_bytes(width, "little") for plane in planes.values()])
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8).reshape(len(planes), width), axis=1, bitorder="little")
-        counts: npt.NDArray[np.uint16] = np.zeros(8 * width, dtype=np.uint16)
-        for row, power in zip(bits, planes, strict=True):
-            counts += row if power == 0 else row.astype(np.uint16) << power
-        return counts.take(lanes, mode="wrap").astype(np.int64)
+        packed = b"".join([lanes.to_bytes(width, "little") for lanes in weights])
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8).reshape(len(weights), width), axis=1, bitorder="little")
+        counts = np.array(list(weights.values()), dtype=np.float32) @ bits.astype(np.float32)  # exact below 2**24
+        # Slots never seen are clipped to the last one, which has no lane, like lane -1, which wraps to a spare bit.
+        return counts.take(self._lane_of.take(slots, mode="clip"), mode="wrap").astype(np.int64)
 
     def _count(self, held: list[int]) -> dict[int, int]:
-        """Add the holder sets up: the bits with power j of all lanes' counts, by j; without those that are 0."""
-        planes: dict[int, int] = {}
+        """Sets of lanes with a weight each: a lane holds as many blocks as the weights of its sets add up to."""
         alive = self._alive
-        last, weight = 0, 0
-        for mask in [*held, -1]:
-            if mask == last:
-                weight += 1
+        weights: dict[int, int] = {}
+        start = 0
+        for end, mask in enumerate([*held, -1]):
+            if start < end and mask == held[start]:
                 continue
-            power = 0
-            while weight:
-                if weight & 1:
-                    _add(planes, last & alive, power)
-                weight >>= 1
-                power += 1
-            if mask == -1 or not mask & alive:
-                break
-            last, weight = mask, 1
-        return {power: plane for power, plane in planes.items() if plane}
+            if start < end:
+                lanes = held[start] & alive
+                if not lanes:
+                    break
+                weights[lanes] = weights.get(lanes, 0) + end - start
+            start = end
+        return weights if len(weights) <= _SETS_MAX else _planes(weights)
 
     def held(self, slot: int) -> int:
         """How many blocks the slot's server holds."""
@@ -259,8 +254,9 @@ class PrefixIndex:
         moved = self._table.grow()
         self._scratch = np.zeros(len(self._table), dtype=np.uint32)
         for lane in [*self._by_slot.values(), *self._let_go]:
-            lane.queue[lane.head : lane.end] = moved.take(lane.queue[lane.head : lane.end])
-            lane.moved = set(moved.take(list(lane.moved)).tolist()) if lane.moved else lane.moved
+            lane.queue[lane.head : lane.end] = moved(lane.queue[lane.head : lane.end])
+            if lane.moved:
+                lane.moved = set(moved(np.array(list(lane.moved), dtype=np.int64)).tolist())
 
     def _join(self, slot: int, capacity: int) -> _Lane:
         assert capacity > 0, f"capacity of slot {slot} is {capacity}, wanted at least 1"
@@ -375,6 +371,19 @@ class PrefixIndex:
             count = min(over, lane.live)
             self._squeezed += count
             self._evict(lane, count)
+
+
+def _planes(weights: dict[int, int]) -> dict[int, int]:
+    """The same counts as few sets: one for each bit of them."""
+    planes: dict[int, int] = {}
+    for lanes, weight in weights.items():
+        for power in range(weight.bit_length()):
+            if weight >> power & 1:
+                _add(planes, lanes, power)
+    sets: dict[int, int] = {}
+    for power, plane in planes.items():
+        sets[plane] = sets.get(plane, 0) + (1 << power)
+    return sets
 
 
 def _add(planes: dict[int, int], carry: int, power: int) -> None:

@@ -24,6 +24,7 @@ _COUNT_MAX: Final = 2**63 - 1
 _NOTHING: Final = msgspec.Raw()
 # A quote inside a string has a backslash before it.
 _START: Final = re.compile(rb'(?<!\\)"usage"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
+_OBJECT: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
 _BRACKET: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}]', re.DOTALL)
 _NUMBER: Final = re.compile(rb'"?[ ]*\+?([0-9]{1,18})([.][0-9]{1,32})?([eE]\+?[0-9]{1,2})?[ ]*"?')
 
@@ -89,7 +90,7 @@ class UsageReader:
             self._keep(chunk, LINE_BYTES_MAX)
             return
         lines = bytes(self._kept) + chunk[:end] if self._kept else chunk[:end]
-        if b'"usage"' in lines:
+        if _OBJECT.search(lines):  # most events say null, or nothing
             self._usage = _lines(lines, self._cut, self._usage)
         self._kept[:] = chunk[end + 1 :]
         self._cut = False
@@ -114,7 +115,7 @@ def _lines(lines: bytes, cut: bool, known: Usage) -> Usage:
     for number, line in enumerate(lines.splitlines()):
         if cut and number == 0:
             known = _searched(line, known)
-        elif line.startswith(b"data:") and _START.search(line):
+        elif line.startswith(b"data:") and _OBJECT.search(line):
             known = _told(line[5:], known)
     return known
 

@@ -132,7 +132,7 @@ def test_the_table_keeps_its_blocks_when_it_grows() -> None:
     for value in hashes:
         while table.full(1):
             moved = table.grow()
-            places = {value: int(moved[row]) for value, row in places.items()}
+            places = dict(zip(places, moved(ints(*places.values())).tolist(), strict=True))
         (row,) = table.insert(table.find(packed([value]))).tolist()
         table.holders[row] = value
         places[value] = row
