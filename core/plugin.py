@@ -68,9 +68,13 @@ class Scorer(Protocol):
 class Picker(Protocol):
     """Chooses among the scored candidates."""
 
-    max_num_of_endpoints: int
     scored: ClassVar[bool]
     """It looks at the sums."""
+
+    @property
+    def max_num_of_endpoints(self) -> int:
+        """The choice and its fallbacks; 0 or less means 1."""
+        ...
 
     def pick(self, sums: Scores, view: View, count: int, /) -> list[int]:
         """Indexes of at most `count` candidates: the choice, then its fallbacks."""
@@ -87,18 +91,6 @@ class Detector(Protocol):
 
     def saturation(self, request: RequestFacts, view: View, /) -> float:
         """Used over available capacity: saturated from 1.0."""
-        ...
-
-
-class Unbound(Protocol):
-    """A filter made of other plugins, which it names."""
-
-    def refers_to(self) -> Sequence[str]:
-        """The plugin names it needs."""
-        ...
-
-    def bind(self, filters: dict[str, Filter], /) -> Filter:
-        """The filter itself, with what it named."""
         ...
 
 

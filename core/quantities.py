@@ -46,7 +46,8 @@ def parse_duration(text: object) -> Duration:
         parts = list(_PART.finditer(body))
         if body == "0" or (parts and "".join(part.group() for part in parts) == body):
             seconds = sum((Fraction(part[1]) * _UNITS[part[2]] for part in parts), Fraction(0))
-            return Duration(-seconds if text[0] == "-" else seconds)
+            whole = Fraction(round(seconds * 10**9), 10**9)  # Go counts nanoseconds
+            return Duration(-whole if text[0] == "-" else whole)
     raise ValueError(f"found {text!r}, wanted a duration such as '200ms' or '1m30s'")
 
 

@@ -43,7 +43,9 @@ def lines_of(node: yaml.Node, path: Place = ()) -> dict[Place, int]:
 
 
 def parsed(text: str, flags: PickingFlags | None = None) -> EffectiveConfig:
-    return parse_config(yaml.safe_load(text), lines_of(yaml.compose(text)), flags or PickingFlags())
+    root = yaml.compose(text)
+    assert root is not None
+    return parse_config(yaml.safe_load(text), lines_of(root), flags or PickingFlags())
 
 
 def wrong(text: str) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from pointsman.core.draws import Draws
 from pointsman.core.events import Event, LabelsChanged, RequestFacts, ScrapeFailed
 from pointsman.core.packing import pack
 from pointsman.core.plugin import REGISTER, Filter, Picker, Scorer, plugin
+from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
 from pointsman.core.plugins.least_kv_cache_filter import LeastKvCacheFilter
 from pointsman.core.plugins.least_queue_filter import LeastQueueFilter
 from pointsman.core.plugins.lora_affinity_filter import LoraAffinityFilter
@@ -52,7 +53,7 @@ def built(type: str) -> Any:
         "file-discovery": {"path": "endpoints.yaml"},
     }
     found = msgspec.convert(required.get(type, {}), REGISTER[type].struct)
-    return found.bind({"low-queue-filter": LowQueueFilter()}) if type == "decision-tree-filter" else found
+    return found.bind({"low-queue-filter": LowQueueFilter()}) if isinstance(found, DecisionTreeFilter) else found
 
 
 TYPES = sorted(REGISTER)
@@ -196,7 +197,7 @@ def test_prefix_cache_scorer_weighs_length_by_its_square() -> None:
 
 
 def kept(filter: Filter, view: View) -> list[int]:
-    return (filter.reject(REQUEST, view) == 0).nonzero()[0].tolist()
+    return [index for index, code in enumerate(filter.reject(REQUEST, view).tolist()) if code == 0]
 
 
 def test_low_queue_filter_says_what_it_found_and_wanted() -> None:
