@@ -72,6 +72,8 @@ class Child:
         self.start_after = 0.0
         self.quick_ends = 0
         self.log_offset = 0
+        self.last_words: list[str] = []
+        """What was shown last of its output."""
 
     @property
     def pid(self) -> int:
@@ -145,10 +147,13 @@ class Child:
         """What this life wrote last, where it writes to a file of its own."""
         if not self.plan.log:
             return []
-        with open(self.plan.log, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self.log_offset, size - 16_384))
-            return [line.decode(errors="replace").rstrip() for line in deque(file, LAST_LINES)]
+        try:
+            with open(self.plan.log, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self.log_offset, size - 16_384))
+                return [line.decode(errors="replace").rstrip() for line in deque(file, LAST_LINES)]
+        except OSError as error:
+            return [f"its output cannot be read: {error}"]
 
 
 def _signal_name(number: int) -> str:

@@ -18,7 +18,7 @@ from pointsman.cli.arguments import Parser
 from pointsman.cli.control_config import ConfigFollower, build
 from pointsman.cli.control_gateway import follow_routes
 from pointsman.cli.control_leash import ControlLeash
-from pointsman.cli.control_sources import Recorder, follow_sources, scraper_for
+from pointsman.cli.control_sources import Recorder, follow_sources, run_scraper
 from pointsman.cli.failure import Failure
 from pointsman.cli.settings import ControlSettings
 from pointsman.cli.supervisor import UNUSABLE_LOG
@@ -106,17 +106,16 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     """Run all parts until told to stop; the cause."""
     log, appender, hub = control.log, control.appender, control.hub
     causes = ["told to stop"]
-    config = ConfigFollower(settings, appender, log.state)
-    await config.begin()
-    recorder = Recorder(appender, hub)
-    listener = listen_at(Path(settings.feed))
     leash = ControlLeash()
+    config = ConfigFollower(settings, appender, log.state, leash.tell)
+    await config.begin()
+    recorder = Recorder(appender, hub, leash.tell)
+    listener = listen_at(Path(settings.feed))
     async with trio.open_nursery() as nursery:
         await nursery.start(follow_sources, settings, config, recorder, log)
         nursery.start_soon(serve_feed, hub, listener)
         nursery.start_soon(config.run)
-        scraper = scraper_for(settings, config, recorder, log, lambda: control.last_request)
-        nursery.start_soon(scraper.run)
+        nursery.start_soon(run_scraper, settings, config, recorder, log, lambda: control.last_request)
         nursery.start_soon(follow_log, ReadModelWriter(Path(settings.data) / "readmodel.db", log.directory))
         nursery.start_soon(_watch_clock, appender)
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)

@@ -1,6 +1,7 @@
 """The configuration in force, followed from its file into the log."""
 
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +28,13 @@ _Stamp = tuple[int, int, int]
 class ConfigFollower:
     """Puts into the log what the settings and their file say, whenever that changes."""
 
-    def __init__(self, settings: ControlSettings, appender: Appender, state: ClusterState) -> None:
+    def __init__(
+        self, settings: ControlSettings, appender: Appender, state: ClusterState, tell: Callable[[str], None]
+    ) -> None:
         self._settings = settings
+        self._tell = tell
+        self.changed = trio.Event()
+        """Set when another configuration is in force; then replaced."""
         self._appender = appender
         self._source = settings.config_file or ("--config-text" if settings.config_text else "built-in default")
         self._stamp: _Stamp | None = None
@@ -97,15 +103,17 @@ class ConfigFollower:
             return
         self._in_log = encoded
         for warning in config.warnings:
-            print(f"{self._source}: {warning}", flush=True)
+            self._tell(f"{self._source}: warning: {warning}")
         await self._appender.append(ConfigAccepted(ALL_POOLS, encoded, self._source))
+        self.changed.set()
+        self.changed = trio.Event()
 
     async def _reject(self, error: ConfigError) -> None:
         words = f"{self._source}, {error}"
         if words == self._rejected:
             return
         self._rejected = words
-        print(f"{words}; what was in force stays", flush=True)
+        self._tell(f"{words}; what was in force stays")
         await self._appender.append(ConfigRejected(ALL_POOLS, self._source, error.line, error.message))
 
 

@@ -1,5 +1,6 @@
 """The control process's end of its leash: who lives and who died, which ports are bound, when to stop."""
 
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -11,6 +12,9 @@ from pointsman.core.events import ProcessEnded, ProcessStarted
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed import FeedHub
+
+TOLD_MAX = 200
+"""Lines that wait to be shown; more than that nobody reads."""
 
 
 class Lives(msgspec.Struct, frozen=True):
@@ -28,6 +32,8 @@ class ControlLeash:
         end.setblocking(False)
         self._end = trio.socket.from_stdlib_socket(end)
         self._saying = trio.Lock()
+        self._told: deque[str] = deque(maxlen=TOLD_MAX)
+        self._telling = trio.Event()
         self.bound: dict[str, int] = {}
         """Pool to the port that its picker listens on."""
 
@@ -41,10 +47,23 @@ class ControlLeash:
             except OSError:
                 return  # the reading side finds the end
 
+    def tell(self, line: str) -> None:
+        """Have the supervisor show a line to the operator, soon."""
+        self._told.append(line)
+        self._telling.set()
+
+    async def _tell(self) -> None:
+        while True:
+            while self._told:
+                await self.say("say", self._told.popleft())
+            self._telling = trio.Event()
+            await self._telling.wait()
+
     async def run(self, hub: FeedHub, appender: Appender, rebound: Callable[[], None]) -> None:
         """Follow what the supervisor says; returns when it says stop, or is gone."""
         lines = Lines()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell)
             while True:
                 try:
                     data = await self._end.recv(65_536)

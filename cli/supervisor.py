@@ -22,6 +22,11 @@ from pointsman.cli.ports import answers, bind_nearby
 TICK = 0.05
 """Seconds between two looks at what may start; ends and messages wake the loop by themselves."""
 
+PATIENCE = 10.0
+"""Seconds after which a start that has not come to its end is worth a word."""
+
+SAY_WHEN_READY = (Role.PICKER, Role.CONTROL)
+
 GRACE = 5.0
 """Seconds that a child has to end once it was told to; then it is killed."""
 
@@ -82,6 +87,8 @@ class Supervisor:
         self.wanted: dict[str, int] = {}
         self.selector = selectors.DefaultSelector()
         self.signals = 0
+        self.began = time.monotonic()
+        self.complained = False
         self.announced = False
         """Everything has been up."""
         self.code = 0
@@ -103,12 +110,14 @@ class Supervisor:
                 if all(child.process is None for child in self.children):
                     break
             else:
-                for child in self.children:
-                    if child.may_start(now):
-                        self._start(child, now)
                 if not self.announced and self.up():
                     self.announced = True
                     started()
+                self._complain(now)
+                for child in self.children:
+                    # Clients have nothing to ask before all else is there.
+                    if child.may_start(now) and (self.announced or child.plan.role is not Role.CLIENTS):
+                        self._start(child, now)
             for key, _ in self.selector.select(TICK):
                 if key.fileobj is wake:
                     self._signalled(wake)
@@ -119,10 +128,22 @@ class Supervisor:
 
     def up(self) -> bool:
         """Every child runs, those that say when they are ready have said so, and the gateway answers."""
-        return all(
-            child.process is not None and (child.ready or child.plan.role not in (Role.PICKER, Role.CONTROL))
+        return not self._missing() and (self.listening.gateway is None or answers(*self.listening.gateway))
+
+    def _missing(self) -> list[str]:
+        return [
+            child.plan.name
             for child in self.children
-        ) and (self.listening.gateway is None or answers(*self.listening.gateway))
+            if child.plan.role is not Role.CLIENTS
+            and not (child.process is not None and (child.ready or child.plan.role not in SAY_WHEN_READY))
+        ]
+
+    def _complain(self, now: float) -> None:
+        """Say once what keeps everything from being up."""
+        if not self.announced and not self.complained and now > self.began + PATIENCE:
+            self.complained = True
+            missing = self._missing() or [f"the gateway on port {self.listening.gateway and self.listening.gateway[1]}"]
+            self.report(f"still waiting for {', '.join(missing)}")
 
     def _catch_signals(self) -> socket.socket:
         wake, sink = socket.socketpair()
@@ -197,10 +218,16 @@ class Supervisor:
                 self.report(line)
             self.code, self.signals = 1, max(self.signals, 1)
         if not self.signals:
-            self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
-            if cause != "signal SIGKILL":
-                for line in child.last_lines():
-                    self.report(f"  {child.plan.name} | {line}")
+            self._tell_of_crash(child, pid, cause)
+
+    def _tell_of_crash(self, child: Child, pid: int, cause: str) -> None:
+        lines = [] if cause == "signal SIGKILL" else child.last_lines()
+        if child.quick_ends > 1 and lines[-1:] == child.last_words:
+            return  # it goes on as it began
+        child.last_words = lines[-1:]
+        self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
+        for line in lines:
+            self.report(f"  {child.plan.name} | {line}")
 
     def _life(self, child: Child) -> PickerLife:
         page = child.last_page()
@@ -212,10 +239,13 @@ class Supervisor:
         assert child.leash is not None
         try:
             data = child.leash.recv(65_536)
-            messages = child.lines.feed(data)
         except BlockingIOError:
             return
-        except (ConnectionResetError, LeashError) as error:
+        except ConnectionResetError:
+            data = b""
+        try:
+            messages = child.lines.feed(data)
+        except LeashError as error:
             self._cut(child, str(error))
             return
         if not data:

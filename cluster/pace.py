@@ -36,9 +36,11 @@ class Pace(msgspec.Struct, frozen=True):
     threshold: float
 
 
-def pace(endpoints: int, cost: float, idle: bool, threshold: float, before: Pace | None) -> Pace:
+def pace(
+    endpoints: int, cost: float, idle: bool, threshold: float, before: Pace | None, *, shortest: float = INTERVAL_MIN
+) -> Pace:
     """Return the pace for so many endpoints at `cost` CPU seconds a scrape, `before` where the change is too small."""
-    interval = max(INTERVAL_MIN, endpoints * cost / CPU_SHARE)
+    interval = max(INTERVAL_MIN, shortest, endpoints * cost / CPU_SHARE)
     interval = math.ceil(round(interval / STEP, 6)) * STEP * (IDLE_FACTOR if idle else 1.0)
     interval = round(interval, 3)
     if before is not None and before.interval * (1 - SLACK) < interval < before.interval:

@@ -56,6 +56,8 @@ class ScrapeSettings(msgspec.Struct, frozen=True):
     """Fifty times a usual page."""
     engines: Mapping[str, Engine] = ENGINES
     default_engine: str = "vllm"
+    interval: float = INTERVAL_MIN
+    """Seconds between scrapes at least; the CPU budget may make it longer."""
 
 
 class ScrapeStatistics(msgspec.Struct, frozen=True):
@@ -217,7 +219,8 @@ class Scraper:
         self._idle = time.monotonic() - self._last_request() > IDLE_AFTER
         before = self._pace or (Pace(state.interval, state.threshold) if state.interval else None)
         cost = COST_OF_A_FETCH + self._reading_cost
-        self._pace = pace(len(self._targets), cost, self._idle, self.settings.threshold, before)
+        shortest = self.settings.interval
+        self._pace = pace(len(self._targets), cost, self._idle, self.settings.threshold, before, shortest=shortest)
         if self._pace != before:
             self._emit([ScrapePaced(self._pace.interval, self._pace.threshold)])
         return self._pace

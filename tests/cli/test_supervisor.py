@@ -53,15 +53,14 @@ NAMES = ("gateway", "control", "picker")
 
 @contextmanager
 def supervised(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    output = open(home / "output", "w")
-    process = subprocess.Popen([sys.executable, "-P", "-c", PROGRAM, str(home), *words], stdout=output, text=True)
-    try:
-        wait_for(lambda: "up" in (home / "output").read_text())
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        output.close()
+    with open(home / "output", "w") as output:
+        process = subprocess.Popen([sys.executable, "-P", "-c", PROGRAM, str(home), *words], stdout=output, text=True)
+        try:
+            wait_for(lambda: "up" in (home / "output").read_text())
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def wait_for(condition: Callable[[], bool], within: float = 10.0) -> float:
