@@ -153,7 +153,8 @@ def _node(event: Any, anchors: dict[str, _Node]) -> _Node:
 
 
 def _in_words(error: yaml.MarkedYAMLError, text: str) -> DocumentError:
-    line = error.problem_mark.line + 1 if error.problem_mark else 0
+    # The end of the text is where its last line ends.
+    line = min(error.problem_mark.line, text.rstrip("\n").count("\n")) + 1 if error.problem_mark else 0
     problem = error.problem or "not YAML"
     if "cannot start any token" in problem and error.problem_mark:
         rows = text.splitlines()
@@ -168,6 +169,23 @@ def _in_words(error: yaml.MarkedYAMLError, text: str) -> DocumentError:
     if begun and error.context_mark and error.context_mark.line + 1 != line:
         begun += f" that began in line {error.context_mark.line + 1}"
     return DocumentError(line, f"not YAML: {problem}{begun}")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what Kubernetes would not read as text."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(plain_value(text), str) else "'"
+    return dumper.represent_scalar(f"{_TAG}str", text, style)
+
+
+_Dumper.add_representer(str, _text_node)
+
+
+def dump_document(value: object) -> str:
+    """Return YAML that reads as `value`, here and in Kubernetes; keys keep their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 # --- from nodes to values -------------------------------------------------------------------------

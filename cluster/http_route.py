@@ -2,9 +2,7 @@
 
 import re
 
-import yaml
-
-from pointsman.cluster.documents import DocumentError
+from pointsman.cluster.documents import DocumentError, dump_document
 from pointsman.cluster.fields import Part
 from pointsman.cluster.objects import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM
 from pointsman.core.events import BackendRef, HeaderMatch, RouteMatch, RouteObserved, RouteRule
@@ -49,7 +47,7 @@ def _rules(root: Part, spec: Part) -> list[Part]:
     rule = spec.needed_part("rules")
     whole = dict(root.value)
     whole["spec"] = {**spec.value, "rules": [written]}
-    corrected = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    corrected = dump_document(whole)
     spec.warn("rules", f"found a mapping, wanted a list: read as a list of one. Corrected:\n{corrected}")
     return [rule]
 

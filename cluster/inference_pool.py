@@ -7,8 +7,8 @@ Where that is not the one of the object's apiVersion, the warning prints the man
 from collections.abc import Mapping
 
 import msgspec
-import yaml
 
+from pointsman.cluster.documents import dump_document
 from pointsman.cluster.fields import Part
 from pointsman.core.distance import nearest
 from pointsman.core.events import PoolApplied
@@ -162,4 +162,4 @@ def _corrected(root: Part, pool: PoolApplied, v1: bool) -> str:
         picker["failureMode"] = pool.failure_mode
         spec["endpointPickerRef" if v1 else "extensionRef"] = picker
     whole = {"apiVersion": V1 if v1 else V1ALPHA2, "kind": "InferencePool", "metadata": metadata, "spec": spec}
-    return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    return dump_document(whole)

@@ -33,6 +33,9 @@ LOOK_EVERY = 0.5
 SETTLE = 0.1
 """Seconds between a look that saw a change and the one that takes it."""
 
+FIRST_LOOKS = 20
+"""Until a file that changes all the time is taken for wrong at the start."""
+
 FILES_MAX = 1000
 """In one directory: a look stays below 10 ms."""
 
@@ -175,7 +178,23 @@ class _Sources:
         self._touched: set[str] = set()
 
     async def changed(self) -> bool:
-        """Look, and read what changed; False where everything is as it was."""
+        """Look, and read what changed; False where everything is as it was.
+
+        The first time it waits for every file, because one that is not read yet would seem to be gone.
+        """
+        news = await self._changed()
+        for attempt in range(FIRST_LOOKS):
+            unread = [] if self._seen is None else sorted(self._seen.stamps.keys() - self._stamps.keys())
+            if not self._first or self.fault is not None or not unread:
+                break
+            if attempt == FIRST_LOOKS - 1:
+                for name in unread:
+                    self._take(Contents(name, (), Fault(0, "changes all the time, wanted a file that is whole")))
+            await trio.sleep(SETTLE)
+            news |= await self._changed()
+        return news
+
+    async def _changed(self) -> bool:
         look = await trio.to_thread.run_sync(self._look)
         before, self._seen = self._seen, look
         fault_changed = look.fault != self.fault
