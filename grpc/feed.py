@@ -156,7 +156,7 @@ class PickerFeed:
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
         finally:
             ticking.cancel()
-            self._disconnect()
+            self._let_go()  # an end of our own is no loss of the feed, and no entry could tell of it
             if self._page is not None:
                 self._page.release()
                 self._page = None
@@ -175,15 +175,21 @@ class PickerFeed:
         self._send(connecting)
         return True
 
-    def _disconnect(self, error: Exception | None = None) -> None:
+    def _let_go(self) -> bool:
+        """Close the socket; False where there is none."""
         if self._socket is None:
-            return
+            return False
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
         self._socket = None
         self._writing = False
         self._pending = memoryview(b"")
+        return True
+
+    def _disconnect(self, error: Exception | None = None) -> None:
+        if not self._let_go():
+            return
         self._end.disconnected(time.monotonic(), time.time())
         self._note_last_n()
         if error is None:
