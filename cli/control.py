@@ -8,7 +8,9 @@ import gc
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -31,7 +33,6 @@ from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
 from pointsman.eventlog.store import Commit
 from pointsman.web.metrics import Metrics
 from pointsman.web.metrics_page import metrics_page
-from pointsman.web.metrics_server import serve_metrics
 
 CLOCK_LOOK = 1.0
 CLOCK_STEP = 0.5
@@ -121,13 +122,19 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
         if settings.metrics >= 0:
             page = partial(metrics_page, control.metrics, log.state, build())
-            nursery.start_soon(serve_metrics, page, settings.metrics)
+            nursery.start_soon(_serve_metrics, page, settings.metrics)
         nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
         await leash.say("ready", True)
         _settle_memory()
         await leash.run(hub, appender, control.wake)
         nursery.cancel_scope.cancel()
     return causes[-1]
+
+
+async def _serve_metrics(page: Callable[[], str], descriptor: int) -> None:
+    # Its imports take a third of a start: pickers are fed meanwhile.
+    module = await trio.to_thread.run_sync(import_module, "pointsman.web.metrics_server")
+    await module.serve_metrics(page, descriptor)
 
 
 async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:
