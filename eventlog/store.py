@@ -54,7 +54,7 @@ class Limits(msgspec.Struct, frozen=True):
     """Committed bodies kept in memory for the feed."""
     tail_events: int = 200_000
     snapshot_cost: int = 60_000
-    """A second's worth of folding; see `Appender`."""
+    """Between snapshots, in traffic entries; a cluster entry counts as six: a fifth of a second of folding."""
     checkpoint_interval: float = 0.5
 
 

@@ -22,12 +22,13 @@ CHILD = """
 import sys
 from pathlib import Path
 import trio
+import msgspec
 from logs import SMALL, some
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.log import open_log
 
 async def main():
-    log = open_log(Path(sys.argv[1]), "test", SMALL)
+    log = open_log(Path(sys.argv[1]), "test", msgspec.structs.replace(SMALL, segment_bytes=70_000))
     print("open", log.head.position, flush=True)
     def told(commit):
         print(commit.last, commit.digest.hex(), flush=True)
