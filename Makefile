@@ -35,7 +35,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_layout.py
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.runtime $(VENV)-bench/.ready
 	@.ci/packages nginx wrk
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
@@ -49,6 +49,7 @@ LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 lock:
 	$(LOCK) --group build -o requirements/runtime.txt
 	$(LOCK) --group build --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	$(subst pyproject.toml --extra gateway,--group bench,$(LOCK)) -c requirements/runtime.txt -o requirements/bench.txt
 
 wheel: $(VENV)/.runtime
 	$(PIP) wheel -q --no-deps --no-build-isolation -w dist .
@@ -68,4 +69,11 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "installing what the tests and checks need into $(VENV)"
 	@$(PIP) install -q --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+# The yardstick imports messages under the name `envoy`, which is also that of the gateway's package.
+$(VENV)-bench/.ready: requirements/bench.txt
+	@.ci/venv $(VENV)-bench
+	@echo "installing what the measurements need into $(VENV)-bench"
+	@$(VENV)-bench/bin/python -m pip --disable-pip-version-check --no-input install -q --require-hashes --no-deps -r $<
 	@touch $@
