@@ -187,6 +187,23 @@ def test_an_unknown_frame_is_ignored(engine: str) -> None:
     bounded(main)
 
 
+def test_frames_that_carry_nothing_are_counted_by_the_second(engine: str) -> None:
+    # A gateway that loses thousands of clients in a day must not lose its connection.
+    async def main() -> None:
+        async with running(engine) as run, connected(run.port) as channel:
+            assert await whole_exchange(channel) == "10.0.0.1:8000"
+            assert channel._protocol is not None
+            transport = channel._protocol.connection._transport
+            for _ in range(2):
+                transport.write((b"\0\0\0\x42\0" + struct.pack(">I", 0)) * 6000)
+                await asyncio.sleep(1.1)
+                assert await whole_exchange(channel) == "10.0.0.1:8000"
+
+            assert len(run.server.connections) == 1
+
+    bounded(main)
+
+
 def test_a_message_over_the_limit_is_refused_by_its_prefix(engine: str) -> None:
     async def main() -> None:
         async with running(engine, message_bytes_max=10_000) as run, connected(run.port) as channel:
