@@ -12,6 +12,7 @@ A peer that does not read is not read from: bytes are acknowledged only while it
 import asyncio
 import heapq
 import struct
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -27,8 +28,8 @@ BACKLOG_MAX = 2**20
 """Bytes of answers that wait for a peer's window before its own bytes are no longer acknowledged."""
 SWEEP = 0.1
 """Seconds between two looks at deadlines: what a deadline may be late by."""
-FRAME_WASTE = 5
-"""A gRPC message's prefix."""
+PREFIX_BYTES = 5
+"""Of a gRPC message: compressed or not, and its length."""
 
 _RESPONSE: Headers = [(":status", "200"), ("content-type", "application/grpc+proto")]
 _OK: Headers = [("grpc-status", "0")]
@@ -48,8 +49,12 @@ class Answering(Protocol):
         """
         ...
 
+    def let_go(self, now: float) -> tuple[list[bytes], bool]:
+        """End in the middle, with what is still to be said; whether what was asked goes on without us."""
+        ...
+
     def close(self, cause: str, now: float) -> None:
-        """The call is over: `disconnected`, `deadline`, `drained` or `lost`."""
+        """The call is over: `disconnected`, `deadline`, `drained` or `lost`; what it had its end already, keeps it."""
         ...
 
 
@@ -91,14 +96,16 @@ class Turn:
 
     def __init__(self, flush_feed: Callable[[], None]) -> None:
         self._flush_feed = flush_feed
-        self._loop = asyncio.get_running_loop()
         self._dirty: dict[Calls, None] = {}
         self.decided = False
+
+    def __contains__(self, calls: "Calls") -> bool:
+        return calls in self._dirty
 
     def wants(self, calls: "Calls") -> None:
         """Have `calls` send what it has when this turn ends."""
         if not self._dirty:
-            self._loop.call_soon(self._end)
+            asyncio.get_running_loop().call_soon(self._end)
         self._dirty[calls] = None
 
     def _end(self) -> None:
@@ -192,13 +199,19 @@ class Calls:
         self._paused = False
         self._turn.wants(self)
 
-    def end(self, cause: str, status: Status, message: str) -> None:
-        """End every call: `drained`, say."""
+    def drain(self) -> None:
+        """End every call: those whose request can go on without us are told so, the others that we go away."""
+        now = self._loop.time()
         for call in list(self._open.values()):
             if call.ended is None:
-                call.answering.close(cause, self._loop.time())
-                self._trailers(call, status, message)
-            self._touch(call)
+                answers, end = call.answering.let_go(now)
+                self._queue(call, answers)
+                call.answering.close("drained", now)
+                if end:
+                    call.ended = _OK
+                else:
+                    self._trailers(call, Status.UNAVAILABLE, "the picker is shutting down")
+            self._touched[call.stream_id] = call
         self.send()
 
     def lost(self) -> None:
@@ -217,7 +230,7 @@ class Calls:
         """Give every whole message in `data` to the call; keep the rest."""
         now = self._loop.time()
         position, size = 0, len(data)
-        while size - position >= FRAME_WASTE and call.ended is None:
+        while size - position >= PREFIX_BYTES and call.ended is None:
             length = int.from_bytes(data[position + 1 : position + 5], "big")
             if length > self._message_bytes_max:
                 limit = self._message_bytes_max
@@ -227,10 +240,10 @@ class Calls:
                     f"grpc: received message larger than max ({length} vs. {limit})",
                 )
                 break
-            end = position + FRAME_WASTE + length
+            end = position + PREFIX_BYTES + length
             if end > size:
                 break
-            self._answer(call, data[position + FRAME_WASTE : end], data[position] == 1, now)
+            self._answer(call, data[position + PREFIX_BYTES : end], data[position] == 1, now)
             position = end
         call.buffer = data[position:] if position < size and call.ended is None else b""
 
@@ -244,13 +257,16 @@ class Calls:
         if answering.decided:
             answering.decided = False
             self._turn.decided = True
+        self._queue(call, answers)
+        if end:
+            answering.close("lost", now)
+            call.ended = _OK
+
+    def _queue(self, call: Call, answers: list[bytes]) -> None:
         if answers:
             framed = b"".join([part for answer in answers for part in (_prefix(0, len(answer)), answer)])
             call.out.append(framed)
             call.backlog += len(framed)
-        if end:
-            answering.close("lost", now)
-            call.ended = _OK
 
     def _fail(self, call: Call, status: Status, message: str) -> None:
         call.answering.close("disconnected", self._loop.time())
@@ -340,6 +356,22 @@ class RefusedMessage(Exception):
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def inflated(data: bytes, bytes_max: int) -> bytes:
+    """The message under gzip (or zlib), whose size counts as it will be."""
+    try:
+        inflated = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, bytes_max + 1)
+    except zlib.error as error:
+        raise RefusedMessage(
+            Status.UNIMPLEMENTED, f"grpc: compressed message is no gzip, wanted gzip or none: {error}"
+        ) from error
+    if len(inflated) > bytes_max:
+        raise RefusedMessage(
+            Status.RESOURCE_EXHAUSTED,
+            f"grpc: received message after decompression larger than max ({len(inflated)} vs. {bytes_max})",
+        )
+    return inflated
 
 
 def acceptable(headers: Iterable[tuple[str, str]]) -> bool:

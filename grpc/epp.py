@@ -4,24 +4,18 @@ Rules.  A decision is recorded and handed to the feed before its reply goes out.
 Whatever ends a stream, a routed request gets its one end: a reset by the gateway is ordinary.
 """
 
-import asyncio
-import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from grpclib import GRPCError, Status
-from grpclib.const import Cardinality, Handler
+from google.protobuf.message import DecodeError
+from grpclib.const import Cardinality, Handler, Status
 
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.grpc.actions import Action, Decide, End, Finished, Refuse, Reply, Started
+from pointsman.grpc.calls import RefusedMessage, Turn, inflated
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.picking import Feed, Picking, Refusal
 from pointsman.grpc.protocol import Load, Stream
-from pointsman.grpc.server import MESSAGE_BYTES_MAX, receive_message
-
-if TYPE_CHECKING:
-    import grpclib.server
-
-    Call = grpclib.server.Stream[ProcessingRequest, bytes]
+from pointsman.grpc.server import MESSAGE_BYTES_MAX
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -33,59 +27,53 @@ class ExternalProcessor:
         self._picking = picking
         self._feed = feed
         self._load = load
-        self._message_bytes_max = message_bytes_max
-        self.draining = False
-        """Set before calls are cancelled by ourselves."""
+        self.message_bytes_max = message_bytes_max
 
-    async def process(self, call: "Call") -> None:
-        """Serve one stream; returning ends it with OK."""
-        exchange = Exchange(self._picking, self._feed, Stream(self._load, self._picking.headers))
-        cause = "lost"  # an error of our own
-        try:
-            while True:
-                message = await receive_message(call, ProcessingRequest, self._message_bytes_max)
-                if message is None:
-                    cause = "disconnected"
-                    return
-                replies, end = exchange.take(message, time.monotonic())
-                if exchange.decided:
-                    exchange.decided = False
-                    await self._feed.recorded()
-                for data in replies:
-                    await call.send_message(data)
-                if end:
-                    return
-        except asyncio.CancelledError:
-            late = call.deadline is not None and call.deadline.time_remaining() <= 0
-            cause = "drained" if self.draining else "deadline" if late else "disconnected"
-            if not self.draining:
-                raise
-            replies, end = exchange.let_go(time.monotonic())
-            for data in replies:
-                await call.send_message(data)
-            if not end:
-                raise GRPCError(Status.UNAVAILABLE, "the picker is shutting down") from None
-        except GRPCError:
-            cause = "disconnected"  # by us, for a message that no stream may hold
-            raise
-        finally:
-            exchange.close(cause, time.monotonic())
+    def answers(self) -> dict[str, Callable[[], "Exchange"]]:
+        """The method that is answered in the turn in which its bytes arrive (`calls.py`)."""
+        return {METHOD: self._exchange}
+
+    def _exchange(self) -> "Exchange":
+        stream = Stream(self._load, self._picking.headers)
+        return Exchange(self._picking, self._feed, stream, self.message_bytes_max)
+
+    def turn(self) -> Turn:
+        """What is sent at a turn's end: the feed's entries before the answers."""
+        return Turn(self._feed.flush)
 
     def __mapping__(self) -> dict[str, Handler]:
-        return {METHOD: Handler(self.process, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse)}
+        return {METHOD: Handler(_unreachable, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse)}
+
+
+async def _unreachable(call: object) -> None:
+    """grpclib refuses what `calls.acceptable` does not take, in its own words, before it would come here."""
+    raise AssertionError("a call of Process reached grpclib")
 
 
 class Exchange:
     """One stream with what its actions mean for log and traffic state; synchronous."""
 
-    def __init__(self, picking: Picking, feed: Feed, stream: Stream) -> None:
+    def __init__(
+        self, picking: Picking, feed: Feed, stream: Stream, message_bytes_max: int = MESSAGE_BYTES_MAX
+    ) -> None:
         self._picking = picking
         self._feed = feed
         self._stream = stream
+        self._message_bytes_max = message_bytes_max
         self._n = 0
         """The decision that routed the request; 0 before."""
         self.decided = False
         """A decision was recorded since the caller last looked: replies wait for the feed."""
+
+    def take_bytes(self, data: bytes, compressed: bool, now: float) -> tuple[list[bytes], bool]:
+        """Take a message's bytes; raises `RefusedMessage` where they are none."""
+        if compressed:
+            data = inflated(data, self._message_bytes_max)
+        try:
+            message = ProcessingRequest.FromString(data)
+        except DecodeError as error:
+            raise RefusedMessage(Status.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+        return self.take(message, now)
 
     def take(self, message: ProcessingRequest, now: float) -> tuple[list[bytes], bool]:
         """Take a message; return what to send in answer, and whether the stream then ends."""

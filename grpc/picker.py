@@ -193,9 +193,8 @@ class Picker:
                 self._pending.remove((order, sock))
                 sock.close()
         if pool in self._pools:
-            server, epp = self._pools.pop(pool)
+            server, _ = self._pools.pop(pool)
             server.stop_accepting()
-            epp.draining = True
             await server.disconnect()
 
     async def _finish(self, within: float) -> None:

@@ -42,8 +42,8 @@ class Feed(Protocol):
         """Give out the `n` that `origin` told, and queue the event for the log."""
         ...
 
-    async def recorded(self) -> None:
-        """Return once what was recorded so far was handed to the feed's socket."""
+    def flush(self) -> None:
+        """Hand what was recorded so far to the feed's socket."""
         ...
 
 

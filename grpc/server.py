@@ -8,20 +8,21 @@ import asyncio
 import logging
 import socket
 import ssl
-import struct
-import zlib
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from google.protobuf.message import DecodeError, Message
-from grpclib import GRPCError, Status
+from google.protobuf.message import Message
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol
-from grpclib.server import Handler, Server, Stream
+from grpclib.server import Handler, Server
 from h2.connection import H2Connection
+from h2.events import DataReceived, RemoteSettingsChanged, RequestReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from pointsman.grpc.calls import Answering, Calls, Turn, acceptable
+from pointsman.grpc.headers import Headers
 from pointsman.grpc.http2 import ServerConnection
 
 if TYPE_CHECKING:
@@ -41,7 +42,30 @@ HIGHEST_STREAM = 2**31 - 1
 _BACKLOG = 1024
 """Connections that wait to be accepted, while a process starts, say."""
 
-_M = TypeVar("_M", bound=Message)
+UNREAD_MAX = 16 * 2**20
+"""Bytes written to a peer that does not read them: four windows of a connection."""
+
+Answers = Mapping[str, Callable[[], Answering]]
+"""Paths of methods that are answered in the turn in which their bytes arrive, and what begins a call of each."""
+
+
+@runtime_checkable
+class AnsweringService(Protocol):
+    """A service that has such methods."""
+
+    message_bytes_max: int
+
+    def answers(self) -> dict[str, Callable[[], Answering]]:
+        """Its methods."""
+        ...
+
+    def turn(self) -> Turn:
+        """What is sent at a turn's end."""
+        ...
+
+
+def _nothing() -> None:
+    pass
 
 
 def quiet_grpclib() -> None:
@@ -82,13 +106,51 @@ class PassingCodec(ProtoCodec):
 
 
 class _Events(EventsProcessor):
+    """What happens on a connection: calls answered at once to their place, the rest to grpclib."""
+
+    def __init__(self, handler: AbstractHandler, connection: Connection, answers: "Answers", calls: Calls) -> None:
+        super().__init__(handler, connection)
+        self._answers = answers
+        self._calls = calls
+
     def process(self, event: "Event") -> None:
         """Ignore what grpclib does not know: "Implementations MUST ignore and discard frames of unknown types"
         (RFC 9113, 4.1)."""
-        processors = getattr(self, "processors", {})  # gone once the connection is closed
-        handle = processors.get(event.__class__)
-        if handle is not None:
-            handle(event)
+        calls, kind = self._calls, event.__class__
+        if kind is DataReceived and event.stream_id in calls:  # type: ignore[attr-defined]  # the class says it
+            calls.data(event.stream_id, event.data, event.flow_controlled_length)  # type: ignore[attr-defined]
+        elif kind is RequestReceived and self._begin(event):  # type: ignore[arg-type]
+            pass
+        elif kind is StreamEnded and event.stream_id in calls:  # type: ignore[attr-defined]
+            calls.half_closed(event.stream_id)  # type: ignore[attr-defined]
+        elif kind is StreamReset and event.stream_id in calls:  # type: ignore[attr-defined]
+            calls.reset(event.stream_id)  # type: ignore[attr-defined]
+        else:
+            if kind is WindowUpdated:
+                calls.window_opened(event.stream_id)  # type: ignore[attr-defined]
+            elif kind is RemoteSettingsChanged:
+                calls.window_opened(0)
+            processors = getattr(self, "processors", {})  # gone once the connection is closed
+            handle = processors.get(kind)
+            if handle is not None:
+                handle(event)
+
+    def _begin(self, event: RequestReceived) -> bool:
+        """Take a call that is answered at once; False where it is none."""
+        headers: Headers = event.headers  # type: ignore[assignment]  # text, as the engine is told
+        for name, value in headers:
+            if name == ":path":
+                begin = self._answers.get(value)
+                if begin is None or not acceptable(headers):
+                    return False
+                self._calls.begin(event.stream_id, headers, begin())
+                return True
+        return False
+
+    def close(self, reason: str = "Connection closed") -> None:
+        """As grpclib does it; calls end with their connection."""
+        self._calls.lost()
+        super().close(reason)
 
 
 class _Connection(H2Protocol):
@@ -113,9 +175,43 @@ class _Connection(H2Protocol):
         self.engine.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: self.config.http2_stream_window_size})
         self.connection.flush()
         self.connection.initialize()
-        self.processor = _Events(self.handler, self.connection)
         self.transport = transport
+        server = self._server
+        self.calls = Calls(self.engine, transport.write, server.turn, server.message_bytes_max)
+        self.processor = _Events(self.handler, self.connection, server.answers, self.calls)
+        self._counted_from = 0.0
         self._server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came; answers go out at the end of the turn."""
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_from > 1.0:
+            self._counted_from = now
+            if isinstance(self.engine, ServerConnection):
+                self.engine.forgive()
+            if self.transport.get_write_buffer_size() > UNREAD_MAX:
+                self.transport.abort()  # it sends, and reads nothing of what it is answered
+                return
+        try:
+            events = self.engine.receive_data(data)
+        except ProtocolError:
+            self.connection.flush()
+            self.processor.close("Protocol error")
+            return
+        for event in events:
+            self.processor.process(event)
+        if self.calls not in self._server.turn:
+            self.connection.flush()
+
+    def pause_writing(self) -> None:
+        """The peer reads slower than it is written to."""
+        super().pause_writing()
+        self.calls.pause()
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        super().resume_writing()
+        self.calls.resume()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
@@ -147,6 +243,14 @@ class GrpcServer(Server):
         self.settings = self._config
         self.http2_settings = self._h2_config
         self.connections: set[_Connection] = set()
+        self.answers: dict[str, Callable[[], Answering]] = {}
+        self.turn = Turn(_nothing)
+        self.message_bytes_max = MESSAGE_BYTES_MAX
+        for service in services:
+            if isinstance(service, AnsweringService):
+                self.answers |= service.answers()
+                self.turn = service.turn()
+                self.message_bytes_max = service.message_bytes_max
         self._listening: asyncio.Server | None = None
 
     def _protocol_factory(self) -> H2Protocol:
@@ -161,7 +265,7 @@ class GrpcServer(Server):
     @property
     def open_streams(self) -> int:
         """Calls in progress."""
-        return sum(len(c.processor.streams) for c in self.connections)
+        return sum(len(c.processor.streams) + len(c.calls) for c in self.connections)
 
     def stop_accepting(self) -> None:
         """Close the listening socket, which others may hold too, and ask peers to open nothing more."""
@@ -183,6 +287,8 @@ class GrpcServer(Server):
     async def disconnect(self) -> None:
         """Cancel what is still in progress, let it say so, then close every connection."""
         connections = list(self.connections)
+        for connection in connections:
+            connection.calls.drain()
         tasks = [task for c in connections for task in c.handler._tasks.values()]  # type: ignore[attr-defined]
         for task in tasks:
             task.cancel()
@@ -191,39 +297,3 @@ class GrpcServer(Server):
             await asyncio.wait(tasks, timeout=1.0)
         for connection in connections:
             connection.leave()
-
-
-async def receive_message(stream: "Stream[_M, bytes]", kind: type[_M], bytes_max: int) -> _M | None:
-    """The next message of a call, None at its end; a message over the limit is refused by its prefix."""
-    try:
-        prefix = await stream._stream.recv_data(5)
-        if not prefix:
-            return None
-        compressed, size = struct.unpack(">BI", prefix)
-        if size > bytes_max:
-            raise GRPCError(
-                Status.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {bytes_max})"
-            )
-        data = await stream._stream.recv_data(size)
-    except AssertionError as error:  # how grpclib tells an end within a message
-        raise GRPCError(Status.INTERNAL, "the stream ended within a message") from error
-    try:
-        return kind.FromString(_inflated(data, bytes_max) if compressed else data)
-    except DecodeError as error:
-        raise GRPCError(Status.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
-
-
-def _inflated(data: bytes, bytes_max: int) -> bytes:
-    """The message under gzip (or zlib), whose size counts as it will be."""
-    try:
-        inflated = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, bytes_max + 1)
-    except zlib.error as error:
-        raise GRPCError(
-            Status.UNIMPLEMENTED, f"grpc: compressed message is no gzip, wanted gzip or none: {error}"
-        ) from error
-    if len(inflated) > bytes_max:
-        raise GRPCError(
-            Status.RESOURCE_EXHAUSTED,
-            f"grpc: received message after decompression larger than max ({len(inflated)} vs. {bytes_max})",
-        )
-    return inflated

@@ -43,7 +43,6 @@ async def running(
     try:
         yield run
     finally:
-        run.epp.draining = True
         run.server.stop_accepting()
         await run.server.disconnect()
 

@@ -178,7 +178,7 @@ class MemoryFeed:
         self.traffic.follow(cluster)
         self.events: list[PickerEvent] = []
         self.handed_over: int
-        """How many events were recorded when `recorded` was last awaited."""
+        """How many events were recorded when `flush` was last called."""
         self.restart()
 
     def restart(self) -> None:
@@ -195,7 +195,7 @@ class MemoryFeed:
         assert event.origin.n == len(self.events) + 1, f"n is {event.origin.n}, wanted {len(self.events) + 1}"
         self.events.append(event)
 
-    async def recorded(self) -> None:
+    def flush(self) -> None:
         """Hand over."""
         self.handed_over = len(self.events)
 

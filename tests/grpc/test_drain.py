@@ -64,7 +64,6 @@ def test_what_is_open_at_the_end_of_a_drain_is_told(engine: str) -> None:
             while not run.feed.of(RequestRouted):
                 await asyncio.sleep(0.01)
 
-            run.epp.draining = True
             run.server.stop_accepting()
             await run.server.disconnect()
 
