@@ -91,9 +91,10 @@ def _ports(spec: Part, form: _Spec) -> tuple[int, ...]:
             raise part.error("number", f"found {number} a second time, wanted port numbers that differ")
         ports.append(number)
     if not ports:
-        near = nearest("targetPorts", set(spec.value) - {"selector"})
-        hint = f"; did you mean it by {near!r}?" if near else ""
-        raise spec.error("targetPorts", f"found no ports, wanted 1 to 8, as `- number: 8000`{hint}")
+        near = nearest("targetPorts", set(spec.value) - {"selector", "targetPorts"})
+        if near is not None:
+            raise spec.error(near, "unknown field, did you mean 'targetPorts'?")
+        raise spec.error("targetPorts", "found no ports, wanted 1 to 8, as `- number: 8000`")
     return tuple(ports)
 
 

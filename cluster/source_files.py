@@ -34,6 +34,8 @@ class SourceFile(msgspec.Struct):
     """Since the last `settle`."""
     good: Manifest | None = None
     """What it said when it last was right."""
+    good_since: int = 0
+    """Orders files by when `good` was taken: of two wrong ones the later was in force."""
     rejected: bool = False
     """The last `settle` found it wrong, or the log says so."""
 
@@ -60,10 +62,11 @@ def settle(files: Iterable[SourceFile]) -> Settled:
         if fault is not None:
             faults[file.name] = fault
         elif file.manifest is not None:
-            file.good = file.manifest
+            if file.good is not file.manifest:
+                file.good, file.good_since = file.manifest, 1 + max(f.good_since for f in order)
             objects.extend(_claim(file.name, file.manifest, holders))
         file.rejected, file.changed = fault is not None, False
-    for file in order:
+    for file in sorted(order, key=lambda f: -f.good_since):
         if file.rejected and file.good is not None:
             objects.extend(_claim(file.name, file.good, holders))
     objects.sort(key=lambda found: (found.kind, found.name))
