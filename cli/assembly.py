@@ -115,7 +115,7 @@ def supervise(
     listening: Listening,
     drain: float,
     report: Callable[[str], None],
-    started: Callable[[], None],
+    started: Callable[[dict[str, int]], None],
 ) -> int:
     """Run until told to end; the exit code."""
     return Supervisor(plans, listening, drain, report).run(started)

@@ -15,7 +15,7 @@ from pointsman.cli.assembly import Deployment, PickerOptions, supervise
 from pointsman.cli.child import ChildPlan, Role, our_command
 from pointsman.cli.failure import Failure
 from pointsman.cli.ports import bind_nearby
-from pointsman.cli.settings import ControlSettings
+from pointsman.cli.settings import ControlSettings, GatewaySettings
 from pointsman.cli.supervisor import Listening
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
 
@@ -72,23 +72,30 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
     log = deployment.data / "log"
     print(f"data directory  {deployment.data}{' (going on with its log)' if log.exists() else ''}", flush=True)
 
-    def started() -> None:
-        print(_greeting(options, deployment, listening, metrics), flush=True)
+    def started(ports: dict[str, int]) -> None:
+        print(_greeting(options, deployment, gateway, [*_where(metrics, deployment), *_pickers(ports)]), flush=True)
 
     return supervise(plans, listening, DRAIN, lambda line: print(line, flush=True), started)
 
 
-def _greeting(options: argparse.Namespace, deployment: Deployment, listening: Listening, metrics: socket.socket) -> str:
-    lines = [
+def _where(metrics: socket.socket, deployment: Deployment) -> list[str]:
+    return [
         f"metrics         http://127.0.0.1:{metrics.getsockname()[1]}/metrics",
         f"manifests       {deployment.data / 'manifests'} (change a weight in route.yaml and save)",
         f"output          {deployment.logs}",
     ]
-    if listening.gateway is None:
-        return "\n".join(
-            [*lines, "", "No gateway runs: point yours at the picker ports of pools.yaml. Ctrl-C ends it."]
-        )
-    url = f"http://127.0.0.1:{listening.gateway[1]}"
+
+
+def _pickers(ports: dict[str, int]) -> list[str]:
+    return [f"picker          127.0.0.1:{port} for {pool}" for pool, port in sorted(ports.items())]
+
+
+def _greeting(
+    options: argparse.Namespace, deployment: Deployment, gateway: GatewaySettings | None, lines: list[str]
+) -> str:
+    if gateway is None:
+        return "\n".join([*lines, "", "No gateway runs: point yours at the pickers.", "", "Ctrl-C ends everything."])
+    url = f"http://127.0.0.1:{gateway.port}"
     request_id = str(uuid.uuid4())
     body = {
         "model": "food-review-1",

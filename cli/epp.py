@@ -70,7 +70,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
     def report(line: str) -> None:
         print(f"{name}: {line}", file=sys.stderr, flush=True)
 
-    return supervise(plans, listening, drain, report, lambda: report("ready"))
+    return supervise(plans, listening, drain, report, lambda _: report("ready"))
 
 
 def _config(flags: EppFlags, picking: PickingFlags) -> EffectiveConfig:

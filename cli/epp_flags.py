@@ -5,7 +5,7 @@ camel case as in GIE v0.5 (`-poolName`).  A boolean takes its value only behind 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 import msgspec
@@ -240,6 +240,13 @@ def _check(flags: EppFlags) -> None:
         raise Failure("--drain-timeout: found less than 0, wanted 0 or more", 2)
 
 
+_THRESHOLDS: dict[str, Callable[[str], float]] = {
+    "SD_QUEUE_DEPTH_THRESHOLD": int,
+    "SD_KV_CACHE_UTIL_THRESHOLD": float,
+    "SD_METRICS_STALENESS_THRESHOLD": lambda text: float(parse_duration(text)),
+}
+
+
 def environment_thresholds(environment: Mapping[str, str]) -> dict[str, float]:
     """The thresholds of saturation that GIE reads from the environment, by field of PickingFlags."""
     found: dict[str, float] = {}
@@ -252,8 +259,7 @@ def environment_thresholds(environment: Mapping[str, str]) -> dict[str, float]:
         if not text:
             continue
         try:
-            duration = variable == "SD_METRICS_STALENESS_THRESHOLD"
-            found[field] = float(parse_duration(text)) if duration else float(text)
+            found[field] = _THRESHOLDS[variable](text)
         except ValueError as error:
             raise Failure(f"{variable}={text!r} in the environment: {error}") from error
     return found

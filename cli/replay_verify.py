@@ -8,8 +8,8 @@ import msgspec
 
 from pointsman.cli.arguments import Parser, log_directory, position, print_json
 from pointsman.cli.failure import Failure
+from pointsman.core.cluster import Epoch
 from pointsman.core.events import Class, EntriesAdopted, PickerStarted, decode
-from pointsman.core.projection import Epoch
 from pointsman.core.replay import verify_decision
 from pointsman.eventlog.decisions import decisions
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError

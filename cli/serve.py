@@ -62,11 +62,15 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
     def report(line: str) -> None:
         print(f"{name}: {line}", file=sys.stderr, flush=True)
 
-    def started() -> None:
-        where = f"gateway on http://{options.gateway_address}:{options.gateway_port}" if gateway else "no gateway"
+    def started(ports: dict[str, int]) -> None:
+        where = f"gateway on http://{options.gateway_address}:{options.gateway_port}" if gateway else _listed(ports)
         report(f"ready: {where}, metrics on port {options.metrics_port}, data in {deployment.data}")
 
     return supervise(plans, listening, options.drain_timeout, report, started)
+
+
+def _listed(ports: dict[str, int]) -> str:
+    return "pickers " + ", ".join(f"of {pool} on port {port}" for pool, port in sorted(ports.items()))
 
 
 def _reachable(address: str) -> str:

@@ -100,8 +100,8 @@ class Supervisor:
 
     # --- the loop -------------------------------------------------------------------------------
 
-    def run(self, started: Callable[[], None]) -> int:
-        """Run to the end; `started` is called once, when everything is up for the first time."""
+    def run(self, started: Callable[[dict[str, int]], None]) -> int:
+        """Run to the end; `started` gets the port of each pool, once, when everything is up for the first time."""
         wake = self._catch_signals()
         while True:
             now = time.monotonic()
@@ -112,7 +112,7 @@ class Supervisor:
             else:
                 if not self.announced and self.up():
                     self.announced = True
-                    started()
+                    started(self.ports())
                 self._complain(now)
                 for child in self.children:
                     # Clients have nothing to ask before all else is there.
@@ -125,6 +125,10 @@ class Supervisor:
                     self._read(key.data)
             self._reap()
         return self.code
+
+    def ports(self) -> dict[str, int]:
+        """The port that each pool's picker listens on."""
+        return {pool: int(bound.getsockname()[1]) for pool, bound in self.pools.items()}
 
     def up(self) -> bool:
         """Every child runs, those that say when they are ready have said so, and the gateway answers."""
@@ -291,8 +295,7 @@ class Supervisor:
                 self._tell(child, name, msgspec.to_builtins(content))
 
     def _tell_control_ports(self, control: Child) -> None:
-        bound = [{"pool": pool, "port": s.getsockname()[1]} for pool, s in self.pools.items()]
-        self._tell(control, "bound", bound)
+        self._tell(control, "bound", [{"pool": pool, "port": port} for pool, port in self.ports().items()])
 
     # --- listening sockets ------------------------------------------------------------------------
 

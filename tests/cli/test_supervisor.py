@@ -45,7 +45,7 @@ plans = [
     child("picker", Role.PICKER, STUBBORN if "stubborn" in sys.argv else OBEY),
 ]
 supervisor = Supervisor(plans, Listening(), 0.0, lambda line: print(line, flush=True))
-sys.exit(supervisor.run(lambda: print("up", flush=True)))
+sys.exit(supervisor.run(lambda ports: print("up", flush=True)))
 """
 
 NAMES = ("gateway", "control", "picker")

@@ -1,0 +1,123 @@
+"""The commands as an operator meets them: help, version, and errors in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pointsman.cli.main import COMMANDS
+
+CONFIG = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: queue-scorer
+  - pluginRef: max-score-picker
+"""
+
+
+def pointsman(*words: str | Path, home: Path | None = None, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "pointsman.cli", *map(str, words)]
+    return subprocess.run(command, cwd=home, input=text, capture_output=True, text=True, timeout=30, check=False)
+
+
+def one_line(found: subprocess.CompletedProcess[str], code: int) -> str:
+    """The error of a command that failed as it should."""
+    assert found.returncode == code, found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stderr.count("\n") == 1, found.stderr
+    return found.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_has_an_example(name: str) -> None:
+    found = pointsman(*name.split(), "--help")
+
+    assert found.returncode == 0
+    assert f"example:\n  pointsman {name}" in found.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert pointsman("--version").stdout == "pointsman 0.1.0\n"
+
+
+def test_an_unknown_command_is_told_the_nearest() -> None:
+    assert "did you mean serve?" in one_line(pointsman("sevre"), 2)
+    assert "wanted tail or verify" in one_line(pointsman("log", "trail"), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["log", "tail"], "wanted a data directory"),
+        (["log", "verify", "nowhere"], "wanted a data directory"),
+        (["replay", "verify"], "wanted a data directory"),
+        (["replay", "explain", "x"], "wanted a data directory"),
+        (["config", "check", "absent.yaml"], "absent.yaml: No such file"),
+        (["sim", "--manifests", "nowhere"], "found no Pod"),
+        (["epp", "--pool-name", "x", "--config-file", "absent.yaml"], "--config-file absent.yaml: No such file"),
+    ],
+)
+def test_what_is_not_there_is_named(words: list[str], wanted: str, tmp_path: Path) -> None:
+    assert wanted in one_line(pointsman(*words, home=tmp_path), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["epp"], "wanted --manifests DIR"),
+        (["epp", "--manifests", "nowhere"], "found no directory nowhere"),
+        (["epp", "--grpc-prot=1"], "did you mean 'grpc-port'"),
+        (["serve"], "--manifests"),
+        (["serve", "--manifests", "nowhere"], "found no directory nowhere"),
+        (["demo", "--rate", "fast"], "wanted 0 to 100000"),
+        (["traffic", "ftp://x"], "wanted http://host:port"),
+        (["sim", "--listen", "8000"], "wanted ADDRESS:PORT"),
+        (["sim", "--set", "speed=3"], "wanted one of max_num_seqs"),
+        (["log", "verify", "--head", "12"], "wanted a data directory"),
+    ],
+)
+def test_wrong_words_are_told_what_was_wanted(words: list[str], wanted: str, tmp_path: Path) -> None:
+    found = pointsman(*words, home=tmp_path)
+
+    assert wanted in one_line(found, 1 if words[0] == "log" else 2)
+
+
+def test_a_right_configuration_is_shown_as_it_would_be_in_force(tmp_path: Path) -> None:
+    found = pointsman("config", "check", "-", text=CONFIG)
+
+    assert found.returncode == 0
+    assert "queue-scorer" in found.stdout
+    assert found.stdout.endswith("right\n")
+
+
+def test_a_wrong_configuration_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(CONFIG.replace("- type: queue-scorer", "- type: queue-scorre"))
+
+    said = one_line(pointsman("config", "check", path), 1)
+
+    assert f"{path}, line 4" in said
+    assert "did you mean 'queue-scorer'" in said
+
+
+def test_text_that_is_no_yaml_is_told_with_its_line() -> None:
+    assert "line 2" in one_line(pointsman("config", "check", "-", text="a: 1\n b: [\n"), 1)
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    from pointsman.cli.ports import bind_everywhere
+
+    (tmp_path / "manifests").mkdir()
+    with bind_everywhere(0) as taken:
+        port = taken.getsockname()[1]
+        found = pointsman("epp", "--pool-name=x", "--manifests=manifests", f"--grpc-port={port}", home=tmp_path)
+
+    assert f"--grpc-port: found port {port} unusable" in found.stderr
+    assert found.returncode == 1
