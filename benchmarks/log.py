@@ -32,8 +32,9 @@ from pointsman.core.events import (
     class_of,
     encode,
 )
+from pointsman.core.marks import skim
 from pointsman.core.packing import pack, pack_floats
-from pointsman.core.projection import ClusterState, skim
+from pointsman.core.projection import ClusterState
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.decisions import decisions
 from pointsman.eventlog.log import open_log

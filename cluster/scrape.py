@@ -21,9 +21,10 @@ from pointsman.cluster.http_page import Response
 from pointsman.cluster.pace import COST_OF_A_FETCH, IDLE_AFTER, INTERVAL_MIN, Pace, pace
 from pointsman.cluster.page_client import FetchError, PageAddress, PageClient
 from pointsman.cluster.samples import Samples
+from pointsman.core.cluster import Endpoint
 from pointsman.core.events import Event, ScrapePaced
 from pointsman.core.metrics_page import ENGINES, Engine, Reading, engine_for, extract
-from pointsman.core.projection import ClusterState, Endpoint
+from pointsman.core.projection import ClusterState
 
 FLUSH_AFTER = 0.01
 """Seconds from a result to its event at most: the log commits as often."""

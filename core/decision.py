@@ -5,9 +5,10 @@ from typing import Literal
 
 import msgspec
 
+from pointsman.core.cluster import Endpoint, Slots
 from pointsman.core.events import Origin, Read, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.plugin import Scores
-from pointsman.core.projection import ClusterState, Endpoint, Slots
+from pointsman.core.projection import ClusterState
 
 RefusalReason = Literal["no-endpoints", "saturated", "filtered"]
 

@@ -593,7 +593,11 @@ _TRAFFIC: frozenset[object] = frozenset((RequestRouted, RequestRefused, Response
 
 def class_of(event: Event) -> Class:
     """Return the class that `event` is stored under."""
-    kind = type(event)
+    return class_of_type(type(event))
+
+
+def class_of_type(kind: type[Event]) -> Class:
+    """Return the class that events of this type are stored under."""
     if kind in _TRAFFIC:
         return Class.TRAFFIC
     if kind in _LOAD:

@@ -54,16 +54,10 @@ from pointsman.core.feed import (
     encode_frame,
 )
 from pointsman.core.feed_tail import Commit, Key, Tail
-from pointsman.core.projection import (
-    ClusterState,
-    FinishedMark,
-    OpenRequests,
-    RefusedMark,
-    RoutedMark,
-    StartedMark,
-    encode_snapshot,
-    skim,
-)
+from pointsman.core.marks import FinishedMark, RefusedMark, RoutedMark, StartedMark, skim
+from pointsman.core.openrequests import OpenRequests
+from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import encode_snapshot
 
 ENDED_MAX = 64
 """Ended epochs that are remembered, to refuse them; a process that was thought dead says so within seconds."""

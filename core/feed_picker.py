@@ -55,8 +55,10 @@ from pointsman.core.feed import (
     encode_frame,
 )
 from pointsman.core.feed_buffer import BUFFER_BYTES_MAX, EntryBuffer
+from pointsman.core.marks import RefusedMark
 from pointsman.core.packing import Ints, pack
-from pointsman.core.projection import ClusterState, RefusedMark, decode_snapshot
+from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import decode_snapshot
 
 
 class TrafficSide(Protocol):

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 from pointsman.core.events import PICKER_EVENTS, Class, Entry, decode
 from pointsman.core.feed import OWN, Batch, FeedError, encode_frame
-from pointsman.core.projection import FinishedMark, RefusedMark, RoutedMark, StartedMark, skim
+from pointsman.core.marks import FinishedMark, RefusedMark, RoutedMark, StartedMark, skim
 
 TAIL_BYTES_MAX = 32 << 20
 """Ten seconds of other pickers' traffic at 10,000 entries/s; a snapshot costs less than more of it."""

@@ -4,13 +4,14 @@ from typing import Literal
 
 import msgspec
 
+from pointsman.core.cluster import Epoch
 from pointsman.core.decision import REFUSALS, Decision
 from pointsman.core.draws import Draws
 from pointsman.core.events import Read, RequestRefused, RequestRouted
 from pointsman.core.explanation import Explanation, explain
 from pointsman.core.packing import unpack
 from pointsman.core.profile import PLUGIN_VERSIONS, profile_in_force
-from pointsman.core.projection import ClusterState, Epoch
+from pointsman.core.projection import ClusterState
 from pointsman.core.scheduler import SCHEDULER_VERSION, trace
 from pointsman.core.traffic import Column, NotRecordedError, RecordedTraffic
 

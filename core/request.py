@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 import msgspec
 import numpy as np
 
+from pointsman.core.cluster import Endpoint
 from pointsman.core.effective import PrefixParameters
 from pointsman.core.events import RequestFacts
 from pointsman.core.packing import pack
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
 from pointsman.core.prefix import prefix_hashes
-from pointsman.core.projection import ClusterState, Endpoint
+from pointsman.core.projection import ClusterState
 
 REQUEST_ID: Final = "x-request-id"
 OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")

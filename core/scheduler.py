@@ -9,13 +9,14 @@ import struct
 import numpy as np
 from xxhash import xxh3_64
 
+from pointsman.core.cluster import Slots
 from pointsman.core.decision import Decision, RefusalReason
 from pointsman.core.draws import Draws
 from pointsman.core.events import Read, RequestFacts
 from pointsman.core.packing import Ints, pack, unpack
 from pointsman.core.plugin import FEW, Filter, Reasons, Scores, rejected
 from pointsman.core.profile import PLUGIN_VERSIONS, Profile, compile_profile, profile_for, profile_in_force
-from pointsman.core.projection import ClusterState, Slots
+from pointsman.core.projection import ClusterState
 from pointsman.core.scoring import score, standing_scores
 from pointsman.core.traffic import Traffic
 from pointsman.core.view import Cycle, View, rows_of

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 from xxhash import xxh3_64
 
+from pointsman.core.cluster import Slots
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin import Scorer, Scores
-from pointsman.core.projection import ClusterState, Slots
+from pointsman.core.projection import ClusterState
 from pointsman.core.view import Cycle, View
 
 NEUTRAL = 0.5

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 
+from pointsman.core.cluster import Slots
 from pointsman.core.events import (
     EndpointChanged,
     EndpointJoined,
@@ -27,7 +28,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.packing import Ints, unpack
 from pointsman.core.prefix import INDEX_BLOCKS_MAX, SERVER_BLOCKS, PrefixIndex, PrefixStatistics
-from pointsman.core.projection import ClusterState, Slots
+from pointsman.core.projection import ClusterState
 
 
 class Column(IntEnum):

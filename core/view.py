@@ -7,10 +7,11 @@ decision's digest, so that replay notices any value that is another one.
 import numpy as np
 import numpy.typing as npt
 
+from pointsman.core.cluster import Endpoint, Slots
 from pointsman.core.draws import Draws
 from pointsman.core.events import RequestFacts
 from pointsman.core.packing import Ints
-from pointsman.core.projection import ClusterState, Endpoint, Slots
+from pointsman.core.projection import ClusterState
 from pointsman.core.traffic import Column, Traffic
 
 Floats = npt.NDArray[np.float64]

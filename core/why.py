@@ -2,9 +2,9 @@
 
 import re
 
+from pointsman.core.cluster import Endpoint
 from pointsman.core.decision import Decision
 from pointsman.core.profile import Profile
-from pointsman.core.projection import Endpoint
 from pointsman.core.scheduler import Trace
 from pointsman.core.view import View
 

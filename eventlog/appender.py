@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from pointsman.core.events import Class, Entry, Event, class_of, encode
-from pointsman.core.projection import Mark, skim
+from pointsman.core.marks import Mark, skim
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.log import Log
 from pointsman.eventlog.reader import Head, LogReader

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from pointsman.core.events import Class, Entry, LogCreated, encode
-from pointsman.core.projection import ClusterState, OpenRequests
+from pointsman.core.openrequests import OpenRequests
+from pointsman.core.projection import ClusterState
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogLockedError, NotKeptError, corrupt
 from pointsman.eventlog.reader import Head, LogReader

@@ -14,7 +14,8 @@ import trio
 from sqlalchemy import Connection
 
 from pointsman.core.events import Class, Entry
-from pointsman.core.projection import VERSION, ClusterState
+from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import VERSION
 from pointsman.eventlog.chain import Batch
 from pointsman.eventlog.errors import NotKeptError, corrupt
 from pointsman.eventlog.segments import (

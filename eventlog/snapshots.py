@@ -11,15 +11,11 @@ from itertools import islice
 import msgspec
 
 from pointsman.core.events import Class, Entry, Event
-from pointsman.core.projection import (
-    MARKS,
-    VERSION,
-    ClusterSnapshot,
-    ClusterState,
-    Mark,
-    OpenRequests,
-    skim,
-)
+from pointsman.core.marks import MARKS, Mark, skim
+from pointsman.core.openrequests import OpenRequests
+from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import VERSION, ClusterSnapshot, snapshot_of
+from pointsman.core.snapshot import restore as restore_cluster
 from pointsman.eventlog.segments import SnapshotRow
 
 DAY = 86_400.0
@@ -111,7 +107,7 @@ class Projection:
     def snapshot(self) -> Snapshot:
         """Take a snapshot; later entries do not change it."""
         return Snapshot(
-            self.cluster.snapshot(),
+            snapshot_of(self.cluster),
             [
                 _Open(picker, epoch, dict(requests))
                 for (picker, epoch), requests in sorted(self.open_requests.by_epoch.items())
@@ -152,7 +148,7 @@ def restore(row: SnapshotRow) -> Projection:
         raise ValueError(f"snapshot of projection version {row.version}, wanted {VERSION}")
     stored = _stored.decode(row.state)
     projection = Projection()
-    projection.cluster = ClusterState.restore(_cluster.decode(stored.cluster))
+    projection.cluster = restore_cluster(_cluster.decode(stored.cluster))
     projection.open_requests.by_epoch = {(one.picker, one.epoch): one.requests for one in stored.open}
     projection.totals = stored.totals
     return projection

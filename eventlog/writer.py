@@ -16,7 +16,7 @@ from typing import TypeAlias
 import msgspec
 
 from pointsman.core.events import Event
-from pointsman.core.projection import Mark
+from pointsman.core.marks import Mark
 from pointsman.eventlog.chain import ClassRecord
 from pointsman.eventlog.segments import SQL_ERRORS, reason
 from pointsman.eventlog.snapshots import Snapshot

@@ -33,9 +33,10 @@ from pointsman.core.events import (
     RouteRule,
     ScrapePaced,
 )
+from pointsman.core.openrequests import OpenRequests
 from pointsman.core.packing import pack, pack_floats
 from pointsman.core.prefix import prefix_hashes
-from pointsman.core.projection import ClusterState, OpenRequests
+from pointsman.core.projection import ClusterState
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
 from pointsman.core.traffic import TrafficState
 from pointsman.eventlog.appender import Appender

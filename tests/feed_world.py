@@ -25,7 +25,8 @@ from pointsman.core.feed import Hello
 from pointsman.core.feed_control import ControlEnd, ControlFeed
 from pointsman.core.feed_picker import PickerEnd, PickerIdentity
 from pointsman.core.feed_tail import Tail
-from pointsman.core.projection import ClusterState, OpenRequests
+from pointsman.core.openrequests import OpenRequests
+from pointsman.core.projection import ClusterState
 from pointsman.core.traffic import TrafficState
 
 POOL = "default/llama"

@@ -23,7 +23,7 @@ from pointsman.core.events import (
     ResponseStarted,
 )
 from pointsman.core.packing import pack, pack_floats
-from pointsman.core.projection import encode_snapshot
+from pointsman.core.snapshot import encode_snapshot
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.log import DEFAULT_LIMITS, open_log
 from pointsman.eventlog.snapshots import Projection

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from pointsman.core.cluster import Slots
 from pointsman.core.config import PickingFlags, parse_config
 from pointsman.core.effective import EffectiveConfig
 from pointsman.core.events import (
@@ -25,7 +26,7 @@ from pointsman.core.events import (
     ScrapePaced,
 )
 from pointsman.core.packing import Ints, pack, pack_floats
-from pointsman.core.projection import ClusterState, Slots
+from pointsman.core.projection import ClusterState
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.core.traffic import Column
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from pointsman.core.cluster import Endpoint
 from pointsman.core.events import BackendRef, Event, RouteObserved
-from pointsman.core.projection import ClusterState, Endpoint
+from pointsman.core.projection import ClusterState
 from pointsman.eventlog.appender import AppenderStatistics
 from pointsman.eventlog.feed import FeedStatistics
 from pointsman.web import words
@@ -16,8 +17,10 @@ from pointsman.web.access import Access
 from pointsman.web.replayer import Replayer
 from pointsman.web.stream import Broadcast
 
-BEHIND_MAX = 1.0
-"""Seconds of recording lag from which the strip says so."""
+STALE = 0.2
+"""Seconds of a sample's age from which it counts as old, where no threshold is recorded."""
+LOOKED_AT = 60.0
+"""Seconds after a page was shown in which work is done for whoever looks at it."""
 
 
 class Console(msgspec.Struct, frozen=True):
@@ -41,6 +44,7 @@ class Console(msgspec.Struct, frozen=True):
     broadcast: Broadcast
     replayer: Replayer
     access: Access
+    watch: "Watch"
     used_forms: dict[str, None] = msgspec.field(default_factory=dict)
     """Forms that changed something, oldest first: none is used twice."""
 
@@ -53,6 +57,29 @@ class WeightsNotWritten(Exception):
         self.stale = stale
 
 
+class Watch:
+    """What the strip has to remember: since when something is wrong, and who looked last."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+        self._since = 0.0
+        self._seen = float("-inf")
+
+    def since(self, kind: str, now: float) -> float:
+        """When the trouble of this kind (or the lack of one) began, as far as anybody looked."""
+        if kind != self._kind:
+            self._kind, self._since = kind, now
+        return self._since
+
+    def seen(self) -> None:
+        """A page was shown."""
+        self._seen = time.monotonic()
+
+    def looked_at(self) -> bool:
+        """Somebody looks, or did a moment ago."""
+        return time.monotonic() - self._seen < LOOKED_AT
+
+
 class Strip(msgspec.Struct, frozen=True):
     """The line at the top of every page: the truth about the console itself."""
 
@@ -62,7 +89,11 @@ class Strip(msgspec.Struct, frozen=True):
     digest: str
     trouble: str
     """Empty where all is well."""
+    since: str = ""
+    """When the trouble began."""
     verified: str = ""
+    """What replay found of the last decisions; empty where it has not looked."""
+    differing: int = 0
 
 
 class NavigationItem(msgspec.Struct, frozen=True):
@@ -75,21 +106,47 @@ class NavigationItem(msgspec.Struct, frozen=True):
 
 
 def strip(console: Console) -> Strip:
-    """How the log and the feed are, in words."""
-    log, feed, now = console.log(), console.feed(), time.time()
-    stalled = 0.0 if log.stalled_since is None else max(0.0, now - log.stalled_since)
-    trouble = ""
+    """How the log, the feed, the samples and replay are, in words."""
+    log, now = console.log(), time.time()
+    kind, words_ = _trouble(console, now)
+    since = console.watch.since(kind, now)
+    stalled = 0.0
     if log.stalled_since is not None:
-        trouble = (
-            f"not recording for {words.duration(stalled)}: {log.stalled_because}; {log.queued_events} entries wait"
-        )
-    elif feed.connected == 0:
-        trouble = "no picker process is connected: nothing is being picked"
-    elif feed.entries_lost:
-        trouble = f"{words.plural(feed.entries_lost, 'entry', 'entries')} lost since this process started"
+        since, stalled = log.stalled_since, max(0.0, now - log.stalled_since)
+    checked = console.replayer.checked
+    verified = ""
+    if checked.decisions:
+        share = (checked.decisions - checked.differing) / checked.decisions
+        verified = f"{words.percent(share, 0 if not checked.differing else 2)} of the last {checked.decisions:,}"
     return Strip(
-        words.moment(now), words.duration(max(log.commit_duration, stalled)), log.head, log.digest.hex(), trouble
+        words.moment(now),
+        words.duration(max(log.commit_duration, stalled)),
+        log.head,
+        log.digest.hex(),
+        words_,
+        words.moment(since) if kind else "",
+        verified,
+        checked.differing,
     )
+
+
+def _trouble(console: Console, now: float) -> tuple[str, str]:
+    """What is wrong, by kind and in words; empty where all is well."""
+    log, feed, state = console.log(), console.feed(), console.state()
+    if log.stalled_since is not None:
+        waiting = words.plural(log.queued_events, "entry waits", "entries wait")
+        return "stalled", f"not recording: {log.stalled_because}; {waiting} for the disk"
+    if feed.connected == 0:
+        return "feed", "no picker process is connected: what is decided now comes to the log later"
+    ready = [m.slot for m in state.endpoints.values() if m.ready]
+    stale = [slot for slot in ready if state.age[slot] > max(state.threshold, STALE)]
+    if ready and len(stale) == len(ready):
+        return "samples", "no server tells its load: the values of pools are old"
+    if console.replayer.checked.differing:
+        return "differs", "replay found decisions that it cannot reproduce"
+    if feed.entries_lost:
+        return "lost", f"{words.plural(feed.entries_lost, 'entry', 'entries')} of picker processes lost"
+    return "", ""
 
 
 def navigation(console: Console, path: str) -> list[NavigationItem]:

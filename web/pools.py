@@ -8,9 +8,10 @@ import msgspec
 from markupsafe import Markup
 from quart import request
 
+from pointsman.core.cluster import Endpoint
 from pointsman.core.effective import decode_config
 from pointsman.core.profile import profile_in_force
-from pointsman.core.projection import ClusterState, Endpoint
+from pointsman.core.projection import ClusterState
 from pointsman.web import drawing, figures, words
 from pointsman.web.console import Console, endpoint_name
 from pointsman.web.pages import BadQuery, Missing, Reply

@@ -40,6 +40,7 @@ from pointsman.core.events import (
     RequestFinished,
     RequestRefused,
     RequestRouted,
+    ScrapeFailed,
     encode,
 )
 from pointsman.core.feed import (
@@ -62,7 +63,7 @@ from pointsman.core.feed_control import ControlEnd, Health
 from pointsman.core.feed_picker import PickerEnd
 from pointsman.core.feed_tail import TailFellOutError
 from pointsman.core.packing import unpack
-from pointsman.core.projection import encode_snapshot
+from pointsman.core.snapshot import encode_snapshot
 from pointsman.core.traffic import TrafficState
 
 KEY = ("picker-0", 7)
@@ -910,7 +911,7 @@ def test_a_picker_that_does_not_say_hello_first_is_an_error() -> None:
         (Batch(99, 1.0, b"", 0, b"\4", (b"",)), "a Batch from 99 after position 6"),
         (Batch(7, 1.0, b"", 0, b"\4\4", (b"",)), "2 classes with 1 bodies"),
         (Batch(7, 1.0, b"", 0, b"\4", (b"\xff",)), "no event of ours"),
-        (Batch(7, 1.0, b"", 0, b"\2", (encode(EndpointChanged(99, True)),)), "does not fold at 7: KeyError: 99"),
+        (Batch(7, 1.0, b"", 0, b"\3", (encode(ScrapeFailed(b"Z", b"Z")),)), "does not fold at 7: ValueError: packed"),
         (Batch(7, 1.0, b"", 5, b"\0", ()), "acknowledges 5 after 2"),
         (Welcome("log-a", 6, b"", True, 1, 1), "a second Welcome"),
         (Snapshot(6, b"", b"\xff", ()), "a second Snapshot"),

@@ -7,8 +7,17 @@ from event_strategies import entries, histories
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.core.events import EndpointJoined, EndpointLeft, Event, PoolDeleted
-from pointsman.core.projection import ClusterState, OpenRequests, decode_snapshot, encode_snapshot, replay
+from pointsman.core.events import EndpointJoined, EndpointLeft, Entry, Event, PoolDeleted
+from pointsman.core.openrequests import OpenRequests
+from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import decode_snapshot, encode_snapshot
+
+
+def replay(log: list[Entry], state: ClusterState) -> ClusterState:
+    """Fold a log onto a state."""
+    for entry in log:
+        state.apply(entry)
+    return state
 
 
 @given(histories(), st.data())

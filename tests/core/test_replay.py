@@ -25,6 +25,7 @@ from strategies import (
     started,
 )
 
+from pointsman.core.cluster import Epoch
 from pointsman.core.config import DEFAULT_CONFIG, PickingFlags, parse_config
 from pointsman.core.draws import Draws
 from pointsman.core.effective import EffectiveConfig
@@ -45,7 +46,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.packing import pack, pack_floats, unpack, unpack_floats
 from pointsman.core.plugin import REGISTER
-from pointsman.core.projection import ClusterState, Epoch
+from pointsman.core.projection import ClusterState
 from pointsman.core.replay import explain_decision, verify_decision
 from pointsman.core.scheduler import profile_in_force, schedule
 from pointsman.core.traffic import Column, Traffic

@@ -28,8 +28,10 @@ from pointsman.core.events import (
     RequestFinished,
     RequestRouted,
 )
+from pointsman.core.openrequests import OpenRequests
 from pointsman.core.packing import pack
-from pointsman.core.projection import ClusterState, OpenRequests, decode_snapshot, encode_snapshot
+from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import decode_snapshot, encode_snapshot
 from pointsman.core.traffic import Column, NotRecordedError, PrefixRoom, RecordedTraffic, TrafficState
 
 POOL = "default/a"

@@ -14,7 +14,7 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
 )
-from pointsman.core.projection import encode_snapshot
+from pointsman.core.snapshot import encode_snapshot
 from pointsman.eventlog import decisions as module
 from pointsman.eventlog.decisions import decisions
 from pointsman.eventlog.reader import LogReader

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from logs import SMALL, same, some, with_appender, write
 
 from pointsman.core.events import ClockStepped, encode
-from pointsman.core.projection import decode_snapshot, encode_snapshot
+from pointsman.core.snapshot import decode_snapshot, encode_snapshot
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.log import open_log

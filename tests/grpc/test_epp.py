@@ -17,6 +17,7 @@ from wire import (
     with_subset,
 )
 
+from pointsman.core.cluster import Epoch
 from pointsman.core.config import parse_config
 from pointsman.core.effective import PickingFlags
 from pointsman.core.events import (
@@ -31,7 +32,7 @@ from pointsman.core.events import (
     ResponseStarted,
 )
 from pointsman.core.packing import unpack
-from pointsman.core.projection import ClusterState, Epoch
+from pointsman.core.projection import ClusterState
 from pointsman.core.replay import Verdict, verify_decision
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse

@@ -20,7 +20,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.feed_buffer import EntryBuffer
 from pointsman.core.feed_picker import PickerEnd
-from pointsman.core.projection import encode_snapshot
+from pointsman.core.snapshot import encode_snapshot
 from pointsman.core.traffic import TrafficState
 
 Key = tuple[str, int]
@@ -87,6 +87,14 @@ class FeedMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.commit_events(*members(2))
+        for _ in range(2):
+            self.reconnect()
+            self.commit_events()
+
+    def reconnect(self) -> None:
+        for name in NAMES:
+            self.connect(name)
+            self.exchange(name)
 
     # --- what pickers do --------------------------------------------------------------------------
 
@@ -99,6 +107,24 @@ class FeedMachine(RuleBasedStateMachine):
         if numbers := self.endpoints(life):
             for _ in range(times):
                 life.open.add(route(life.end, life.traffic, numbers[pick % len(numbers)]))
+
+    @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4), name=st.sampled_from(NAMES), moved=st.booleans())
+    def work(self, picks: list[int], name: str, moved: bool) -> None:
+        """What goes on all the time."""
+        for pick in picks:
+            self.decide(name, pick, 1 + pick % 3)
+            self.finish_one(name, pick * 7)
+        if moved:
+            self.exchange(name)
+            self.commit_events()
+
+    @rule(name=st.sampled_from(NAMES), pick=st.integers(0, 9), advised=st.booleans())
+    def work_while_members_change(self, name: str, pick: int, advised: bool) -> None:
+        self.decide(name, pick, 3)
+        self.leave(pick, advised, False)
+        self.join()
+        self.exchange(name)
+        self.finish_one(name, pick)
 
     @rule(name=st.sampled_from(NAMES))
     def refuse_one(self, name: str) -> None:
@@ -123,7 +149,7 @@ class FeedMachine(RuleBasedStateMachine):
     def commit(self) -> None:
         self.commit_events()
 
-    @rule(ready=st.booleans(), pick=st.integers(0, 9), note=st.integers(0, 400))
+    @rule(ready=st.booleans(), pick=st.integers(0, 9), note=st.integers(0, 1000))
     def change(self, ready: bool, pick: int, note: int) -> None:
         if numbers := sorted(self.control.log.state.endpoints):
             self.commit_events(EndpointChanged(numbers[pick % len(numbers)], ready, {"note": "x" * note}))
@@ -190,6 +216,13 @@ class FeedMachine(RuleBasedStateMachine):
             self.move(name, True, 1 << 30)
             self.move(name, False, 1 << 30)
 
+    @rule()
+    def go_on(self) -> None:
+        for _ in range(2):
+            self.reconnect()
+            self.commit_events()
+        self.reconnect()
+
     @rule(name=st.sampled_from(NAMES), delivered=st.booleans())
     def cut(self, name: str, delivered: bool) -> None:
         life = self.lives[name]
@@ -212,6 +245,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.control.log.take(self.control.feed)
         self.dead.append(life)
         self.lives[name] = self.new_life(name)
+        self.connect(name)
 
     def start_control(self, log: MemoryLog) -> None:
         for name in NAMES:
@@ -223,18 +257,22 @@ class FeedMachine(RuleBasedStateMachine):
             if ended:
                 self.control.feed.end_epoch(key, "gone when the control process started", ended[0].last_n)
 
-    @rule()
-    def kill_control(self) -> None:
+    @rule(at_once=st.booleans())
+    def kill_control(self, at_once: bool) -> None:
         self.start_control(self.control.log.reopened())
+        if at_once:
+            self.reconnect()
 
     @precondition(lambda self: self.logs < 3)
-    @rule(keep=st.integers(1, 30))
-    def restore_an_older_copy(self, keep: int) -> None:
+    @rule(gone=st.integers(1, 5), grown=st.integers(0, 12))
+    def restore_an_older_copy(self, gone: int, grown: int) -> None:
         log = self.control.log
-        if keep < len(log.commits):
+        if gone < len(log.commits):
             self.logs += 1
             self.forgive()
-            self.start_control(log.older_copy(keep))
+            self.start_control(log.older_copy(len(log.commits) - gone))
+            for i in range(grown):
+                self.change(i % 2 == 0, 0, grown)
 
     @precondition(lambda self: self.logs < 3)
     @rule()
@@ -276,6 +314,8 @@ class FeedMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everything heals: then all is accounted for."""
+        if not self.control.log.state.endpoints:
+            return  # nothing had begun
         self.control.log.room = 1 << 30
         for _ in range(4):
             self.now += 0.11
@@ -354,8 +394,8 @@ _NOBODY = _Nobody()
 
 TestFeed = FeedMachine.TestCase
 TestFeed.settings = settings(
-    max_examples=60,
-    stateful_step_count=50,
+    max_examples=100,
+    stateful_step_count=80,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -1,0 +1,50 @@
+"""What the cluster state holds beside its columns: endpoints, adapters, epochs."""
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Slots = npt.NDArray[np.int64]
+"""Rows of the cluster state's columns."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A member of a pool."""
+
+    number: int
+    slot: int
+    pool: str
+    uid: str
+    namespace: str
+    name: str
+    address: str
+    port: int
+    rank: int
+    labels: dict[str, str]
+    ready: bool
+
+    @property
+    def authority(self) -> str:
+        """`address:port`, IPv6 in brackets: what the gateway is told."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Adapters(msgspec.Struct, frozen=True):
+    """The LoRA adapters of one endpoint."""
+
+    running: frozenset[str] = frozenset()
+    waiting: frozenset[str] = frozenset()
+    max: int = 0
+
+
+class Epoch(msgspec.Struct):
+    """An open life of a picker process."""
+
+    picker: str
+    epoch: int
+    highest_n: int
+    build: str = ""
+    scheduler: int = 0
+    plugins: dict[str, int] = {}
+    adopted_to: int = 0
+    """Entries up to this `n` rest on another log's cluster state."""
