@@ -2,7 +2,7 @@
 
 Rules.
 - `origin` says which entry comes next, `record` gives it out; nothing comes between the two, because a decision does
-  not wait.  After entries were dropped, the next one lists the open requests.
+  not wait.  After entries were dropped, or lost by a log that was restored, one lists the open requests.
 - Degraded is what `_trouble` says.  The entry that says so is the picker's own and goes the way of all others.
   A picker that was never fed has nothing to lose and says nothing.
 - The cluster state changes only by a Snapshot or a whole Batch, so it always stands where a commit ended.
@@ -179,8 +179,7 @@ class PickerEnd:
 
     def _list_open(self) -> None:
         # Only between decisions: the list and the entries around it have to agree.
-        if self.buffer.take_up():
-            self.record(OpenRequestsListed(self.origin(), pack(self._traffic.open_numbers())))
+        self.record(OpenRequestsListed(self.origin(), pack(self._traffic.open_numbers())))
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -213,7 +212,8 @@ class PickerEnd:
 
     def tick(self, now: float, at: float) -> None:
         """Notice what did not come; called at least five times in SILENCE."""
-        self._list_open()
+        if self.buffer.take_up():
+            self._list_open()
         self._judge(now, at)
 
     def data_to_send(self) -> bytes:
@@ -230,7 +230,8 @@ class PickerEnd:
         self._heard = now
         for body in self._framer.receive(data):
             self._take(decode_to_picker(body))
-        self._list_open()
+        if self.buffer.take_up():
+            self._list_open()
         self._judge(now, at)
 
     def _take(self, frame: ToPicker) -> None:
@@ -316,6 +317,8 @@ class PickerEnd:
         self._standing = True
         self._outbox.extend([encode_frame(foreign) for foreign in self._foreign])
         self.buffer.skip(welcome.taken)
+        if welcome.taken < self.buffer.first_unacknowledged - 1:
+            self._list_open()  # an older copy of the log, which has lost ends that another had acknowledged
 
     def _apply(self, batch: Batch) -> None:
         cluster = self.cluster

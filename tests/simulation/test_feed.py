@@ -380,10 +380,8 @@ class FeedMachine(RuleBasedStateMachine):
         lost = self.covered(life.key, EntriesLost)
         assert not lost & entries.keys()
         for n in lost:
-            if alive:
-                assert n not in life.bodies or n <= life.forgiven, f"{n} of {life.key} is lost and was not dropped"
-            else:
-                assert n > life.acknowledged or n <= life.forgiven, f"{n} of {life.key} was acknowledged and is lost"
+            died = not alive and n > life.acknowledged
+            assert died or n not in life.bodies or n <= life.forgiven, f"{n} of {life.key} is lost and was not dropped"
 
 
 class _Nobody:
