@@ -157,7 +157,7 @@ _SAMPLE = re.compile(
     rb"[ \t]*+(?:\{([^\"}\n]*+(?:\"[^\"\\\n]*+(?:\\.[^\"\\\n]*+)*+\"[^\"}\n]*+)*+)\})?+"
     rb"[ \t]*+([^\s{}\"]++)(?:[ \t]++(-?\d++(?:\.\d++)?+))?+[ \t\r]*+(?:\n|\Z)"
 )
-_LABEL = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*+)[ \t]*+=[ \t]*+\"([^\"\\\n]*+(?:\\.[^\"\\\n]*+)*+)\"")
+_LABEL = re.compile(rb"[ \t,]*+([A-Za-z_][A-Za-z0-9_]*+)[ \t]*+=[ \t]*+\"([^\"\\\n]*+(?:\\.[^\"\\\n]*+)*+)\"")
 _ESCAPE = re.compile(rb"\\(.)")
 _ESCAPES = {b"n": b"\n"}
 _NAME_ENDS = (b"{", b" ", b"\t")
@@ -190,10 +190,12 @@ def _labels(written: bytes | None) -> Mapping[str, str]:
 
 def _read_labels(written: bytes) -> Mapping[str, str]:
     found: dict[str, str] = {}
-    for label, value in _LABEL.findall(written):
+    at = 0
+    while (label := _LABEL.match(written, at)) is not None:  # one after the other: garbage ends them
+        name, value, at = label[1], label[2], label.end()
         if b"\\" in value:
             value = _ESCAPE.sub(lambda escape: _ESCAPES.get(escape[1], escape[1]), value)
-        found[label.decode()] = value.decode("utf-8", "replace")
+        found[name.decode()] = value.decode("utf-8", "replace")
     return found
 
 
