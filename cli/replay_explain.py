@@ -124,7 +124,7 @@ def _text(
     lines += _outcome(told)
     lines.append(f"  {_verified(verdict)}")
     if explanation is not None:
-        lines += ["", explanation.why, "", *_matrix(explanation)]
+        lines += ["", explanation.why, "", *_matrix(explanation, event.decided_at)]
     return lines
 
 
@@ -163,12 +163,12 @@ def _verified(verdict: Verdict) -> str:
             return f"not computed again: {verdict.message}"
 
 
-def _matrix(explanation: Explanation) -> list[str]:
-    """Candidates by plugins: raw and weighted score of each, sum, rank."""
+def _matrix(explanation: Explanation, decided_at: float) -> list[str]:
+    """Candidates by plugins: raw and weighted score of each, sum, rank, and how old each sample was by then."""
     head = ["candidate", "age", "waiting", "running", "KV", "in flight", "prefix"]
     head += [f"{name} by {weight:g}" for name, weight in explanation.scorers]
     head += ["sum", "rank", "p", ""]
-    rows = [head, *(_row(candidate, explanation) for candidate in _ordered(explanation))]
+    rows = [head, *(_row(candidate, explanation, decided_at) for candidate in _ordered(explanation))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         "  ".join(
@@ -193,8 +193,12 @@ def _ordered(explanation: Explanation) -> list[Candidate]:
     return sorted(explanation.candidates, key=lambda c: (c.scored.rank if c.scored else math.inf, c.slot))
 
 
-def _row(candidate: Candidate, explanation: Explanation) -> list[str]:
-    age = "never" if math.isinf(candidate.sample_age) else f"{candidate.sample_age * 1000:.0f} ms"
+def _row(candidate: Candidate, explanation: Explanation, decided_at: float) -> list[str]:
+    age = (
+        "never" if math.isinf(candidate.sample_age) else f"{max(0.0, decided_at - candidate.sampled_at) * 1000:.0f} ms"
+    )
+    if 0 < candidate.sample_age < math.inf:
+        age += f" (failing for {candidate.sample_age * 1000:.0f} ms)"
     cells = [
         candidate.name,
         age,

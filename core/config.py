@@ -29,6 +29,7 @@ from pointsman.core.effective import (
     ProfileConfig,
     decode_config,
 )
+from pointsman.core.parsers import DEFAULT_PARSERS
 from pointsman.core.plugin import Detector, Filter, Picker, Scorer
 from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
 from pointsman.core.quantities import Duration, encode_duration, parse_duration, parse_quantity
@@ -191,7 +192,7 @@ class _Reading(Declarations):
             refs, at = [document.parser], ("parser",)
         elif document.parser is not None:
             self.warn(("parser",), "has no effect beside requestHandler.parsers")
-        return tuple(self._parsers(refs, at)) or (self.inject("openai-parser"),)
+        return tuple(self._parsers(refs, at)) or tuple(self.inject(type) for type in DEFAULT_PARSERS)
 
     def _parsers(self, refs: list[Ref], at: Path) -> Iterable[str]:
         for i, ref in enumerate(refs):

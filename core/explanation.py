@@ -62,7 +62,9 @@ class Candidate(msgspec.Struct, frozen=True):
     name: str
     authority: str
     sample_age: float
-    """Seconds from the last success to the last attempt of the scrape; infinite when never sampled."""
+    """Seconds from the last success to the last attempt of the scrape; infinite when never sampled.  Rules read it."""
+    sampled_at: float
+    """When the sample was taken, in seconds since 1970; 0 when never.  For people."""
     waiting: int
     running: int
     kv_cache: float
@@ -134,6 +136,7 @@ def _candidates(cluster: ClusterState, run: Trace, profile: Profile, decision: D
                 name=member.name,
                 authority=member.authority,
                 sample_age=float(cluster.age[slot]),
+                sampled_at=float(cluster.sampled_at[slot]),
                 waiting=int(cluster.waiting[slot]),
                 running=int(cluster.running[slot]),
                 kv_cache=float(cluster.kv_cache[slot]),

@@ -1,6 +1,7 @@
 """The catalogue: every plugin type of this distribution, one module each."""
 
 from pointsman.core.plugins import (
+    anthropic_parser,
     approx_prefix_cache_producer,
     core_metrics_extractor,
     decision_tree_filter,
@@ -14,16 +15,19 @@ from pointsman.core.plugins import (
     max_score_picker,
     metrics_data_source,
     openai_parser,
+    passthrough_parser,
     prefix_cache_scorer,
     queue_scorer,
     random_picker,
     running_requests_size_scorer,
     single_profile_handler,
     utilization_detector,
+    vllmhttp_parser,
     weighted_random_picker,
 )
 
 __all__ = [
+    "anthropic_parser",
     "approx_prefix_cache_producer",
     "core_metrics_extractor",
     "decision_tree_filter",
@@ -37,11 +41,13 @@ __all__ = [
     "max_score_picker",
     "metrics_data_source",
     "openai_parser",
+    "passthrough_parser",
     "prefix_cache_scorer",
     "queue_scorer",
     "random_picker",
     "running_requests_size_scorer",
     "single_profile_handler",
     "utilization_detector",
+    "vllmhttp_parser",
     "weighted_random_picker",
 ]

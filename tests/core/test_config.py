@@ -354,7 +354,7 @@ def test_what_has_no_effect_is_a_warning(text: str, warning: str) -> None:
             4,
             "plugin 'queue-scorer' of type 'queue-scorer' is no detector",
         ),
-        ("parser: {pluginRef: anthropic-parser}", 3, "plugin type 'anthropic-parser' is known and not yet available"),
+        ("parser: {pluginRef: vertexai-parser}", 3, "plugin type 'vertexai-parser' is known and not yet available"),
         (
             "plugins: [{type: queue-scorer}]\ndataLayer: {discovery: {pluginRef: queue-scorer}}",
             4,
