@@ -44,7 +44,7 @@ def rig(endpoints: int, more: list[str]) -> int:
             " --grpc-port {port} --grpc-health-port {health} --metrics-port {metrics} --secure-serving=false"
             f" --data-dir {shlex.quote(data)}/data"
         )
-        words = [python, RIG, "--endpoints", str(endpoints), *more, "yardstick", f"pointsman={picker}"]
+        words = [str(python), str(RIG), "--endpoints", str(endpoints), *more, "yardstick", f"pointsman={picker}"]
         return subprocess.run(words, check=False).returncode
 
 

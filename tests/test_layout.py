@@ -43,13 +43,13 @@ def test_no_package_among_the_tests() -> None:
 
 
 def test_nothing_grows_beyond_the_limits() -> None:
-    beyond = {name: size for name, size in excesses() if size > RATCHET.get(name, 0)}
+    beyond = {name: size for name, size in excesses().items() if size > RATCHET.get(name, 0)}
 
     assert beyond == {}, "split these up"
 
 
 def test_the_table_of_exceptions_holds_nothing_that_has_shrunk() -> None:
-    sizes = dict(excesses())
+    sizes = excesses()
     loose = {name: (allowed, sizes.get(name, 0)) for name, allowed in RATCHET.items() if sizes.get(name, 0) < allowed}
 
     assert loose == {}, "lower these in tests/layout.json to what they are"
@@ -72,17 +72,26 @@ def sources() -> Iterator[Path]:
                 yield path
 
 
-def excesses() -> Iterator[tuple[str, int]]:
-    """What is larger than its limit, and how large."""
+def excesses() -> dict[str, int]:
+    """What is larger than its limit, and how large; of several that share a name the largest."""
+    found: dict[str, int] = {}
+
+    def note(name: str, size: int, limit: int) -> None:
+        if size > limit:
+            found[name] = max(size, found.get(name, 0))
+
     for path in sources():
         name, text = str(path.relative_to(ROOT)), path.read_text()
-        if (lines := text.count("\n")) > MODULE_LINES:
-            yield name, lines
+        note(name, text.count("\n"), MODULE_LINES)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                if (lines := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES:
-                    yield f"{name}:{node.name} lines", lines
+                note(f"{name}:{node.name} lines", (node.end_lineno or 0) - node.lineno + 1, FUNCTION_LINES)
                 arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
                 count = len(arguments) - (arguments[:1] in (["self"], ["cls"]))
-                if count > POSITIONAL_PARAMETERS:
-                    yield f"{name}:{node.name} parameters", count
+                note(f"{name}:{node.name} parameters", count, POSITIONAL_PARAMETERS)
+    return found
+
+
+if __name__ == "__main__":
+    # `python tests/test_layout.py > tests/layout.json` after something has shrunk.
+    print(json.dumps(excesses(), indent=1, sort_keys=True))

@@ -54,7 +54,7 @@ def metrics_page(metrics: Metrics, cluster: ClusterState, build: str) -> str:
     series = list(metrics.series.values())
     _counters(page, series)
     for name, legacy, about, bounds, which in _HISTOGRAMS:
-        _twins(page, name, legacy, about, bounds, [(s, which(s)) for s in series])
+        _twins(page, (name, legacy), about, bounds, [(s, which(s)) for s in series])
     _token_times(page, series)
     _pools(page, cluster)
     _scheduler(page, metrics)
@@ -116,8 +116,13 @@ def _counters(page: Page, series: list[Series]) -> None:
 
 
 def _twins(
-    page: Page, name: str, legacy: str, about: str, bounds: tuple[float, ...], pairs: list[tuple[Series, Histogram]]
+    page: Page,
+    names: tuple[str, str],
+    about: str,
+    bounds: tuple[float, ...],
+    pairs: list[tuple[Series, Histogram]],
 ) -> None:
+    name, legacy = names
     counted = [(s, h) for s, h in pairs if any(h.counts)]
     page.family(f"llm_d_epp_{name}", "histogram", about)
     for one, histogram in counted:

@@ -1,0 +1,47 @@
+"""What the documents say exists."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pointsman.cli.main import COMMANDS
+from pointsman.core.scheduler import PLUGIN_VERSIONS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_files_lead_somewhere(page: Path) -> None:
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"pointsman ((?:(?:replay|log|config) )?[a-z]+)\b", page.read_text())
+    words = {name for command in COMMANDS for name in (command, command.split()[0])}
+    lines = [line for line in page.read_text().splitlines() if re.search(r"(^|`|/bin/)pointsman [a-z]", line)]
+
+    assert [n for n in named if n not in words and any(f"pointsman {n}" in line for line in lines)] == []
+
+
+def test_every_plugin_has_its_section() -> None:
+    text = (ROOT / "docs/plugins.md").read_text()
+    headings = " ".join(re.findall(r"^#+ (.*)$", text, re.MULTILINE))
+
+    assert [name for name in PLUGIN_VERSIONS if f"`{name}`" not in headings and name not in headings.split()] == []
+
+
+def test_every_dependency_is_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["gateway"]
+    for group in ("dev", "bench"):
+        wanted += project["dependency-groups"][group]
+    text = (ROOT / "docs/dependencies.md").read_text().lower()
+
+    assert [name for one in wanted if (name := re.split(r"[<>=; ]", one)[0]) not in text] == []

@@ -1,0 +1,182 @@
+"""The metrics page against the facts it is made of."""
+
+import re
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsman.core.events import (
+    Class,
+    EndpointJoined,
+    Entry,
+    Event,
+    Origin,
+    PickerEnded,
+    PoolApplied,
+    RequestFacts,
+    RequestFinished,
+    RequestRefused,
+    RequestRouted,
+    class_of,
+    encode,
+)
+from pointsman.core.projection import ClusterState
+from pointsman.web.exposition import Bounded, Histogram, Page
+from pointsman.web.metrics import LABEL_VALUES_MAX, LATENCY, Metrics
+from pointsman.web.metrics_page import metrics_page
+
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})? (\S+)')
+
+
+def entry(position: int, event: Event) -> Entry:
+    return Entry(position, 0.0, int(class_of(event)), encode(event))
+
+
+def origin(n: int) -> Origin:
+    return Origin("p", 7, n, 0)
+
+
+def routed(n: int, model: str = "m", **facts: object) -> RequestRouted:
+    return RequestRouted(origin(n), 0.0, RequestFacts("r", "ns/pool", model, **facts), (1,), took=30)  # type: ignore[arg-type]
+
+
+def finished(n: int, of: int, **told: object) -> RequestFinished:
+    fields: dict[str, object] = {"cause": "complete", "status": 200, "duration": 0.3, **told}
+    return RequestFinished(origin(n), of, **fields)  # type: ignore[arg-type]
+
+
+def folded(*events: Event) -> tuple[Metrics, ClusterState]:
+    metrics, state = Metrics(), ClusterState()
+    for position, event in enumerate(events, 1):
+        one = entry(position, event)
+        state.apply(one)
+        metrics.follow([one], state)
+    return metrics, state
+
+
+def samples(text: str) -> dict[str, float]:
+    """Every sample of a page, whose lines must all be of the text format."""
+    found: dict[str, float] = {}
+    for line in text.split("\n")[:-1]:
+        if line.startswith("# "):
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match is not None, f"not of the text format: {line}"
+        key = match[1] + (f"{{{match[2]}}}" if match[2] else "")
+        assert key not in found, f"twice on one page: {key}"
+        found[key] = float(match[3])
+    return found
+
+
+POOL: tuple[Event, ...] = (
+    PoolApplied("ns/pool", {}, (8000,)),
+    EndpointJoined(1, "ns/pool", "u", "ns", "pod-0", "10.0.0.1", 8000),
+)
+LABELS = 'model_name="m",target_model_name="m",fairness_id="",priority="0"'
+
+
+def test_requests_are_counted_under_both_names() -> None:
+    metrics, state = folded(*POOL, routed(1, body_bytes=100), routed(2), finished(3, 1, response_bytes=10))
+    page = samples(metrics_page(metrics, state, "b"))
+
+    assert page[f"llm_d_epp_request_total{{{LABELS}}}"] == 2
+    assert page['inference_objective_request_total{model_name="m",target_model_name="m",priority="0"}'] == 2
+    assert page[f"llm_d_epp_request_running{{{LABELS}}}"] == 1
+    assert page['inference_objective_running_requests{model_name="m"}'] == 1
+    assert page[f"llm_d_epp_request_duration_seconds_count{{{LABELS}}}"] == 1
+    assert (
+        page['inference_objective_request_duration_seconds_bucket{model_name="m",target_model_name="m",le="0.4"}'] == 1
+    )
+    assert (
+        page['inference_objective_request_duration_seconds_bucket{model_name="m",target_model_name="m",le="0.2"}'] == 0
+    )
+    attempts = 'status="success",target_model_name="m",endpoint_name="pod-0",namespace="ns",port="8000"'
+    assert page[f"llm_d_epp_scheduler_attempts_total{{{attempts}}}"] == 2
+
+
+def test_errors_have_the_codes_of_the_field() -> None:
+    refusals = [
+        RequestRefused(origin(n), 0.0, RequestFacts("r", "ns/pool", "m"), reason, 503)
+        for n, reason in enumerate(("saturated", "no-endpoints", "bad-request"), 2)
+    ]
+    metrics, state = folded(*POOL, routed(1), *refusals, finished(5, 1, status=500))
+    page = samples(metrics_page(metrics, state, "b"))
+
+    for code in ("InferencePoolResourceExhausted", "ServiceUnavailable", "BadRequest", "ModelServerError"):
+        assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="{code}"}}'] == 1
+
+
+def test_a_picker_that_ended_leaves_no_request_running() -> None:
+    metrics, state = folded(*POOL, routed(1), routed(2), PickerEnded("p", 7, "signal SIGKILL", 2))
+    page = samples(metrics_page(metrics, state, "b"))
+
+    assert page[f"llm_d_epp_request_running{{{LABELS}}}"] == 0
+    assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="Internal"}}'] == 2
+
+
+def test_times_between_tokens_are_of_streams_only() -> None:
+    done = {"completion_tokens": 11, "first_token": 0.1, "duration": 1.1}
+    metrics, state = folded(
+        *POOL, routed(1), routed(2), finished(3, 1, streamed=True, **done), finished(4, 2, streamed=False, **done)
+    )
+    page = samples(metrics_page(metrics, state, "b"))
+
+    assert page[f"llm_d_epp_request_streaming_tpot_seconds_count{{{LABELS}}}"] == 1
+    assert abs(page[f"llm_d_epp_request_streaming_tpot_seconds_sum{{{LABELS}}}"] - 0.1) < 1e-9
+    assert page[f'llm_d_epp_request_ttft_seconds_count{{{LABELS},streaming="true"}}'] == 1
+    assert page[f'llm_d_epp_request_ttft_seconds_count{{{LABELS},streaming="false"}}'] == 1
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=20))
+def test_whatever_a_client_calls_its_model_the_page_stays_readable(models: list[str]) -> None:
+    metrics, state = folded(*POOL, *(routed(n, model) for n, model in enumerate(models, 1)))
+    text = metrics_page(metrics, state, "b")
+
+    text.encode()
+    total = sum(v for k, v in samples(text).items() if k.startswith("llm_d_epp_request_total"))
+    assert total == len(models)
+
+
+def test_label_values_are_bounded() -> None:
+    count = LABEL_VALUES_MAX + 50
+    metrics, state = folded(*POOL, *(routed(n, f"model-{n}") for n in range(1, count + 1)))
+    page = samples(metrics_page(metrics, state, "b"))
+
+    totals = {k: v for k, v in page.items() if k.startswith("llm_d_epp_request_total")}
+    assert len(totals) == LABEL_VALUES_MAX + 1
+    assert (
+        totals['llm_d_epp_request_total{model_name="other",target_model_name="other",fairness_id="",priority="0"}']
+        == 50
+    )
+
+
+def test_the_first_so_many_names_are_kept() -> None:
+    bounded = Bounded(2)
+
+    assert [bounded.name(n) for n in ("a", "b", "c", "a", "c")] == ["a", "b", "other", "a", "other"]
+
+
+@given(st.lists(st.floats(0, 5000)), st.sets(st.sampled_from(LATENCY)))
+def test_a_histogram_shown_with_fewer_bounds_counts_the_same(values: list[float], chosen: set[float]) -> None:
+    histogram, bounds = Histogram(LATENCY), sorted(chosen)
+    for value in values:
+        histogram.observe(value)
+    shown = histogram.cumulative(bounds)
+
+    assert shown == [*(sum(v <= bound for v in values) for bound in bounds), len(values)]
+
+
+def test_entries_of_other_classes_change_nothing() -> None:
+    metrics, state = folded(*POOL)
+
+    assert metrics.series == {}
+    assert Counter(e.kind for e in [entry(1, POOL[0])]) == {int(Class.MEMBERSHIP): 1}
+    assert samples(metrics_page(metrics, state, "b"))['inference_pool_ready_pods{name="pool"}'] == 1
+
+
+def test_an_empty_page_has_its_families() -> None:
+    page = Page()
+    page.family("a_total", "counter", "Things\nin two lines.")
+
+    assert page.text() == "# HELP a_total Things\\nin two lines.\n# TYPE a_total counter\n"
