@@ -34,6 +34,9 @@ from pointsman.core.packing import unpack
 Epoch = tuple[str, int]
 IN_FLIGHT, PREFIX_BLOCKS = 1, 2
 
+SNAPSHOT_AGE_MAX = 0.1
+"""Seconds from a picker's snapshot to the commit of its first entry."""
+
 
 @dataclass
 class Server:
@@ -170,6 +173,10 @@ class Process:
     n: int = 0
     knows_prefixes: bool = True
     knows_requests: bool = True
+    fed: bool = False
+    """It has had a cluster state."""
+    started_at: float = 0.0
+    """When the log had its first entry."""
 
 
 @dataclass
@@ -190,12 +197,13 @@ def check_log(entries: Iterable[Entry], **limits: int | bool) -> list[str]:
 
 def compare(entries: Iterable[Entry], **limits: int | bool) -> LogCheck:
     """Compare every decision of a log, which must begin at position 1; `limits` are fields of `Model`."""
-    log = [(entry.position, entry.event) for entry in entries]
+    listed = list(entries)
+    log = [(entry.position, entry.event) for entry in listed]
     assert not log or log[0][0] == 1, f"the log begins at {log[0][0]}, wanted 1"
     check = LogCheck()
     processes: dict[Epoch, Process] = {}
     adopted = {(e.picker, e.epoch): e.last for _, e in log if isinstance(e, EntriesAdopted)}
-    for _, event in log:
+    for entry, (_, event) in zip(listed, log, strict=True):
         origin = getattr(event, "origin", None)
         if not isinstance(origin, Origin):
             continue
@@ -204,12 +212,29 @@ def compare(entries: Iterable[Entry], **limits: int | bool) -> LogCheck:
             check.skipped += len(getattr(event, "reads", ()))
             continue
         if key not in processes:
-            processes[key] = Process(Model(**limits))  # type: ignore[arg-type]
+            processes[key] = Process(Model(**limits), started_at=entry.recorded_at)  # type: ignore[arg-type]
             _catch_up(processes[key], log, origin.applied, key, remember=False)
             if not isinstance(event, PickerStarted):
                 processes[key].knows_prefixes = processes[key].knows_requests = False
+        if origin.applied and not processes[key].fed:
+            _feed(processes[key], key, listed[: origin.applied], log)
         _own(processes[key], event, origin, log, check)
     return check
+
+
+def _feed(process: Process, mine: Epoch, before: list[Entry], log: list[tuple[int, Event]]) -> None:
+    """The first cluster state: a snapshot, which holds no blocks of requests before it."""
+    process.fed = True
+    if process.read:
+        return  # it began with a state, and said so in its first entry
+    _catch_up(process, log, len(before), mine, remember=False)
+    for entry in reversed(before):
+        if entry.recorded_at < process.started_at - SNAPSHOT_AGE_MAX:
+            return
+        event = entry.event
+        if isinstance(event, RequestRouted) and (event.origin.picker, event.origin.epoch) != mine:
+            process.knows_prefixes = False  # was it before the snapshot or behind it?
+            return
 
 
 def _catch_up(
