@@ -49,7 +49,7 @@ def decisions(reader: LogReader, first: int, last: int | None = None) -> Iterato
     """Every decision recorded in the range; within windows of WINDOW_DECISIONS, in order of `applied`."""
     end = reader.head().position if last is None else min(last, reader.head().position)
     adopted = _adopted(reader)
-    fold = _Fold(reader)
+    fold = Fold(reader)
     for window in _windows(reader, first, end):
         window.sort(key=lambda one: (one[0].applied, one[1].position))
         for origin, entry in window:
@@ -90,7 +90,7 @@ def _unusable(origin: Origin, entry: Entry, adopted: dict[tuple[str, int], list[
     return "not-before" if origin.applied >= entry.position else ""
 
 
-class _Fold:
+class Fold:
     """The state, moved forwards."""
 
     def __init__(self, reader: LogReader) -> None:

@@ -1,6 +1,7 @@
 """Questions to the read model, from any process, while it is written."""
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -9,7 +10,7 @@ import msgspec
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from pointsman.eventlog.rollups import SPAN, ChangeRow, EndpointRow, RequestRow, Span
+from pointsman.eventlog.rollups import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
 from pointsman.eventlog.segments import Row, Value, rows
 
 PAGE_MAX = 500
@@ -21,6 +22,7 @@ ROLLUPS_MAX = 10_000
 REQUEST_COLUMNS = ", ".join(RequestRow.__struct_fields__)
 SPAN_COLUMNS = ", ".join(Span.__struct_fields__)
 CHANGE_COLUMNS = ", ".join(ChangeRow.__struct_fields__)
+MOVE_COLUMNS = ", ".join(MoveRow.__struct_fields__)
 ENDPOINT_COLUMNS = ", ".join(EndpointRow.__struct_fields__)
 
 
@@ -35,9 +37,9 @@ class Filters(msgspec.Struct, frozen=True):
     reason: str | None = None
     """Of a refusal; `*` for any."""
     since: float | None = None
-    """Recorded in this span of ten seconds or later."""
+    """Recorded then or later."""
     until: float | None = None
-    """Recorded before this span's end."""
+    """Recorded before then."""
 
 
 class DecisionPage(msgspec.Struct, frozen=True):
@@ -75,6 +77,14 @@ def as_change(row: Row) -> ChangeRow:
     for name in ("before", "after"):
         values[name] = msgspec.json.decode(str(values[name]))
     return msgspec.convert(values, ChangeRow)
+
+
+def as_move(row: Row) -> MoveRow:
+    """The row of MOVE_COLUMNS."""
+    values: dict[str, object] = dict(zip(MoveRow.__struct_fields__, row, strict=True))
+    for name in ("backends", "before"):
+        values[name] = msgspec.json.decode(str(values[name]))
+    return msgspec.convert(values, MoveRow)
 
 
 def as_endpoint(row: Row) -> EndpointRow:
@@ -176,9 +186,13 @@ class ReadModel:
         if filters.since is not None:
             where.append("position >= (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE start >= ?)")
             parameters.append(int(filters.since // SPAN) * SPAN)
+            where.append("recorded_at >= ?")
+            parameters.append(filters.since)
         if filters.until is not None:
             where.append("position < (SELECT coalesce(min(first), 1 << 62) FROM moments WHERE start > ?)")
             parameters.append(int(filters.until // SPAN) * SPAN)
+            where.append("recorded_at < ?")
+            parameters.append(filters.until)
         return where, parameters
 
     def rollups(self, pool: str, since: float, until: float, width: int = SPAN) -> list[Span]:
@@ -196,6 +210,32 @@ class ReadModel:
         """The latest changes of a route's weights, newest first."""
         statement = f"SELECT {CHANGE_COLUMNS} FROM changes WHERE route = ? ORDER BY position DESC LIMIT ?"
         return [as_change(row) for row in self._rows(statement, (route, limit))]
+
+    def moves(self, route: str, limit: int) -> list[MoveRow]:
+        """The latest times at which a route's weights became others, newest first."""
+        statement = f"SELECT {MOVE_COLUMNS} FROM moves WHERE route = ? ORDER BY position DESC LIMIT ?"
+        return [as_move(row) for row in self._rows(statement, (route, limit))]
+
+    def counts_after(self, position: int, recorded_at: float) -> dict[str, int]:
+        """Decisions by pool after an entry that was recorded at `recorded_at`: at most ten seconds are counted singly."""
+        [(boundary, until)] = self._rows(
+            "SELECT coalesce(min(start), 1 << 62), coalesce(min(first), 1 << 62) FROM moments WHERE start > ?",
+            (int(recorded_at // SPAN) * SPAN,),
+        )
+        singly = "SELECT pool, count(*) FROM requests WHERE position > ? AND position < ? GROUP BY pool"
+        whole = "SELECT pool, sum(routed + refused_count) FROM spans WHERE start >= ? GROUP BY pool"
+        counts: dict[str, int] = {}
+        for pool, count in (*self._rows(singly, (position, until)), *self._rows(whole, (boundary,))):
+            assert isinstance(count, int)
+            counts[str(pool)] = counts.get(str(pool), 0) + count
+        return counts
+
+    def endpoint_names(self, numbers: Iterable[int]) -> dict[int, EndpointRow]:
+        """The endpoints of these numbers, as far as they are known."""
+        wanted = sorted(set(numbers))[:PAGE_MAX]
+        marks = ", ".join("?" * len(wanted))
+        statement = f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE number IN ({marks})"
+        return {row.number: row for row in map(as_endpoint, self._rows(statement, tuple(wanted)))}
 
     def endpoints(self, pool: str | None = None) -> list[EndpointRow]:
         """Endpoints that ever joined, by number."""

@@ -6,6 +6,7 @@ It belongs to one log: another log id, or another digest where it stopped, and i
 """
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,17 +19,19 @@ from pointsman.eventlog.reader import LogReader
 from pointsman.eventlog.readmodel import (
     CHANGE_COLUMNS,
     ENDPOINT_COLUMNS,
+    MOVE_COLUMNS,
     REQUEST_COLUMNS,
     SPAN_COLUMNS,
     as_change,
     as_endpoint,
+    as_move,
     as_request,
     as_span,
 )
-from pointsman.eventlog.rollups import ChangeRow, EndpointRow, Span, Summary
+from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Summary
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
 
-VERSION = 1
+VERSION = 2
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
@@ -37,8 +40,8 @@ BATCHES = 64
 TRIM = 5_000
 """Rows of segments that are gone, removed with one fold."""
 
-INTERVAL = 0.5
-"""Seconds between folds while the log is followed: larger folds cost less, and people wait no longer for a page."""
+INTERVAL = 0.25
+"""Seconds between folds while the log is followed: larger folds cost less, and a page is a second behind at most."""
 
 TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -52,6 +55,8 @@ TABLES = (
     f"CREATE TABLE spans ({SPAN_COLUMNS}, PRIMARY KEY (pool, start)) WITHOUT ROWID",
     f"CREATE TABLE changes ({CHANGE_COLUMNS}, PRIMARY KEY (change)) WITHOUT ROWID",
     "CREATE INDEX by_route ON changes (route, position)",
+    f"CREATE TABLE moves (position INTEGER PRIMARY KEY, {MOVE_COLUMNS.removeprefix('position, ')})",
+    "CREATE INDEX by_moved_route ON moves (route, position)",
     "CREATE TABLE moments (start INTEGER PRIMARY KEY, first INTEGER NOT NULL)",
     f"CREATE TABLE endpoints (number INTEGER PRIMARY KEY, {ENDPOINT_COLUMNS.removeprefix('number, ')})",
     "CREATE INDEX by_name ON endpoints (name)",
@@ -128,7 +133,18 @@ class ReadModelWriter:
             [as_span(row) for row in rows(connection, f"SELECT {SPAN_COLUMNS} FROM spans WHERE start = {last}")],
             [
                 as_change(row)
-                for row in rows(connection, f"SELECT {CHANGE_COLUMNS} FROM changes WHERE state = 'writing'")
+                for row in rows(
+                    connection,
+                    f"SELECT {CHANGE_COLUMNS} FROM changes WHERE state = 'writing'"
+                    " OR position IN (SELECT max(position) FROM changes GROUP BY route)",
+                )
+            ],
+            [
+                as_move(row)
+                for row in rows(
+                    connection,
+                    f"SELECT {MOVE_COLUMNS} FROM moves WHERE position IN (SELECT max(position) FROM moves GROUP BY route)",
+                )
             ],
         )
 
@@ -183,6 +199,7 @@ class ReadModelWriter:
         _put(connection, "endpoints", [msgspec.structs.astuple(row) for row in summary.endpoints.values()])
         _put(connection, "spans", [_as_row(span, ("refused",)) for span in summary.spans.values()])
         _put(connection, "changes", [_as_row(row, ("before", "after")) for row in summary.changes.values()])
+        _put(connection, "moves", [_as_row(row, ("backends", "before")) for row in summary.moves])
         _put(connection, "moments", list(summary.moments.items()))
         meta = {"version": VERSION, "log_id": self._log.log_id, "position": self.position, "digest": self._digest}
         _put(connection, "meta", list(meta.items()))
@@ -197,7 +214,7 @@ def _tables(connection: Connection) -> list[str]:
     return [str(row[0]) for row in rows(connection, statement)]
 
 
-def _as_row(value: Span | ChangeRow, encoded: tuple[str, ...]) -> tuple[object, ...]:
+def _as_row(value: Span | ChangeRow | MoveRow, encoded: tuple[str, ...]) -> tuple[object, ...]:
     """The columns of `value`, some of them as JSON."""
     return tuple(
         msgspec.json.encode(part).decode() if name in encoded else part
@@ -219,12 +236,12 @@ def _put(connection: Connection, table: str, values: list[tuple[object, ...]]) -
         start += len(some)
 
 
-async def follow_log(model: ReadModelWriter) -> None:
-    """Fold for ever, in a thread, at the pace of the log."""
+async def follow_log(model: ReadModelWriter, folded: Callable[[], None] = lambda: None) -> None:
+    """Fold for ever, in a thread, at the pace of the log; `folded` is called when something was."""
     try:
         while True:
             while await trio.to_thread.run_sync(model.fold):
-                pass
+                folded()
             await trio.sleep(INTERVAL)
     finally:
         model.close()

@@ -4,6 +4,8 @@
 A span is the ten seconds in which an entry was recorded.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from pointsman.core.events import (
@@ -19,6 +21,7 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
     ResponseStarted,
+    RouteObserved,
     WeightsIntended,
     WeightsRefused,
     WeightsWritten,
@@ -136,8 +139,22 @@ class ChangeRow(msgspec.Struct):
     """Position of the entry that ended it."""
 
 
+class MoveRow(msgspec.Struct):
+    """A route was seen with backends or weights that it did not have before."""
+
+    position: int
+    route: str
+    recorded_at: float
+    version: str
+    backends: tuple[tuple[BackendRef, ...], ...]
+    """By rule."""
+    before: tuple[tuple[BackendRef, ...], ...] = ()
+    change: str = ""
+    """The change that asked for these weights; empty where somebody wrote them elsewhere."""
+
+
 class Summary:
-    """Folds entries; `rows`, `spans`, `endpoints` and `changes` are what changed since they were last cleared."""
+    """Folds entries; `rows`, `spans`, `endpoints`, `changes` and `moves` are what changed since they were last cleared."""
 
     def __init__(self) -> None:
         self.rows: dict[int, RequestRow] = {}
@@ -149,15 +166,25 @@ class Summary:
         """Present endpoints."""
         self.open: dict[EpochKey, dict[int, RequestRow]] = {}
         self.changes: dict[str, ChangeRow] = {}
+        self.moves: list[MoveRow] = []
+        self._routes: dict[str, MoveRow] = {}
+        """The last move of each route."""
+        self._wanted: dict[str, ChangeRow] = {}
+        """The last change of each route."""
         self._pending: dict[str, ChangeRow] = {}
         self._in_flight: dict[str, int] = {}
         self._current: dict[str, Span] = {}
         self._start = -1
 
     def resume(
-        self, members: list[EndpointRow], open_rows: list[RequestRow], spans: list[Span], changes: list[ChangeRow]
+        self,
+        members: list[EndpointRow],
+        open_rows: list[RequestRow],
+        spans: list[Span],
+        changes: list[ChangeRow],
+        moves: Iterable[MoveRow] = (),
     ) -> None:
-        """Take up what an earlier summary had written down."""
+        """Take up what an earlier summary had written down; of changes and moves the last of each route, and pending."""
         self.pool_of = {member.number: member for member in members}
         for row in open_rows:
             self.open.setdefault((row.picker, int(row.epoch, 16)), {})[row.n] = row
@@ -165,13 +192,16 @@ class Summary:
         for span in spans:
             self._start = max(self._start, span.start)
             self._current[span.pool] = span
-        self._pending = {change.change: change for change in changes}
+        self._pending = {change.change: change for change in changes if change.state == "writing"}
+        self._wanted = {change.route: change for change in sorted(changes, key=lambda one: one.position)}
+        self._routes = {move.route: move for move in moves}
 
     def written(self) -> None:
         """Forget what has been written down."""
         self.rows.clear()
         self.spans.clear()
         self.changes.clear()
+        self.moves.clear()
         self.endpoints.clear()
         self.moments.clear()
 
@@ -223,6 +253,8 @@ class Summary:
                     pending.state, pending.ended = "refused" if refused else "written", position
                     pending.cause = event.cause if isinstance(event, WeightsRefused) else ""
                     self.changes[change] = pending
+            case RouteObserved():
+                self._observed(position, recorded_at, event)
             case EndpointJoined():
                 member = EndpointRow(
                     event.endpoint, event.pool, event.namespace, event.name, event.address, event.port, position
@@ -236,7 +268,21 @@ class Summary:
                 pass
 
     def _change(self, row: ChangeRow) -> None:
-        self._pending[row.change] = self.changes[row.change] = row
+        self._pending[row.change] = self.changes[row.change] = self._wanted[row.route] = row
+
+    def _observed(self, position: int, recorded_at: float, event: RouteObserved) -> None:
+        backends = tuple(rule.backends for rule in event.rules)
+        last = self._routes.get(event.route)
+        if last is not None and last.backends == backends:
+            return
+        wanted, change = self._wanted.get(event.route), ""
+        if wanted is not None and wanted.state != "refused" and wanted.rule < len(backends):
+            change = wanted.change if wanted.after == backends[wanted.rule] else ""
+        move = MoveRow(
+            position, event.route, recorded_at, event.version, backends, last.backends if last else (), change
+        )
+        self._routes[event.route] = move
+        self.moves.append(move)
 
     def _pool(self, pool: str) -> Span:
         found = self._current.get(pool)

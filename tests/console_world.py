@@ -3,21 +3,18 @@
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import hypercorn.trio
 import msgspec
 import numpy as np
 import trio
-from hypercorn.config import Config as HypercornConfig
 
 from pointsman.core.draws import Draws
 from pointsman.core.events import (
     BackendRef,
     EndpointJoined,
-    Entry,
     Event,
     LabelsChanged,
     LoadSampled,
@@ -33,7 +30,6 @@ from pointsman.core.events import (
     RouteRule,
     ScrapePaced,
 )
-from pointsman.core.openrequests import OpenRequests
 from pointsman.core.packing import pack, pack_floats
 from pointsman.core.prefix import prefix_hashes
 from pointsman.core.projection import ClusterState
@@ -45,8 +41,9 @@ from pointsman.eventlog.log import open_log
 from pointsman.eventlog.readmodel_writer import ReadModelWriter
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
-from pointsman.web.console import Console, WeightsNotWritten
+from pointsman.web.console import Console, Watch, WeightsNotWritten
 from pointsman.web.replayer import Replayer
+from pointsman.web.server import listen, serve
 from pointsman.web.stream import Broadcast
 
 OLD, NEW = "default/vllm-llama3-8b-instruct", "default/vllm-llama3-8b-instruct-new"
@@ -58,12 +55,13 @@ MODELS = ("meta-llama/Llama-3.1-8B-Instruct", "food-review-1")
 class World:
     """The parts of a control process that the console needs, and a hand on each."""
 
-    def __init__(self, home: Path, appender: Appender, model: ReadModelWriter) -> None:
+    def __init__(self, home: Path, appender: Appender, model: ReadModelWriter, broadcast: Broadcast) -> None:
         self.home = home
         self.appender = appender
         self.model = model
-        self.open = OpenRequests()
-        self.broadcast = Broadcast()
+        self.feed = FeedStatistics(1, 1, 0, 0, 1, 0)
+        self.watch = Watch()
+        self.broadcast = broadcast
         self.access = Access()
         self.written: list[tuple[BackendRef, ...]] = []
         self.refuse_writes: WeightsNotWritten | None = None
@@ -81,9 +79,9 @@ class World:
         """What the pages get."""
         return Console(
             state=lambda: self.state,
-            in_flight=self.open.in_flight,
+            in_flight=self.appender.log.open_requests.in_flight,
             log=self.appender.statistics,
-            feed=lambda: FeedStatistics(1, 1, 0, 0, 1, 0),
+            feed=lambda: self.feed,
             append=self.appender.append,
             write_weights=self.write,
             log_directory=self.home / "log",
@@ -94,6 +92,7 @@ class World:
             broadcast=self.broadcast,
             replayer=self.replayer,
             access=self.access,
+            watch=self.watch,
         )
 
     async def write(self, route: RouteObserved, rule: int, touched: tuple[BackendRef, ...]) -> str:
@@ -113,7 +112,7 @@ class World:
     async def index(self) -> None:
         """Bring the read model up to the head."""
         while await trio.to_thread.run_sync(self.model.fold):
-            pass
+            self.broadcast.changed("decisions", "pools", "routes")
 
     async def request(self, source: random.Random, pool: str, *, finish: bool = True) -> int:
         """One request, decided as a picker does; the position of its decision."""
@@ -162,7 +161,7 @@ class World:
 WORKER = """
 import sys
 from pathlib import Path
-from pointsman.web.replayer import serve
+from pointsman.web.replay_worker import serve
 serve(Path(sys.argv[1]))
 """
 
@@ -206,20 +205,13 @@ async def world(home: Path, requests: int = 30, seed: int = 1) -> AsyncIterator[
     """A world with this many requests behind it."""
     log = open_log(home / "log", "test")
     source = random.Random(seed)
-    found: list[World] = []
-
-    def committed(commit: object) -> None:
-        for entry in getattr(commit, "entries", ()):
-            assert isinstance(entry, Entry)
-            found[0].open.apply_event(entry.event)
-        found[0].broadcast.changed("decisions")
-
-    appender = Appender(log, committed)
+    broadcast = Broadcast()
+    appender = Appender(log, lambda commit: broadcast.changed("log", "strip"))
     model = ReadModelWriter(home / "readmodel.db", home / "log")
-    made = World(home, appender, model)
-    found.append(made)
+    made = World(home, appender, model, broadcast)
     async with trio.open_nursery() as nursery:
         await nursery.start(appender.run)
+        nursery.start_soon(made.replayer.run, made.watch.looked_at, lambda: broadcast.changed("strip"))
         await appender.append_many(membership())
         made.n = 1
         for i in range(requests):
@@ -230,8 +222,6 @@ async def world(home: Path, requests: int = 30, seed: int = 1) -> AsyncIterator[
         try:
             yield made
         finally:
-            with trio.CancelScope(shield=True):
-                await made.replayer.stop()
             model.close()
             appender.close()
             await appender.wait_committed(log.head.position)
@@ -239,21 +229,12 @@ async def world(home: Path, requests: int = 30, seed: int = 1) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def served(made: World) -> AsyncIterator[str]:
+async def served(made: World, port: int = 0) -> AsyncIterator[str]:
     """The console on a port of its own; its URL."""
-    config = HypercornConfig()
-    config.bind = ["127.0.0.1:0"]
-    config.graceful_timeout = 0.2
-    config.errorlog = None
-    ended = trio.Event()
+    listening = listen("127.0.0.1", port)
     async with trio.open_nursery() as nursery:
-        serve: Callable[..., object] = hypercorn.trio.serve
-        binds = await nursery.start(
-            lambda task_status: serve(
-                create_app(made.console()), config, shutdown_trigger=ended.wait, task_status=task_status
-            )
-        )
+        nursery.start_soon(serve, create_app(made.console()), listening, made.broadcast)
         try:
-            yield binds[0]
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            ended.set()
+            nursery.cancel_scope.cancel()

@@ -18,6 +18,7 @@ POLICY = (
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -62,7 +63,7 @@ class Access:
         `headers` are those of the request by lower-case name, `visit` is the cookie's value, `token` the form's.
         """
         site = headers.get("sec-fetch-site", "")
-        if site and site not in ("same-origin", "none"):
+        if site and site != "same-origin":
             raise Refusal(403, f"the request comes from another site ({site[:40]}), wanted this console's own page")
         origin = headers.get("origin", "")
         if origin and origin.partition("://")[2] != headers.get("host", ""):

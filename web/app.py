@@ -6,18 +6,22 @@ from importlib.resources import files
 
 import msgspec
 from markupsafe import Markup
-from quart import Response, make_response, request
+from quart import Response, g, make_response, request
 from quart_trio import QuartTrio
-from quart_trio.wrappers import TrioRequest
+from werkzeug.routing import IntegerConverter
 
-from pointsman.web import decisions, log, overview, pools, routes
+from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.segments import SQL_ERRORS
+from pointsman.web import decision, decisions, log, overview, pools, routes, weights, words
 from pointsman.web.access import COOKIE, HEADERS, Refusal
 from pointsman.web.console import Console, navigation, strip
 from pointsman.web.pages import BadQuery, Missing, Reply, render
-from pointsman.web.stream import StreamsFull
+from pointsman.web.stream import Receive, Send, StreamsFull, stream_events
 
 FORM_BYTES_MAX = 64 * 1024
 """Of a posted form: a few numbers and a reason."""
+BODY_WITHIN = 10
+"""Seconds for a form to arrive."""
 
 Page = Callable[[Console], Awaitable[Reply]]
 
@@ -28,77 +32,87 @@ PAGES: tuple[tuple[str, str, Callable[..., Awaitable[Reply]]], ...] = (
     ("/pools", "GET", pools.list_page),
     ("/pools/<namespace>/<name>", "GET", pools.pool_page),
     ("/decisions", "GET", decisions.list_page),
-    ("/decisions/<int:position>", "GET", decisions.decision_page),
+    ("/decisions/<number:position>", "GET", decision.page),
     ("/requests/<path:request_id>", "GET", decisions.request_page),
     ("/routes", "GET", routes.list_page),
     ("/routes/<namespace>/<name>", "GET", routes.route_page),
-    ("/routes/<namespace>/<name>/rules/<int:rule>/weights", "GET", routes.weights_page),
-    ("/routes/<namespace>/<name>/rules/<int:rule>/weights", "POST", routes.change_weights),
+    ("/routes/<namespace>/<name>/rules/<number:rule>/weights", "GET", weights.form_page),
+    ("/routes/<namespace>/<name>/rules/<number:rule>/weights", "POST", weights.change),
     ("/log", "GET", log.page),
 )
 """Every page; under /api/v1 each GET answers with the JSON of the same view."""
 
 
+class _Number(IntegerConverter):
+    """A number in a path: as many digits as a position has, not as many as a client can send."""
+
+    regex = r"\d{1,16}"
+
+
 def create_app(console: Console) -> QuartTrio:
     """The application, for hypercorn to serve."""
     app = QuartTrio(__name__, static_folder=None, template_folder="templates")
-    app.config.update(MAX_CONTENT_LENGTH=FORM_BYTES_MAX, BODY_TIMEOUT=10, TRAP_HTTP_EXCEPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=FORM_BYTES_MAX, BODY_TIMEOUT=BODY_WITHIN)
+    app.url_map.strict_slashes = False
+    app.url_map.converters["number"] = _Number
+    app.jinja_env.filters["short_time"] = words.short_time
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for path, method, view in PAGES:
         name = f"{view.__module__}.{view.__name__}"
         app.add_url_rule(path, name, _html(console, view), methods=[method])
         if method == "GET":
             app.add_url_rule("/api/v1" + path.rstrip("/"), "api." + name, _json(console, view), methods=[method])
-    app.add_url_rule("/events", "events", _events(console))
     app.add_url_rule("/static/<name>", "static", _static)
     _guard(app, console)
+    _answer_errors(app, console)
+    _Events(app, console)
     return app
 
 
 def _guard(app: QuartTrio, console: Console) -> None:
-    """Host, cookie and headers of every request, and what errors look like."""
+    """Host, cookie and headers of every request."""
 
     @app.before_request
-    async def check_host() -> None:
-        console.access.check_host(request.headers.get("Host", ""))
+    async def check_host() -> Response | None:
+        try:
+            console.access.check_host(request.headers.get("Host", ""))
+        except Refusal as error:  # in plain words: whoever came by another name learns nothing of us
+            return Response(str(error), status=error.status, content_type="text/plain; charset=utf-8")
+        return None
 
     @app.after_request
     async def protect(response: Response) -> Response:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         if COOKIE not in request.cookies and response.content_type.startswith("text/html"):
-            visit = getattr(request, "visit", None) or console.access.new_visit()
+            visit = g.get("visit") or console.access.new_visit()
             response.set_cookie(COOKIE, visit, httponly=True, samesite="Strict", secure=request.scheme == "https")
         return response
 
-    async def refused(error: Refusal) -> Response:
-        return await _problem(console, error.status, "Not allowed", str(error))
 
-    async def missing(error: Missing) -> Response:
-        return await _problem(console, 404, "Not found", str(error))
+def _answer_errors(app: QuartTrio, console: Console) -> None:
+    """What each error looks like: what was found, what was wanted, what to do."""
 
-    async def bad(error: BadQuery) -> Response:
-        return await _problem(console, 400, "That was not understood", str(error))
+    def answer(kind: type[Exception] | int, status: int, title: str, words: Callable[[Exception], str]) -> None:
+        async def handler(error: Exception) -> Response:
+            return await _problem(console, getattr(error, "status", status), title, words(error))
 
-    async def unknown(error: Exception) -> Response:
-        return await _problem(console, 404, "Not found", f"There is no page at {request.path}.")
+        app.register_error_handler(kind, handler)
 
-    async def wrong_method(error: Exception) -> Response:
-        return await _problem(console, 405, "Not possible", f"{request.method} is nothing that {request.path} does.")
-
-    async def too_large(error: Exception) -> Response:
-        return await _problem(console, 413, "Too large", f"A form has {FORM_BYTES_MAX:,} bytes at most.")
-
-    async def full(error: StreamsFull) -> Response:
-        return await _problem(console, 503, "Too many open pages", str(error))
-
-    app.register_error_handler(Refusal, refused)
-    app.register_error_handler(Missing, missing)
-    app.register_error_handler(BadQuery, bad)
-    app.register_error_handler(StreamsFull, full)
-    app.register_error_handler(404, unknown)
-    app.register_error_handler(405, wrong_method)
-    app.register_error_handler(413, too_large)
+    answer(Refusal, 403, "Not allowed", str)
+    answer(Missing, 404, "Not found", str)
+    answer(BadQuery, 400, "That was not understood", str)
+    answer(StreamsFull, 503, "Too many open pages", str)
+    answer(400, 400, "That was not understood", lambda _: "The request is not one that a browser sends.")
+    answer(404, 404, "Not found", lambda _: f"There is no page at {request.path[:200]}.")
+    answer(405, 405, "Not possible", lambda _: f"{request.method[:20]} is nothing that {request.path[:200]} does.")
+    answer(408, 408, "Too slow", lambda _: f"The form did not arrive within {BODY_WITHIN} s: send it again.")
+    answer(413, 413, "Too large", lambda _: f"A form has {FORM_BYTES_MAX:,} bytes at most.")
+    for kind in SQL_ERRORS:
+        answer(kind, 503, "Not ready", lambda _: "The index of decisions is being built from the log. Try again soon.")
+    for damaged in (LogCorruptError, NotKeptError):
+        answer(damaged, 503, "The log does not tell", str)
+    answer(500, 500, "This page failed", lambda _: "It is our mistake; the control process's output has the details.")
 
 
 async def _problem(console: Console, status: int, title: str, message: str) -> Response:
@@ -117,6 +131,7 @@ def _html(console: Console, view: Callable[..., Awaitable[Reply]]) -> Callable[.
         if reply.location:
             return Response(status=303, headers={"Location": reply.location})
         fragment = reply.fragment if request.headers.get("HX-Request") == "true" and reply.fragment else ""
+        console.watch.seen()
         context = {"strip": strip(console), "navigation": navigation(console, request.path)} | reply.context
         html = await render(fragment or reply.template, **context)
         response = await make_response(html, reply.status)
@@ -147,14 +162,28 @@ def _without_pictures(value: object) -> object:
 _encode = msgspec.json.Encoder(enc_hook=_without_pictures).encode
 
 
-def _events(console: Console) -> Callable[[], Awaitable[Response]]:
-    async def answer() -> Response:
-        assert isinstance(request, TrioRequest) or request is not None
-        response = Response(console.broadcast.open(), content_type="text/event-stream")
-        response.timeout = None
-        return response
+class _Events:
+    """Answers `/events` beneath Quart, where a stream knows at once that its reader is gone."""
 
-    return answer
+    def __init__(self, app: QuartTrio, console: Console) -> None:
+        self._console = console
+        self._others = app.asgi_app
+        app.asgi_app = self._call  # type: ignore[assignment,method-assign]  # Quart's documented place for what lies beneath it
+
+    async def _call(self, scope: dict[str, object], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/events" or scope["method"] != "GET":
+            await self._others(scope, receive, send)  # type: ignore[arg-type]
+            return
+        headers = dict(scope["headers"])  # type: ignore[call-overload]  # pairs of bytes
+        try:
+            self._console.access.check_host(headers.get(b"host", b"").decode("latin-1"))
+            with self._console.broadcast.subscribed() as subscription:
+                await stream_events(subscription, receive, send)
+        except (Refusal, StreamsFull) as error:
+            status = error.status if isinstance(error, Refusal) else 503
+            told = [(b"content-type", b"text/plain; charset=utf-8"), (b"retry-after", b"10")]
+            await send({"type": "http.response.start", "status": status, "headers": told})
+            await send({"type": "http.response.body", "body": str(error).encode(), "more_body": False})
 
 
 _ASSETS = {asset.name: asset.read_bytes() for asset in (files("pointsman.web") / "static").iterdir() if asset.is_file()}

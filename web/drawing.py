@@ -140,50 +140,73 @@ def _junction_tall(title: str, source: Sequence[str], branches: Sequence[Branch]
     return f'<svg class="tall" viewBox="0 0 320 {y}" width="100%" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
 
-def chart(title: str, unit: str, times: Sequence[str], series: Sequence[Series]) -> Markup:
+def chart(title: str, unit: str, times: Sequence[str], series: Sequence[Series], *, labelled: bool = True) -> Markup:
     """Lines over time with labels at their ends; gaps are gaps.  `times` are the labels of first, middle and last."""
-    left, right, top, bottom = 36, 96, 10, 20
-    width, height = CHART_WIDTH - left - right, CHART_HEIGHT - top - bottom
+    box = _Box(36, 10, CHART_WIDTH - 36 - (96 if labelled else 12), CHART_HEIGHT - 30)
     highest = nice_top(max((v for s in series for v in s.values if v is not None), default=0.0))
+    parts = [_axes(box, highest, times)]
+    labels: list[tuple[float, Series]] = []
+    for line in series:
+        points: list[tuple[float, float]] = []
+        for run in _runs(line.values):
+            points = [box.point(i / max(1, len(line.values) - 1), value / highest) for i, value in run]
+            parts.append(_stretch(points, line.colour, box.top + box.height))
+        if points:
+            labels.append((points[-1][1], line))
+    if labelled:
+        parts.append(_end_labels(labels, box.left + box.width + 6))
+    if not labels:
+        x, y = box.point(0.5, 0.56)
+        words = (
+            '<text x="{}" y="{}" font-size="12" class="faint" text-anchor="middle">nothing recorded in this span</text>'
+        )
+        parts.append(words.format(x, y))
+    name = escape(f"{title}, {unit}")
+    return Markup(
+        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="100%" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+    )
+
+
+class _Box(Struct, frozen=True):
+    """Where a chart's lines are drawn."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def point(self, along: float, up: float) -> tuple[float, float]:
+        """The place of shares of the box's width and height."""
+        return self.left + self.width * along, self.top + self.height * (1 - up)
+
+
+def _axes(box: _Box, highest: float, times: Sequence[str]) -> str:
     parts = []
-    for i in range(3):
-        y = top + height * i / 2
-        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        label = number(highest * (2 - i) / 2, 2)
+    for share in (1.0, 0.5, 0.0):
+        _, y = box.point(0, share)
+        parts.append(f'<line x1="{box.left}" x2="{box.left + box.width}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        label = number(highest * share, 2)
         parts.append(
-            f'<text x="{left - 6}" y="{y + 3:.1f}" font-size="10" class="faint" text-anchor="end">{label}</text>'
+            f'<text x="{box.left - 6}" y="{y + 3:.1f}" font-size="10" class="faint" text-anchor="end">{label}</text>'
         )
     for i, time in enumerate(times):
-        x = left + width * i / max(1, len(times) - 1)
+        x, _ = box.point(i / max(1, len(times) - 1), 0)
         anchor = "start" if i == 0 else "end" if i == len(times) - 1 else "middle"
         parts.append(
             f'<text x="{x:.1f}" y="{CHART_HEIGHT - 4}" font-size="10" class="faint" text-anchor="{anchor}">{escape(time)}</text>'
         )
-    labels: list[tuple[float, Series]] = []
-    for line in series:
-        last = None
-        for run in _runs(line.values):
-            points = [
-                (left + width * i / max(1, len(line.values) - 1), top + height * (1 - value / highest))
-                for i, value in run
-            ]
-            path = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-            base = top + height
-            if len(points) == 1:
-                parts.append(
-                    f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="1.6" class="fill-{line.colour}"/>'
-                )
-            parts.append(
-                f'<path d="M{points[0][0]:.1f} {base} L{path} L{points[-1][0]:.1f} {base} Z" class="area fill-{line.colour}"/>'
-            )
-            parts.append(f'<path d="M{path}" class="line stroke-{line.colour}"/>')
-            last = points[-1][1]
-        if last is not None:
-            labels.append((last, line))
-    parts.append(_end_labels(labels, left + width + 6))
-    name = escape(f"{title}, {unit}")
-    return Markup(
-        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="100%" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+    return "".join(parts)
+
+
+def _stretch(points: Sequence[tuple[float, float]], colour: int, base: float) -> str:
+    """A line without a gap, with its area; a single value is a dot."""
+    (first, y), (last, _) = points[0], points[-1]
+    if len(points) == 1:
+        return f'<circle cx="{first:.1f}" cy="{y:.1f}" r="1.6" class="fill-{colour}"/>'
+    path = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return (
+        f'<path d="M{first:.1f} {base} L{path} L{last:.1f} {base} Z" class="area fill-{colour}"/>'
+        f'<path d="M{path}" class="line stroke-{colour}"/>'
     )
 
 

@@ -88,18 +88,52 @@ def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int
         for i in range(0, len(starts), step)
     )
     labels = [words.clock(starts[0]), words.clock(starts[len(starts) // 2]), words.clock(starts[-1])]
-    picture = drawing.chart(measure.title, measure.unit, labels, series)
+    solo = len(series) == 1
+    picture = drawing.chart(measure.title, measure.unit, labels, series, labelled=not solo)
     return Chart(measure.title, measure.unit, tuple(series), rows, picture)
 
 
-class Observed(msgspec.Struct, frozen=True):
-    """What a pool got in the last OBSERVED seconds, or since its route's weights were last changed."""
+class Counted(msgspec.Struct, frozen=True):
+    """Requests by pool since the weights of a route are what they are, at most OBSERVED seconds."""
 
-    requests: int
+    requests: dict[str, int]
+    over: str
+
+
+async def since_moved(console: Console, routes: Sequence[str]) -> dict[str, Counted]:
+    """What each route's shares are observed over: an older request says nothing about the present weights."""
+    now, pools = time.time(), sorted(console.state().pools)
+
+    def read() -> dict[str, Counted]:
+        found, whole = {}, None
+        with ReadModel(console.read_model) as model:
+            for route in routes:
+                move = next(iter(model.moves(route, 1)), None)
+                if move is not None and now - move.recorded_at < OBSERVED:
+                    age = max(0.0, now - move.recorded_at)
+                    over = f"the {words.duration(age)} since the weights are these"
+                    found[route] = Counted(model.counts_after(move.position, move.recorded_at), over)
+                    continue
+                if whole is None:
+                    lines = {pool: model.rollups(pool, now - OBSERVED, now) for pool in pools}
+                    whole = {p: sum(s.routed + s.refused_count for s in found_) for p, found_ in lines.items()}
+                found[route] = Counted(whole, "the last 5 minutes")
+        return found
+
+    return await trio.to_thread.run_sync(read)
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """The traffic of a pool."""
+
     refused: int
-    rate: float
+    """In the last OBSERVED seconds, as the next two."""
     first_token: float | None
     spark: tuple[float | None, ...]
+    rate: float
+    """Requests a second over the last minute."""
+    requests_minute: int
+    refused_minute: int
 
 
 async def observed(console: Console, pools: Sequence[str]) -> dict[str, Observed]:
@@ -107,22 +141,24 @@ async def observed(console: Console, pools: Sequence[str]) -> dict[str, Observed
     now = time.time()
     found = await spans(console, pools, "5m", now)
     seconds, width = SPANS["5m"]
+    present = int(now // width) * width
+    starts = [present - i * width for i in range(seconds // width - 1, 0, -1)]
     result = {}
     for pool, lines in found.items():
-        recent = [s for s in lines if s.start >= now - 60 - width]
-        requests = sum(s.routed + s.refused_count for s in lines)
-        starts = [(int(now // width) - i) * width for i in range(seconds // width - 1, 0, -1)]
         by_start = {s.start: s for s in lines}
-        spark = tuple(
-            (by_start[start].routed + by_start[start].refused_count) / width if start in by_start else None
-            for start in starts
-        )
-        whole = [s for s in recent if s.start <= now - width]
+        minute = [s for s in lines if present - 60 <= s.start < present]
+        requests = sum(s.routed + s.refused_count for s in minute)
+        # A pool that has been there for less than a minute is measured over its own time.
+        age = min(60, present - min((s.start for s in lines), default=present))
         result[pool] = Observed(
-            requests,
             sum(s.refused_count for s in lines),
-            sum(s.routed + s.refused_count for s in whole) / (width * len(whole)) if whole else 0.0,
             _mean(sum(s.first_token_sum for s in lines), sum(s.first_tokens for s in lines)),
-            spark,
+            tuple(
+                (by_start[start].routed + by_start[start].refused_count) / width if start in by_start else None
+                for start in starts
+            ),
+            requests / age if age else 0.0,
+            requests,
+            sum(s.refused_count for s in minute),
         )
     return result

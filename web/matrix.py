@@ -8,7 +8,7 @@ from markupsafe import Markup
 from pointsman.core.events import RequestRefused, RequestRouted
 from pointsman.core.explanation import Candidate
 from pointsman.web import drawing, words
-from pointsman.web.replayer import Account, Replayed
+from pointsman.web.replay_worker import Account, Replayed
 
 
 class Scorer(msgspec.Struct, frozen=True):
@@ -67,6 +67,10 @@ class Verdict(msgspec.Struct, frozen=True):
     kind: str
     difference: str = ""
     note: str = ""
+
+
+RECOMPUTING = Verdict("recomputing", "", note="")
+"""While replay is at work."""
 
 
 def explained(replayed: Replayed) -> Verdict:

@@ -30,6 +30,21 @@ async def render(template: str, **context: object) -> str:
     return await render_template(template, **context)
 
 
+def plain(value: object) -> object:
+    """A value as JSON can hold it: field names, bytes in hexadecimal, integers that readers would round as text."""
+    if isinstance(value, msgspec.Struct):
+        return {k: plain(v) for k, v in msgspec.structs.asdict(value).items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, int) and abs(value) >= 2**53:
+        return str(value)
+    return value
+
+
 def number(text: str | None, name: str, default: int, highest: int = 2**53) -> int:
     """A whole number of a query; raises `BadQuery`."""
     if text is None or text == "":

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -10,11 +11,12 @@ from quart import request
 
 from pointsman.core.cluster import Endpoint
 from pointsman.core.effective import decode_config
+from pointsman.core.events import PoolApplied
 from pointsman.core.profile import profile_in_force
 from pointsman.core.projection import ClusterState
 from pointsman.web import drawing, figures, words
 from pointsman.web.console import Console, endpoint_name
-from pointsman.web.pages import BadQuery, Missing, Reply
+from pointsman.web.pages import BadQuery, Missing, Reply, number
 
 
 class PoolRow(msgspec.Struct, frozen=True):
@@ -63,7 +65,6 @@ def _row(state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: fig
     members = state.members(pool)
     ready = [m for m in members if m.ready]
     sampled = [m.slot for m in ready if not math.isinf(state.age[m.slot])]
-    adapters = sorted({a for m in members for a in state.adapters[m.slot].running})
     namespace, _, name = pool.partition("/")
     return PoolRow(
         name,
@@ -79,9 +80,20 @@ def _row(state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: fig
         sum(in_flight.get(m.number, 0) for m in members),
         words.rate(seen.rate),
         seen.refused,
-        ", ".join(adapters),
+        _adapters(state, members),
         drawing.sparkline(seen.spark, f"requests a second of {name}", drawing.colour_of(pool, list(state.pools))),
     )
+
+
+def _adapters(state: ClusterState, members: list[Endpoint]) -> str:
+    """Each LoRA adapter of a pool, and on how many of its endpoints it runs or waits."""
+    running = Counter(name for m in members for name in state.adapters[m.slot].running)
+    waiting = Counter(name for m in members for name in state.adapters[m.slot].waiting)
+    told = []
+    for name in sorted(running | waiting):
+        queued = f", waiting on {waiting[name]}" if waiting[name] else ""
+        told.append(f"{name} on {running[name]} of {len(members)}{queued}")
+    return "; ".join(told)
 
 
 async def list_page(console: Console) -> Reply:
@@ -91,7 +103,7 @@ async def list_page(console: Console) -> Reply:
     sentence = (
         f"{', '.join(out)} has no ready endpoint: its requests are refused."
         if out
-        else f"{words.plural(len(found), 'pool')}, {sum(p.ready for p in found)} ready endpoints."
+        else f"{words.plural(len(found), 'pool')}, {words.plural(sum(p.ready for p in found), 'ready endpoint')}."
     )
     return Reply(
         "pools.html", "_pools.html", {"pools": found, "headline": sentence, "manifests": console.manifests}, found
@@ -118,50 +130,60 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
     span = request.args.get("span", "5m")
     if span not in figures.SPANS:
         raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(figures.SPANS)}")
+    until = float(number(request.args.get("until"), "until", 0, 10**11))
     endpoints = [_endpoint(state, console.in_flight(), member) for member in state.members(key)]
-    until = time.time()
-    lines = {name: (await figures.spans(console, [key], span, until))[key]}
+    lines = {name: (await figures.spans(console, [key], span, until or time.time()))[key]}
     colours = {name: drawing.colour_of(key, list(state.pools))}
-    measures = (
-        figures.REQUESTS,
-        figures.REFUSED,
-        figures.WAITING,
-        figures.KV_CACHE,
-        figures.FIRST_TOKEN,
-        figures.IN_FLIGHT,
-    )
-    charts = [figures.chart(m, lines, colours, span, until) for m in measures]
-    here = f"/pools/{key}?span={span}"
-    spans = [
-        {"name": text, "href": f"/pools/{key}?span={value}", "current": value == span}
-        for value, text in figures.SPAN_NAMES.items()
-    ]
-    selector = ", ".join(f"{k}={v}" for k, v in sorted(pool.selector.items()))
-    view = PoolView(name, namespace, *_sentence(state, key, endpoints), selector)
+    charts = [figures.chart(m, lines, colours, span, until or time.time()) for m in MEASURES]
+    at = f"&until={until:.0f}" if until else ""
+    view = PoolView(name, namespace, *_sentence(state, key, endpoints), _selector(pool))
     spec = (
-        ("selector", selector or "–"),  # noqa: RUF001
+        ("selector", _selector(pool) or "–"),  # noqa: RUF001
         ("target ports", ", ".join(map(str, pool.target_ports))),
         ("endpoint picker", f"{pool.picker_name or 'none'}:{pool.picker_port or 9002}"),
         ("failure mode", pool.failure_mode),
         ("application protocol", pool.app_protocol),
         ("from", pool.source or "–"),  # noqa: RUF001
     )
+    config = _config(state, key)
     context = {
         "pool": view,
         "endpoints": endpoints,
         "charts": charts,
-        "spans": spans,
-        "here": here,
-        "config": _config(state, key),
+        "spans": [
+            {"name": text, "href": f"/pools/{key}?span={value}{at}#charts", "current": value == span}
+            for value, text in figures.SPAN_NAMES.items()
+        ],
+        "here": f"/pools/{key}?span={span}{at}",
+        "until": words.moment(until),
+        "now_href": f"/pools/{key}?span={span}#charts",
+        "config": config,
         "spec": spec,
     }
-    return Reply("pool.html", "_pool.html", context, {"pool": view, "endpoints": endpoints, "spec": dict(spec)})
+    data = {"pool": view, "endpoints": endpoints, "spec": dict(spec), "config": config, "charts": charts}
+    return Reply("pool.html", "_pool.html", context, data)
+
+
+def _selector(pool: PoolApplied) -> str:
+    return ", ".join(f"{k}={v}" for k, v in sorted(pool.selector.items()))
+
+
+MEASURES = (
+    figures.REQUESTS,
+    figures.REFUSED,
+    figures.WAITING,
+    figures.KV_CACHE,
+    figures.FIRST_TOKEN,
+    figures.IN_FLIGHT,
+)
 
 
 def _sentence(state: ClusterState, pool: str, endpoints: list[EndpointRow]) -> tuple[str, str, str]:
     """Colour, word and sentence for how a pool is."""
-    ready = [e for e in endpoints if e.state == "good"]
-    stale = [e for e in endpoints if e.stale]
+    ready = [e for e in endpoints if e.state != "bad"]
+    stale = [e for e in ready if e.stale]
+    if not endpoints:
+        return "bad", "no endpoint", "The pool has no endpoints: every request is refused with 503."
     if not ready:
         return "bad", "no ready endpoint", "No endpoint is ready: every request of this pool is refused with 503."
     head = f"{len(ready)} of {len(endpoints)} ready"

@@ -1,146 +1,128 @@
-"""Decisions recomputed in a process of their own, so that looking at an old one never holds the log up.
-
-The console's side keeps one worker, asks it one thing at a time over its pipes, and replaces it when it is too slow.
-The worker's side reads the log, folds to the decision's `applied`, verifies and explains.
-"""
+"""Has decisions recomputed in a process of their own: starts it, asks it one thing at a time, replaces it when slow."""
 
 import struct
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
 
-from pointsman.core.explanation import Candidate, Explanation
-from pointsman.core.replay import explain_decision, verify_decision
-from pointsman.core.traffic import NotRecordedError
-from pointsman.eventlog.decisions import decisions
-from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.reader import LogReader
+from pointsman.web.replay_worker import Checked, Replayed
 
 ANSWER_WITHIN = 10.0
 """Seconds for one decision; the budget is one, a cold disk takes more."""
 WAITING_MAX = 32
-"""Pages that wait for the worker at a time."""
+"""Decisions that wait for the worker at a time."""
+KEPT = 16
+"""Answers kept for whoever asks again: with a thousand candidates each is half a megabyte."""
 FRAME_MAX = 64 * 2**20
+LOOK = 5.0
+"""Seconds between two looks at the newest decisions, while somebody looks at pages."""
+LASTING = ("ok", "differs", "other-version", "not-scheduled", "other-log")
+"""Answers that stay true."""
 
-
-class Account(msgspec.Struct, frozen=True):
-    """An explanation as it crosses the pipe; fields as in `core.explanation.Explanation`."""
-
-    profile: str
-    picker: str
-    scorers: tuple[tuple[str, float], ...]
-    best_sum: float
-    saturation: float | None
-    avoided: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
-    why: str
-
-
-def _account(told: Explanation) -> Account:
-    return Account(*[getattr(told, name) for name in Account.__struct_fields__])
-
-
-class Replayed(msgspec.Struct, frozen=True):
-    """A decision computed again."""
-
-    kind: str
-    """`ok`, `differs`, `not-scheduled`, `other-version`, `other-log`, or `unavailable` where it cannot be told."""
-    message: str
-    explanation: Account | None = None
-    sampled_at: dict[int, float] = {}
-    """By endpoint number: when the sample was taken that the decision rests on."""
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Replayed)
-
-
-def replayed(reader: LogReader, position: int) -> Replayed:
-    """Compute the decision at `position` again."""
-    try:
-        found = next(iter(decisions(reader, position, position)), None)
-    except (NotKeptError, LogCorruptError) as error:
-        return Replayed("unavailable", f"the log does not tell any more: {error}")
-    if found is None:
-        return Replayed("unavailable", f"entry {position} is no decision")
-    state, event = found.state, found.event
-    if state is None:
-        return Replayed("unavailable", _CAUSES.get(found.cause, found.cause))
-    sampled = {number: float(state.sampled_at[member.slot]) for number, member in state.endpoints.items()}
-    key = (event.origin.picker, event.origin.epoch)
-    explanation: Account | None = None
-    trouble = ""
-    try:
-        explanation = _account(explain_decision(state, event))
-    except (NotRecordedError, ValueError) as error:
-        trouble = f"; {error}"
-    epoch = state.epochs.get(key) or reader.state_at(position).epochs.get(key)
-    verdict = verify_decision(state, event, epoch)
-    if verdict.kind in ("not-scheduled", "other-log"):
-        return Replayed(verdict.kind, verdict.message)
-    return Replayed(verdict.kind, verdict.message + trouble, explanation, sampled)
-
-
-_CAUSES = {
-    "adopted": "it was decided on the cluster state of another log",
-    "not-kept": "the part of the log it rests on is not kept any more",
-    "not-before": "its entry says that it rests on a later state than its own position",
-}
-
-
-def serve(directory: Path) -> None:
-    """The worker: positions in on standard input, answers out on standard output, until the input ends."""
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    with LogReader(directory) as reader:
-        while len(request := source.read(8)) == 8:
-            (position,) = struct.unpack(">Q", request)
-            answer = _encoder.encode(replayed(reader, position))
-            sink.write(struct.pack(">I", len(answer)) + answer)
-            sink.flush()
+_answer = msgspec.msgpack.Decoder(Replayed)
+_checked = msgspec.msgpack.Decoder(Checked)
 
 
 class ReplayerBusy(Exception):
     """More pages wait than the worker is given."""
 
 
+class _Asked:
+    """A position and whoever waits for its answer."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: Replayed | None = None
+
+
 class Replayer:
-    """Asks the worker; starts it when first needed."""
+    """Asks the worker; `run` must be started in a nursery."""
 
     def __init__(self, command: Sequence[str]) -> None:
+        self.checked = Checked()
+        """What replay found of the newest decisions."""
         self._command = list(command)
         self._process: trio.Process | None = None
-        self._turn = trio.Lock()
+        self._waiting: OrderedDict[int, _Asked] = OrderedDict()
+        self._answers: OrderedDict[int, Replayed] = OrderedDict()
+        self._arrived = trio.Event()
 
-    async def ask(self, position: int) -> Replayed:
-        """Have the decision at `position` computed again; raises `ReplayerBusy`."""
-        if self._turn.statistics().tasks_waiting >= WAITING_MAX:
-            raise ReplayerBusy(f"{WAITING_MAX} pages wait for replay")
-        async with self._turn:
-            with trio.move_on_after(ANSWER_WITHIN) as scope:
-                try:
-                    return await self._exchange(position)
-                except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError) as error:
-                    await self.stop()
-                    return Replayed("unavailable", f"the replay process ended: {error}")
-            if scope.cancelled_caught:
-                await self.stop()
-            return Replayed("unavailable", f"replay took more than {ANSWER_WITHIN:.0f} s")
+    async def ask(self, position: int, within: float = ANSWER_WITHIN) -> Replayed | None:
+        """Have the decision at `position` computed again; None where that takes longer than `within`.
 
-    async def _exchange(self, position: int) -> Replayed:
-        process = self._process
-        if process is None or process.returncode is not None:
-            process = self._process = await trio.lowlevel.open_process(
-                self._command, stdin=-1, stdout=-1, start_new_session=False
-            )
-        assert process.stdin is not None
-        await process.stdin.send_all(struct.pack(">Q", position))
-        (size,) = struct.unpack(">I", await self._read(process, 4))
-        if size > FRAME_MAX:
-            raise EOFError(f"an answer of {size} bytes")
-        return _decoder.decode(await self._read(process, size))
+        It goes on then, and whoever asks again gets the answer.  Raises `ReplayerBusy`.
+        """
+        if (known := self._answers.get(position)) is not None:
+            self._answers.move_to_end(position)
+            return known
+        asked = self._waiting.get(position)
+        if asked is None:
+            if len(self._waiting) >= WAITING_MAX:
+                raise ReplayerBusy(f"{WAITING_MAX} decisions wait for replay")
+            asked = self._waiting[position] = _Asked()
+            self._arrived.set()
+        with trio.move_on_after(within):
+            await asked.done.wait()
+        return asked.answer
+
+    async def run(self, looked_at: Callable[[], bool], changed: Callable[[], None]) -> None:
+        """Compute what is asked for, and verify the newest while `looked_at`; `changed` follows a new finding."""
+        try:
+            look_at = trio.current_time()
+            while True:
+                if self._waiting:
+                    await self._next()
+                elif looked_at() and trio.current_time() >= look_at:
+                    before, self.checked = self.checked, await self._check()
+                    look_at = trio.current_time() + LOOK
+                    if before != self.checked:
+                        changed()
+                else:
+                    self._arrived = trio.Event()
+                    with trio.move_on_after(1.0):
+                        await self._arrived.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._stop()
+
+    async def _next(self) -> None:
+        position = next(iter(self._waiting))
+        try:
+            answer = _answer.decode(await self._exchange(position))
+        except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError) as error:
+            await self._stop()
+            answer = Replayed("unavailable", f"the replay process ended: {error}")
+        except trio.TooSlowError:
+            await self._stop()
+            answer = Replayed("unavailable", f"replay took more than {ANSWER_WITHIN:.0f} s")
+        if answer.kind in LASTING:
+            self._answers[position] = answer
+            while len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
+        asked = self._waiting.pop(position)
+        asked.answer = answer
+        asked.done.set()
+
+    async def _check(self) -> Checked:
+        try:
+            return _checked.decode(await self._exchange(0))
+        except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError, trio.TooSlowError):
+            await self._stop()
+            return Checked()
+
+    async def _exchange(self, position: int) -> bytes:
+        with trio.fail_after(ANSWER_WITHIN):
+            process = self._process
+            if process is None or process.returncode is not None:
+                process = self._process = await trio.lowlevel.open_process(self._command, stdin=-1, stdout=-1)
+            assert process.stdin is not None
+            await process.stdin.send_all(struct.pack(">Q", position))
+            (size,) = struct.unpack(">I", await self._read(process, 4))
+            if size > FRAME_MAX:
+                raise EOFError(f"an answer of {size} bytes")
+            return await self._read(process, size)
 
     async def _read(self, process: trio.Process, size: int) -> bytes:
         assert process.stdout is not None
@@ -152,10 +134,13 @@ class Replayer:
             parts += chunk
         return bytes(parts)
 
-    async def stop(self) -> None:
+    async def _stop(self) -> None:
         """End the worker, whatever it is doing."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        await pipe.aclose()

@@ -1,24 +1,31 @@
 """The console's event stream: which parts of a page are out of date.
 
-An event carries topics (`decisions`, `pools`, `routes`, `log`), never the news themselves: the page asks for those.
-So a slow reader holds a set of a few words, whatever happens meanwhile, and one that missed everything misses nothing.
+An event carries topics, never the news themselves: the page asks for those.
+So a slow reader holds a set of a few words, whatever happens meanwhile, and one that missed everything misses nothing:
+each stream begins with all topics.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeAlias
 
 import msgspec
 import trio
 from msgspec import Struct
 
-TOPICS = ("decisions", "pools", "routes", "log")
-COALESCE = 0.5
-"""Seconds between two events of a stream: what people can follow."""
+GAPS: Mapping[str, float] = {"decisions": 0.5, "log": 0.5, "strip": 1.0, "pools": 2.0, "routes": 1.0}
+"""The topics, and the seconds between two events of a stream about each: what people can follow."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that a dead reader is noticed."""
 LIFETIME = 3600.0
 """Seconds until a stream ends; a page that is still open comes back by itself."""
 STREAMS_MAX = 256
 """Open at a time: tabs of a team, not of the world."""
+RETRY = b"retry: 500\n\n"
+HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+
+Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, object]]]
+Send: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
 
 
 class StreamsFull(Exception):
@@ -32,51 +39,106 @@ class BroadcastStatistics(Struct, frozen=True):
     streams_max: int
 
 
+class Subscription:
+    """What one stream has not been told yet."""
+
+    def __init__(self) -> None:
+        self.topics = set(GAPS)
+        self.wake = trio.Event()
+        self.ended = False
+        self._told: dict[str, float] = {}
+
+    def add(self, topic: str) -> None:
+        """Have the stream say `topic`."""
+        self.topics.add(topic)
+        self.wake.set()
+
+    def end(self) -> None:
+        """Have the stream end; the page comes back to whoever listens then."""
+        self.ended = True
+        self.wake.set()
+
+    def take(self, now: float) -> tuple[list[str], float]:
+        """The topics that may be told now, and the seconds until another one may."""
+        due = {topic: self._told.get(topic, -1e9) + GAPS[topic] for topic in self.topics}
+        ready = sorted(topic for topic, at in due.items() if at <= now)
+        for topic in ready:
+            self._told[topic] = now
+            self.topics.discard(topic)
+        later = [at - now for topic, at in due.items() if topic in self.topics]
+        return ready, min(later, default=HEARTBEAT)
+
+    async def wait(self, seconds: float) -> None:
+        """Return after `seconds`; when nothing is due anyway, also at the next topic."""
+        quiet = not self.topics
+        self.wake = trio.Event()
+        with trio.move_on_after(seconds):
+            if quiet or self.ended:
+                await self.wake.wait()
+            else:
+                await trio.sleep(seconds)
+
+
 class Broadcast:
     """Tells every open stream which topics changed; never waits for one."""
 
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:
-        self._waiting: dict[trio.Event, set[str]] = {}
-        self._open = 0
+        self._open: set[Subscription] = set()
         self._streams_max = streams_max
 
-    def changed(self, topic: str) -> None:
-        """Mark `topic` as out of date on every open page."""
-        for event, topics in self._waiting.items():
-            topics.add(topic)
-            event.set()
+    def changed(self, *topics: str) -> None:
+        """Mark these topics as out of date on every open page."""
+        for subscription in self._open:
+            for topic in topics:
+                subscription.add(topic)
+
+    def end(self) -> None:
+        """End all streams."""
+        for subscription in self._open:
+            subscription.end()
 
     def statistics(self) -> BroadcastStatistics:
         """How many streams are open, of how many."""
-        return BroadcastStatistics(self._open, self._streams_max)
+        return BroadcastStatistics(len(self._open), self._streams_max)
 
-    def open(self) -> AsyncIterator[bytes]:
-        """The bytes of one stream; raises `StreamsFull` at once where there is no room."""
-        if self._open >= self._streams_max:
-            raise StreamsFull(f"{self._open} event streams are open, wanted at most {self._streams_max}")
-        return self._stream()
-
-    async def _stream(self) -> AsyncIterator[bytes]:
-        self._open += 1
-        event, topics = trio.Event(), set(TOPICS)
-        self._waiting[event] = topics
-        end = trio.current_time() + LIFETIME
+    @contextmanager
+    def subscribed(self) -> Iterator[Subscription]:
+        """Take part while the context lasts; raises `StreamsFull` where there is no room."""
+        if len(self._open) >= self._streams_max:
+            raise StreamsFull(f"{len(self._open)} event streams are open, wanted at most {self._streams_max}")
+        subscription = Subscription()
+        self._open.add(subscription)
         try:
-            yield b"retry: 500\n\n"
-            while trio.current_time() < end:
-                if topics:
-                    changed = sorted(topics)
-                    topics.clear()
-                    yield b"event: changed\ndata: " + msgspec.json.encode(changed) + b"\n\n"
-                    await trio.sleep(COALESCE)
-                del self._waiting[event]
-                event = trio.Event()
-                self._waiting[event] = topics
-                if not topics:
-                    with trio.move_on_after(HEARTBEAT) as scope:
-                        await event.wait()
-                    if scope.cancelled_caught:
-                        yield b": still here\n\n"
+            yield subscription
         finally:
-            self._waiting.pop(event, None)
-            self._open -= 1
+            self._open.discard(subscription)
+
+
+async def stream_events(subscription: Subscription, receive: Receive, send: Send) -> None:
+    """Answer one ASGI request with events until its reader goes away, or LIFETIME has passed."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+        headers = [(name, value) for name, value in HEADERS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": RETRY, "more_body": True})
+        end = silent_since = trio.current_time()
+        end += LIFETIME
+        while not subscription.ended and (now := trio.current_time()) < end:
+            topics, again = subscription.take(now)
+            line = b""
+            if topics:
+                line = b"event: changed\ndata: " + msgspec.json.encode(topics) + b"\n\n"
+            elif now - silent_since >= HEARTBEAT:
+                line = b": still here\n\n"
+            if line:
+                silent_since = now
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+            await subscription.wait(min(again, HEARTBEAT))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        nursery.cancel_scope.cancel()
+
+
+async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -57,3 +57,11 @@ def clock(seconds: float) -> str:
 def plural(number: float, one: str, many: str = "") -> str:
     """`1 request`, `2 requests`."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def short_time(at: str) -> str:
+    """A moment's time of day, with its date where that is not today's (both in UTC)."""
+    if not at:
+        return ""
+    day = "" if at[:10] == datetime.now(UTC).date().isoformat() else f"{at[:10]} "
+    return f"{day}{at[11:23]}"

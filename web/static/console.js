@@ -3,103 +3,203 @@
 "use strict";
 (() => {
   const body = document.body;
+  const byId = (id) => document.getElementById(id);
+  const clock = (date) => date.toISOString().slice(11, 19);
 
-  // --- live: one event stream, closed while nobody looks -----------------------------------------
+  // --- live: one event stream, closed while nobody looks --------------------------------------------
+  const LISTS = ["decisions", "log"];
+  const RETRY_MIN = 250;
+  const RETRY_MAX = 2000;
   let source = null;
-  let retry = 0;
-  const state = document.getElementById("live-state");
-  const say = (text) => { if (state) state.textContent = text; };
+  let retry = RETRY_MIN;
+  let again = 0;
+  let lostAt = null;
+  let paused = false;
+  let state = "";
+  const held = new Set();
+  const say = (text) => {
+    state = text;
+    const place = byId("live-state");
+    if (place) place.textContent = text;
+  };
+  // What is read or typed in is not moved away.
+  const reading = (topic) => {
+    const list = byId(topic);
+    return list && (list.querySelector("tbody:hover") || list.querySelector("tbody :focus"));
+  };
+  const refresh = (topics) => {
+    for (const topic of topics) {
+      if (LISTS.includes(topic) && reading(topic)) held.add(topic);
+      else htmx.trigger(body, "live:" + topic);
+    }
+    if (!paused) say(held.size ? "live, waiting for you" : "live");
+  };
+  const flush = () => {
+    const topics = [...held].filter((topic) => !reading(topic));
+    for (const topic of topics) held.delete(topic);
+    if (topics.length && source) refresh(topics);
+  };
+  const found = () => {
+    retry = RETRY_MIN;
+    lostAt = null;
+    say("live");
+  };
+  const lost = () => {
+    if (!lostAt) lostAt = new Date();
+    say("reconnecting");
+    const strip = byId("strip");
+    if (!strip) return;
+    strip.classList.add("warn");
+    const words = strip.querySelector("span");
+    words.textContent = `no answer from Pointsman since ${clock(lostAt)} UTC: what is shown is from before`;
+  };
   const open = () => {
-    if (source || document.hidden || body.dataset.live !== "on") return;
+    clearTimeout(again);
+    if (source || paused || document.hidden) return;
     source = new EventSource("/events");
-    source.onopen = () => { retry = 0; say("live"); };
-    source.addEventListener("changed", (event) => {
-      for (const topic of JSON.parse(event.data)) htmx.trigger(body, "live:" + topic);
-    });
+    source.onopen = found;
+    source.addEventListener("changed", (event) => refresh(JSON.parse(event.data)));
     source.onerror = () => {
-      source.close();
-      source = null;
-      say("reconnecting");
-      retry = Math.min(retry + 1, 6);
-      setTimeout(open, 250 * retry);
+      close();
+      lost();
+      again = setTimeout(open, retry);
+      retry = Math.min(retry * 2, RETRY_MAX);
     };
   };
-  const close = () => { if (source) { source.close(); source = null; say("paused"); } };
+  const close = () => {
+    clearTimeout(again);
+    if (source) source.close();
+    source = null;
+  };
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) return close();
-    open();
-    htmx.trigger(body, "live:all");
+    if (!document.hidden) return open();
+    close();
+    say(paused ? "paused" : "");
   });
   window.addEventListener("pagehide", close);
+  window.addEventListener("pageshow", (event) => { if (event.persisted) open(); });
+  document.addEventListener("pointerout", () => setTimeout(flush, 50));
+  document.addEventListener("focusout", () => setTimeout(flush, 50));
+  const pause = byId("pause");
+  const toggle = () => {
+    paused = !paused;
+    pause.textContent = paused ? "resume" : "pause";
+    if (paused) { close(); say("paused"); } else open();
+  };
+  pause.hidden = false;
+  pause.addEventListener("click", toggle);
 
-  // --- times ---------------------------------------------------------------------------------------
+  // --- what a refresh must not lose: open tables, how far they are scrolled; what it tells -------------
+  const kept = new Map();
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const old = event.detail.target;
+    if (!old || !old.id) return;
+    kept.set(old.id, {
+      newest: Number(old.dataset.newest || 0),
+      open: [...old.querySelectorAll("details[open][id]")].map((one) => one.id),
+      scrolled: [...old.querySelectorAll(".table")].map((one) => one.scrollLeft),
+    });
+  });
+  const arrived = (id) => {
+    const now = byId(id);
+    const before = kept.get(id);
+    if (!now || !before) return;
+    kept.delete(id);
+    for (const name of before.open) if (byId(name)) byId(name).open = true;
+    now.querySelectorAll(".table").forEach((one, index) => { one.scrollLeft = before.scrolled[index] || 0; });
+    if (!now.dataset.noun || !before.newest) return;
+    const rows = [...now.querySelectorAll("tr[data-position]")];
+    const fresh = rows.filter((row) => Number(row.dataset.position) > before.newest);
+    for (const row of fresh) row.classList.add("new");
+    if (fresh.length) tell(fresh.length, now.dataset.noun);
+  };
+  let untold = 0;
+  let telling = 0;
+  const tell = (count, noun) => {
+    // One sentence every few seconds: a screen reader has other things to say.
+    untold += count;
+    if (telling) return;
+    telling = setTimeout(() => {
+      byId("announce").textContent = `${untold} new: ${noun}${untold === 1 ? "" : "s"}`.replace("entrys", "entries");
+      untold = telling = 0;
+    }, 2000);
+  };
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const id = event.detail.target.id;
+    arrived(id);
+    if (id === "strip") say(state);
+    enhance(byId(id) || document);
+  });
+  document.addEventListener("htmx:sendError", lost);
+
+  // --- times -------------------------------------------------------------------------------------------
   const steps = [[1, "s"], [60, "min"], [3600, "h"], [86400, "d"]];
   const relative = (seconds) => {
-    const past = Math.max(0, seconds);
     let [size, unit] = steps[0];
-    for (const step of steps) if (past >= step[0]) [size, unit] = step;
-    return `${Math.floor(past / size)} ${unit} ago`;
+    for (const step of steps) if (seconds >= step[0]) [size, unit] = step;
+    return `${Math.floor(Math.max(0, seconds) / size)} ${unit} ago`;
   };
   const times = (root) => {
     for (const time of root.querySelectorAll("time[data-relative]")) {
       const at = Date.parse(time.dateTime);
       if (Number.isNaN(at)) continue;
-      time.title = `${time.dateTime} · ${new Date(at).toLocaleString()}`;
       time.textContent = relative((Date.now() - at) / 1000);
+      time.title = `${time.dateTime} · here ${new Date(at).toLocaleString()}`;
     }
   };
-  setInterval(() => { if (!document.hidden) times(document); }, 1000);
+  setInterval(() => { if (!document.hidden && !paused) times(document); }, 1000);
 
-  // --- theme: follows the system until somebody chooses ----------------------------------------------
-  const theme = document.getElementById("theme");
+  // --- theme: follows the system until somebody chooses --------------------------------------------------
+  const theme = byId("theme");
   const order = ["", "light", "dark"];
   const names = { "": "theme: system", light: "theme: light", dark: "theme: dark" };
   const apply = (name) => {
     if (name) document.documentElement.dataset.theme = name; else delete document.documentElement.dataset.theme;
-    if (theme) theme.textContent = names[name];
+    theme.textContent = names[name];
   };
-  let chosen = localStorage.getItem("theme") || "";
+  let chosen = order.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "";
   apply(chosen);
-  if (theme) {
-    theme.hidden = false;
-    theme.addEventListener("click", () => {
-      chosen = order[(order.indexOf(chosen) + 1) % order.length];
-      localStorage.setItem("theme", chosen);
-      apply(chosen);
-    });
-  }
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    chosen = order[(order.indexOf(chosen) + 1) % order.length];
+    localStorage.setItem("theme", chosen);
+    apply(chosen);
+  });
 
-  // --- copy, keys --------------------------------------------------------------------------------------
+  // --- copy, keys ------------------------------------------------------------------------------------------
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy]");
     if (!button) return;
-    navigator.clipboard.writeText(button.dataset.copy || location.href).then(() => {
-      const before = button.textContent;
-      button.textContent = "Copied";
+    const before = button.dataset.label || button.textContent;
+    button.dataset.label = before;
+    const show = (text) => {
+      button.textContent = text;
       setTimeout(() => { button.textContent = before; }, 1500);
-    });
+    };
+    navigator.clipboard.writeText(button.dataset.copy || location.href).then(() => show("Copied"), () => show("Not copied"));
   });
   const places = { o: "/", p: "/pools", r: "/routes", d: "/decisions", l: "/log" };
-  let going = false;
+  let going = 0;
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|TEXTAREA|SELECT/.test(event.target.tagName)) return;
-    if (going && places[event.key]) { location.href = places[event.key]; return; }
-    going = event.key === "g";
-    if (going) setTimeout(() => { going = false; }, 1000);
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+    if (Date.now() - going < 1000 && places[event.key]) { location.href = places[event.key]; return; }
+    going = event.key === "g" ? Date.now() : 0;
     const rows = [...document.querySelectorAll("tbody tr a.row")];
     const at = rows.indexOf(document.activeElement);
     if (event.key === "j" && rows.length) rows[Math.min(at + 1, rows.length - 1)].focus();
     if (event.key === "k" && rows.length) rows[Math.max(at - 1, 0)].focus();
+    if (event.key === "p") toggle();
+    if (event.key === "?") location.href = "/help";
     if (event.key === "/") {
       const field = document.querySelector("form.filter input");
-      if (field) { event.preventDefault(); field.focus(); }
+      if (field) { event.preventDefault(); field.focus(); } else location.href = "/decisions";
     }
-    if (event.key === "?") location.href = "/help";
   });
 
-  // --- what htmx may do, and what happens after it did ----------------------------------------------
-  document.addEventListener("htmx:afterSwap", (event) => times(event.target));
-  document.addEventListener("htmx:responseError", () => say("reconnecting"));
-  times(document);
+  const enhance = (root) => {
+    times(root);
+    for (const button of root.querySelectorAll("[data-copy][hidden]")) button.hidden = false;
+  };
+  enhance(document);
   open();
 })();

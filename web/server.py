@@ -1,0 +1,157 @@
+"""The console's server: on loopback only, with bounded patience.
+
+Rules.  Nobody who does not read holds anything up: a write that the kernel does not take in WRITE_WITHIN ends its
+connection, and when the server ends, connections are closed whether or not their readers have read.
+"""
+
+import errno
+import ipaddress
+import socket
+from typing import cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
+from hypercorn.utils import wrap_app
+from quart_trio import QuartTrio
+
+from pointsman.web.stream import Broadcast
+
+WRITE_WITHIN = 10.0
+"""Seconds for the kernel to take a write: a browser that lives reads all the time."""
+IDLE = 30.0
+"""Seconds that a connection without a request is kept."""
+GRACE = 1.0
+"""Seconds that requests under way have when the server ends."""
+CONNECTIONS_MAX = 400
+"""More than the streams that may be open, and pages beside them."""
+HEADER_BYTES_MAX = 32 * 1024
+
+
+class NotLoopback(Exception):
+    """The address can be reached by others."""
+
+
+def check_loopback(host: str) -> None:
+    """Raise `NotLoopback` for an address that is not this machine's own."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise NotLoopback(
+            f"the console's address is {host!r}, wanted loopback (127.0.0.1 or ::1): it has no sign-in yet, so whoever "
+            "reaches it could move traffic; from another machine use a tunnel: ssh -L 8090:127.0.0.1:8090 HOST"
+        )
+
+
+def listen(host: str, port: int, tries: int = 1) -> socket.socket:
+    """A listening socket on loopback, at `port` or one of the `tries - 1` after it; 0 lets the system choose."""
+    check_loopback(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for wanted in range(port, min(port + tries, 65_536)):
+        found = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((host, wanted))
+            found.listen(128)
+            return found
+        except OSError as error:
+            found.close()
+            if error.errno != errno.EADDRINUSE or wanted == port + tries - 1:
+                raise
+    raise OSError(errno.EADDRINUSE, f"no free port on {host} from {port} on")
+
+
+class _Patient:
+    """A connection whose writes have a deadline; what hypercorn asks of a Trio stream, and no more."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+
+    async def send_all(self, data: bytes) -> None:
+        # hypercorn shields this call from cancellation, so the deadline is what ends it.
+        with trio.move_on_after(WRITE_WITHIN) as scope:
+            await self._stream.send_all(data)
+        if scope.cancelled_caught:
+            self.close()
+            raise trio.BrokenResourceError(f"nothing was read for {WRITE_WITHIN:.0f} s")
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def close(self) -> None:
+        """At once, whatever is not read yet; tasks that wait for this connection are told."""
+        self.socket.close()
+
+
+class _Connections:
+    """Those that are open."""
+
+    def __init__(self, app: QuartTrio) -> None:
+        self.config = Config()
+        self.config.accesslog = self.config.errorlog = None
+        self.config.include_server_header = False
+        self.config.keep_alive_timeout = IDLE
+        self.config.h11_max_incomplete_size = HEADER_BYTES_MAX
+        self.context = WorkerContext(None)
+        self.open: set[_Patient] = set()
+        self.none_left = trio.Event()
+        self._app = wrap_app(cast(ASGIFramework, app), 0, "asgi")  # Quart spells the protocol's types its own way
+
+    async def handle(self, stream: trio.SocketStream) -> None:
+        """Serve one connection to its end."""
+        if len(self.open) >= CONNECTIONS_MAX:
+            await trio.aclose_forcefully(stream)
+            return
+        patient = _Patient(stream)
+        self.open.add(patient)
+        try:
+            # TCPServer wants an SSLStream or a SocketStream and uses what _Patient has.
+            server = TCPServer(self._app, self.config, self.context, ConnectionState({}), patient)  # type: ignore[arg-type]
+            await server.run()
+        finally:
+            patient.close()
+            self.open.discard(patient)
+            if not self.open:
+                self.none_left.set()
+
+
+async def _hold(connections: _Connections, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Where connections live: whoever cancels the server does not cut what is being answered."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
+
+
+async def serve(app: QuartTrio, listening: socket.socket, broadcast: Broadcast) -> None:
+    """Serve until cancelled; then requests under way have GRACE."""
+    check_loopback(listening.getsockname()[0])
+    listening.setblocking(False)
+    connections = _Connections(app)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    async with trio.open_nursery() as outer:
+        handlers: trio.Nursery = await outer.start(lambda task_status: _hold(connections, task_status))
+        try:
+            await trio.serve_listeners(connections.handle, [listener], handler_nursery=handlers)
+        finally:
+            broadcast.end()
+            with trio.CancelScope(shield=True):
+                await connections.context.terminated.set()  # idle connections end at once
+                with trio.move_on_after(GRACE):
+                    while connections.open:
+                        connections.none_left = trio.Event()
+                        await connections.none_left.wait()
+            for patient in list(connections.open):
+                patient.close()
+            handlers.cancel_scope.cancel()
