@@ -17,7 +17,7 @@ from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Pro
 from grpclib.server import Handler, Server
 from h2.connection import H2Connection
 from h2.events import DataReceived, RemoteSettingsChanged, RequestReceived, StreamEnded, StreamReset, WindowUpdated
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
@@ -71,6 +71,12 @@ def _nothing() -> None:
 def quiet_grpclib() -> None:
     """Keep grpclib from logging each stream that a gateway resets, which is how streams end."""
     logging.getLogger("grpclib").setLevel(logging.WARNING)
+    logging.getLogger("grpclib.server").addFilter(_told_of_nothing_new)
+
+
+def _told_of_nothing_new(record: logging.LogRecord) -> bool:
+    """Whether a record is of something else than an answer to a stream that its peer has closed."""
+    return not (record.exc_info and isinstance(record.exc_info[1], StreamClosedError))
 
 
 def _stock_engine(config: "H2Configuration", streams_max: int) -> H2Connection:
@@ -200,7 +206,7 @@ class _Connection(H2Protocol):
             return
         for event in events:
             self.processor.process(event)
-        if self.calls not in self._server.turn:
+        if self.calls not in self._server.turn and not self.connection.is_closing():
             self.connection.flush()
 
     def pause_writing(self) -> None:

@@ -93,3 +93,21 @@ def test_one_reset_stream_leaves_the_others(engine: str) -> None:
             client.writer.close()
 
     bounded(main)
+
+
+def test_a_client_that_says_goaway_ends_its_connection_and_nothing_else(engine: str) -> None:
+    async def main() -> None:
+        async with running(engine) as run:
+            faults: list[dict[str, object]] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+            client = await RawClient.connect(run.port)
+            client.open(1)
+            client.data(1, request_headers().SerializeToString())
+            client.writer.write(GoAwayFrame(0, last_stream_id=0, error_code=0).serialize())
+            assert (await client.reader.read()).count(b"\0") >= 0
+            client.writer.close()
+
+            assert faults == []
+            assert run.load.streams == 0
+
+    bounded(main)
