@@ -26,7 +26,7 @@ STEP = 0.01
 """Intervals are multiples of it, so that a cost that wavers is not a change."""
 
 SLACK = 0.2
-"""A wanted interval that is shorter by less than this share is no change; a longer one always is."""
+"""A wanted interval that is shorter by less than this share, and a step, is no change; a longer one always is."""
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -43,6 +43,6 @@ def pace(
     interval = max(INTERVAL_MIN, shortest, endpoints * cost / CPU_SHARE)
     interval = math.ceil(round(interval / STEP, 6)) * STEP * (IDLE_FACTOR if idle else 1.0)
     interval = round(interval, 3)
-    if before is not None and before.interval * (1 - SLACK) < interval < before.interval:
+    if before is not None and before.interval * (1 - SLACK) - STEP < interval < before.interval:
         interval = before.interval
     return Pace(interval, round(max(threshold, STALE_INTERVALS * interval), 3))
