@@ -6,7 +6,6 @@ and looks whether anything was left running: each process carries a mark of its 
 
 import json
 import os
-import re
 import secrets
 import signal
 import socket
