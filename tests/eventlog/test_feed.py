@@ -1,0 +1,393 @@
+"""The control process's end of the feed over a real log and real sockets, with pickers that misbehave."""
+
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from feed_world import members, new_picker, refuse
+
+from pointsman.core.events import EndpointChanged, EndpointLeft, EntriesLost, PickerEnded, RequestRefused
+from pointsman.core.feed import EpochRefusedError
+from pointsman.core.feed_picker import PickerEnd
+from pointsman.core.feed_tail import Tail
+from pointsman.core.snapshot import encode_snapshot
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.feed import FeedHub, listen_at, serve_feed
+from pointsman.eventlog.log import open_log
+from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.store import Limits
+
+KEY = ("picker-0", 7)
+
+
+class World:
+    """A control process within the test."""
+
+    def __init__(self, path: Path, limits: Limits, tail_commits: int) -> None:
+        self.path = path
+        self.log = open_log(path / "log", "test", limits)
+        self.appender = Appender(self.log, lambda commit: self.hub.publish(commit))
+        self.hub = FeedHub.over(self.log, self.appender)
+        if tail_commits:
+            self.hub.feed.tail = Tail(self.log.head.position, self.log.head.digest, commits_max=tail_commits)
+
+    def events(self, *kinds: type) -> list[object]:
+        with LogReader(self.path / "log") as reader:
+            return [entry.event for entry in reader.entries(1) if isinstance(entry.event, kinds)]
+
+
+@asynccontextmanager
+async def control(path: Path, limits: Limits | None = None, tail_commits: int = 0) -> AsyncIterator[World]:
+    world = World(path, limits or Limits(), tail_commits)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(world.appender.run)
+            if not world.log.state.endpoints:
+                await world.appender.append_many(members(3))
+            nursery.start_soon(serve_feed, world.hub, listen_at(path / "feed.sock"))
+            with trio.fail_after(20):
+                yield world
+            nursery.cancel_scope.cancel()
+    finally:
+        world.log.close()
+
+
+class Picker:
+    """A picker's end on a blocking socket of its own, read only when the test says so."""
+
+    def __init__(self, path: Path, epoch: int = 7) -> None:
+        self.path = path
+        self.end, self.traffic = new_picker("picker-0", epoch)
+        self.socket: trio.socket.SocketType | None = None
+
+    async def connect(self) -> None:
+        self.socket = trio.socket.socket(socket.AF_UNIX)
+        await self.socket.connect(str(self.path / "feed.sock"))
+        self.end.connected(trio.current_time())
+
+    async def send(self) -> None:
+        assert self.socket is not None
+        while data := self.end.data_to_send():
+            view = memoryview(data)
+            while view:
+                view = view[await self.socket.send(view) :]
+
+    async def read_until(self, done: Callable[[PickerEnd], bool]) -> None:
+        """Exchange what there is until the picker is as wanted; False at the end of the connection."""
+        assert self.socket is not None
+        await self.send()
+        while not done(self.end):
+            data = await self.socket.recv(1 << 16)
+            assert data, "the connection ended"
+            self.end.receive(data, trio.current_time(), 1000.0)
+            await self.send()
+
+    async def read_to_the_end(self) -> None:
+        assert self.socket is not None
+        while data := await self.socket.recv(1 << 16):
+            self.end.receive(data, trio.current_time(), 1000.0)
+
+    def close(self) -> None:
+        assert self.socket is not None
+        self.socket.close()
+        self.end.disconnected(trio.current_time(), 1000.0)
+
+
+def settled(end: PickerEnd) -> bool:
+    return end.cluster is not None and not len(end.buffer)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    trio.run(main)
+
+
+def test_a_picker_is_fed_and_what_it_says_is_in_the_log(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            refuse(picker.end)
+            await picker.read_until(settled)
+            await world.appender.append(EndpointChanged(1, False))
+            await picker.read_until(lambda end: end.cluster is not None and not end.cluster.endpoints[1].ready)
+
+            assert len(world.events(RequestRefused)) == 1
+            assert picker.end.cluster is not None
+            assert encode_snapshot(picker.end.cluster) == encode_snapshot(world.log.state)
+            assert not picker.end.degraded
+            assert world.hub.statistics().connected == 1
+            picker.close()
+
+    run(main)
+
+
+def test_advice_is_there_before_the_commit(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control(tmp_path, Limits(batch_interval=0.5)) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            world.appender.append_nowait(EndpointLeft(2))
+            world.hub.advise([2])
+            began = trio.current_time()
+            await picker.read_until(lambda _: len(picker.traffic.avoided()) == 1)
+            assert trio.current_time() - began < 0.4
+            assert picker.end.cluster is not None
+            assert 2 in picker.end.cluster.endpoints
+            world.hub.withdraw([2])
+            await picker.read_until(lambda _: len(picker.traffic.avoided()) == 0)
+            picker.close()
+
+    run(main)
+
+
+def test_garbage_closes_its_connection_and_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            good = Picker(tmp_path)
+            await good.connect()
+            await good.read_until(settled)
+            for garbage in (b"GET / HTTP/1.1\r\n\r\n", struct.pack(">I", 2) + b"\xff\xff"):
+                with trio.socket.socket(socket.AF_UNIX) as bad:
+                    await bad.connect(str(tmp_path / "feed.sock"))
+                    await bad.send(garbage)
+                    assert await bad.recv(100) == b""
+            late = Picker(tmp_path, 8)
+            await late.connect()
+            await late.read_until(settled)
+            assert late.socket is not None
+            await late.socket.send(b"\xff" * 8)
+            await late.read_to_the_end()
+            late.close()
+            refuse(good.end)
+            await good.read_until(settled)
+            good.close()
+
+            assert world.hub.statistics().disconnected == 3
+
+    run(main)
+    assert "a frame of 1195725856 bytes, wanted at most 8388608" in caplog.text
+    assert "none of a picker's" in caplog.text
+    assert "a frame of 4294967295 bytes" in caplog.text
+
+
+def test_what_connects_and_says_nothing_is_let_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pointsman.eventlog.feed.HELLO_DEADLINE", 0.1)
+
+    async def main() -> None:
+        async with control(tmp_path):
+            with trio.socket.socket(socket.AF_UNIX) as silent:
+                await silent.connect(str(tmp_path / "feed.sock"))
+                assert await silent.recv(100) == b""
+
+    run(main)
+    assert "no Hello came" in caplog.text
+
+
+def test_a_picker_that_does_not_read_is_disconnected_and_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with control(tmp_path, tail_commits=4) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            while world.hub.statistics().connected:
+                await world.appender.append(EndpointChanged(1, True, {"note": "x" * 60_000}))
+            picker.close()
+            await picker.connect()
+            await picker.read_until(settled)
+
+            assert picker.end.cluster is not None
+            assert encode_snapshot(picker.end.cluster) == encode_snapshot(world.log.state)
+            picker.close()
+
+    run(main)
+    assert "it has read up to position" in caplog.text
+
+
+def test_a_picker_that_hangs_is_disconnected_without_any_commit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pointsman.eventlog.feed.WRITE_DEADLINE", 0.2)
+
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            for _ in range(8):
+                await world.appender.append(EndpointChanged(1, True, {"note": "x" * 60_000}))
+            while world.hub.statistics().connected:
+                await trio.sleep(0.05)
+            picker.close()
+
+    run(main)
+    assert "it has read nothing for" in caplog.text
+
+
+def test_a_log_without_room_stops_the_reading_and_loses_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        limits = Limits(queue_events=20, batch_interval=0.02)
+        async with control(tmp_path, limits) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            for _ in range(1000):
+                refuse(picker.end)
+            await picker.read_until(settled)
+
+            numbers = [e.origin.n for e in world.events(RequestRefused) if isinstance(e, RequestRefused)]
+            assert numbers == list(range(2, 1002))
+            assert world.appender.statistics().refused_events > 0
+            picker.close()
+
+    run(main)
+
+
+def test_a_second_connection_of_an_epoch_replaces_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            first = picker.socket
+            assert first is not None
+            refuse(picker.end)
+            await picker.connect()
+            await picker.read_until(settled)
+            while await first.recv(1 << 16):
+                pass
+            first.close()
+            assert world.hub.statistics().connected == 1
+            assert len(world.events(RequestRefused)) == 1
+            picker.close()
+
+    run(main)
+    assert "it was connected anew" in caplog.text
+
+
+def test_a_picker_that_died_is_read_to_the_end_and_then_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            for _ in range(500):
+                refuse(picker.end)
+            await picker.send()
+            refuse(picker.end)  # dies with it
+            picker.close()
+            assert await world.hub.drained(*KEY)
+            world.hub.picker_ended(*KEY, "killed by SIGKILL", picker.end.buffer.last_n - 1)
+            await world.appender.wait_committed(world.appender.log.head.position + 2)
+
+            assert len(world.events(RequestRefused)) == 500
+            assert world.events(EntriesLost, PickerEnded) == [
+                EntriesLost(*KEY, 502, 502),
+                PickerEnded(*KEY, "killed by SIGKILL", 502),
+            ]
+
+    run(main)
+
+
+async def read_or_connect(picker: Picker) -> None:
+    await picker.read_to_the_end()
+    picker.close()
+    await picker.connect()
+    await picker.read_until(settled)
+
+
+def test_draining_has_an_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            assert not await world.hub.drained(*KEY, within=0.05)
+            world.hub.picker_ended(*KEY, "ended by the supervisor", 0)
+            with pytest.raises(EpochRefusedError):
+                await read_or_connect(picker)
+            picker.close()
+
+    run(main)
+
+
+def test_a_control_process_that_starts_ends_the_epochs_that_are_gone(tmp_path: Path) -> None:
+    async def main() -> None:
+        pickers = [Picker(tmp_path, epoch) for epoch in (7, 8)]
+        async with control(tmp_path):
+            for picker in pickers:
+                await picker.connect()
+                await picker.read_until(settled)
+        for picker in pickers:
+            picker.close()
+        async with control(tmp_path) as world:
+            gone = world.hub.end_unreported([("picker-0", 8)], {KEY: 4})
+            await pickers[1].connect()
+            await pickers[1].read_until(settled)
+
+            assert gone == [KEY]
+            assert world.events(EntriesLost, PickerEnded) == [
+                EntriesLost(*KEY, 2, 4),
+                PickerEnded(*KEY, "gone when the control process started", 4),
+            ]
+            assert list(world.log.state.epochs) == [("picker-0", 8)]
+            pickers[1].close()
+
+    run(main)
+
+
+def test_heartbeats_tell_of_hanging_scrapes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control(tmp_path) as world:
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            began = trio.current_time()
+            await picker.read_until(lambda end: end.degraded)
+            assert picker.end.cause == "no scrape has a result"
+            assert trio.current_time() - began > 0.3
+            world.hub.scraped(trio.current_time())
+            await picker.read_until(lambda end: not end.degraded)
+            picker.close()
+
+    run(main)
+
+
+def test_heartbeats_tell_of_stalled_commits(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control(tmp_path, Limits(batch_interval=1.0)) as world:
+            world.hub.scraped(trio.current_time() + 60)
+            picker = Picker(tmp_path)
+            await picker.connect()
+            await picker.read_until(settled)
+            await picker.read_until(lambda end: not end.degraded)
+            world.appender.append_nowait(EndpointChanged(1, True))
+            await picker.read_until(lambda end: end.degraded)
+            assert picker.end.cause == "commits have stalled"
+            picker.close()
+
+    run(main)
+
+
+def test_the_socket_is_for_this_user_and_replaces_a_dead_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        for _ in range(2):
+            listener = listen_at(tmp_path / "feed.sock")
+            assert (tmp_path / "feed.sock").stat().st_mode & 0o777 == 0o600
+            await listener.aclose()
+
+    run(main)
+
+
+def test_a_path_too_long_for_a_socket_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"has \d+ bytes, wanted at most 107"):
+        listen_at(tmp_path / ("x" * 100) / "feed.sock")
