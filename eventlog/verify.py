@@ -112,6 +112,8 @@ class _Walk:
         known = self.heads.get(batch.last)
         if known is not None and known != batch.digest:
             return self.fail(path, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
+        if (inside := next((at for at in self.heads if batch.first <= at < batch.last), None)) is not None:
+            return self.fail(path, f"a head at {inside} was published, and no batch ends there", batch)
         return self._check_snapshot(path, meta)
 
     def _check_snapshot(self, path: Path, meta: Meta) -> bool:

@@ -263,3 +263,16 @@ def test_an_older_copy_of_the_whole_log_is_sound_and_found_by_a_published_head(t
     fault = verify_chain(copy, {head.head: head.digest}).fault
     assert fault is not None
     assert "the log ends at 101, and a head at 201 was published" in fault.problem
+
+
+def test_a_published_head_that_is_the_end_of_no_batch_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write(log, some(300))
+    with LogReader(log) as reader:
+        batch = next(batch for batch in reader.batches(0) if batch.last > batch.first)
+
+    fault = verify_chain(log, {batch.last - 1: batch.digest}).fault
+
+    assert fault is not None
+    assert fault.last == batch.last
+    assert f"a head at {batch.last - 1} was published, and no batch ends there" in fault.problem
