@@ -82,7 +82,7 @@ class Deployment:
 
     def control(self, settings: ControlSettings) -> ChildPlan:
         """The control process."""
-        inherits = (settings.metrics,) if settings.metrics >= 0 else ()
+        inherits = tuple(one for one in (settings.metrics, settings.console) if one >= 0)
         command = our_command("control", "--settings", encode(settings))
         return ChildPlan("control", Role.CONTROL, command, inherits=inherits, log=self.log_of("control"))
 

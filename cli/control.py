@@ -33,6 +33,7 @@ from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
 from pointsman.eventlog.store import Commit
 from pointsman.web.metrics import Metrics
 from pointsman.web.metrics_page import metrics_page
+from pointsman.web.stream import Broadcast
 
 CLOCK_LOOK = 1.0
 CLOCK_STEP = 0.5
@@ -75,10 +76,12 @@ class Control:
         """Set when membership or routes changed; then replaced."""
         self.appender = Appender(log, self._committed)
         self.hub = FeedHub.over(log, self.appender)
+        self.broadcast = Broadcast()
 
     def _committed(self, commit: Commit) -> None:
         self.hub.publish(commit)
         self.metrics.follow(commit.entries, self.log.state)
+        self.broadcast.changed("log", "strip")
         kinds = {entry.kind for entry in commit.entries}
         if Class.TRAFFIC in kinds:
             self.last_request = time.monotonic()
@@ -117,12 +120,15 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         nursery.start_soon(serve_feed, hub, listener)
         nursery.start_soon(config.run)
         nursery.start_soon(run_scraper, settings, config, recorder, log, lambda: control.last_request)
-        nursery.start_soon(follow_log, ReadModelWriter(Path(settings.data) / "readmodel.db", log.directory))
+        model = ReadModelWriter(Path(settings.data) / "readmodel.db", log.directory)
+        nursery.start_soon(follow_log, model, partial(control.broadcast.changed, "decisions", "pools", "routes"))
         nursery.start_soon(_watch_clock, appender)
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
         if settings.metrics >= 0:
             page = partial(metrics_page, control.metrics, log.state, build())
             nursery.start_soon(_serve_metrics, page, settings.metrics)
+        if settings.console >= 0:
+            nursery.start_soon(_serve_console, settings, control)
         nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
         await leash.say("ready", True)
         _settle_memory()
@@ -135,6 +141,11 @@ async def _serve_metrics(page: Callable[[], str], descriptor: int) -> None:
     # Its imports take a third of a start: pickers are fed meanwhile.
     module = await trio.to_thread.run_sync(import_module, "pointsman.web.metrics_server")
     await module.serve_metrics(page, descriptor)
+
+
+async def _serve_console(settings: ControlSettings, control: Control) -> None:
+    module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control_console")
+    await module.run_console(settings, control.log, control.appender, control.hub, control.broadcast)
 
 
 async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:

@@ -1,6 +1,7 @@
 """`pointsman demo`: the whole system on this machine, with simulated model servers."""
 
 import argparse
+import os
 import re
 import shutil
 import socket
@@ -13,11 +14,13 @@ import msgspec
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
 from pointsman.cli.assembly import Deployment, PickerOptions, supervise
 from pointsman.cli.child import ChildPlan, Role, our_command
+from pointsman.cli.console import CONSOLE_PORT, tunnel, url_of
 from pointsman.cli.failure import Failure
 from pointsman.cli.ports import bind_nearby
 from pointsman.cli.settings import ControlSettings, GatewaySettings
 from pointsman.cli.supervisor import Listening
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.web.loopback import listen
 
 TRIES = 100
 """Ports that are tried from a busy one on."""
@@ -44,6 +47,7 @@ def run(name: str, words: list[str]) -> int:
 def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -> int:
     metrics = bind_nearby("127.0.0.1", options.metrics_port, TRIES)
     health = bind_nearby("127.0.0.1", options.health_port, TRIES)
+    console = listen("127.0.0.1", options.console_port, TRIES)
     gateway = None
     if options.gateway == "envoy":
         # Envoy binds by itself; between this and that nobody else is expected to.
@@ -52,6 +56,7 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
     for what, wanted, found in (
         ("the gateway", options.port, options.port if gateway is None else gateway.port),
         ("metrics", options.metrics_port, metrics.getsockname()[1]),
+        ("the console", options.console_port, console.getsockname()[1]),
         ("the health service", options.health_port, health.getsockname()[1]),
     ):
         if found != wanted:
@@ -62,6 +67,7 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
         manifests=str(manifests),
         metrics=metrics.fileno(),
         gateway=gateway,
+        console=console.fileno(),
     )
     plans = [_simulators(deployment, manifests), deployment.control(control), deployment.picker(PickerOptions())]
     if gateway is not None:
@@ -73,13 +79,19 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
     print(f"data directory  {deployment.data}{' (going on with its log)' if log.exists() else ''}", flush=True)
 
     def started(ports: dict[str, int]) -> None:
-        print(_greeting(options, deployment, gateway, [*_where(metrics, deployment), *_pickers(ports)]), flush=True)
+        print(
+            _greeting(options, deployment, gateway, [*_where(console, metrics, deployment), *_pickers(ports)]),
+            flush=True,
+        )
 
     return supervise(plans, listening, DRAIN, lambda line: print(line, flush=True), started)
 
 
-def _where(metrics: socket.socket, deployment: Deployment) -> list[str]:
+def _where(console: socket.socket, metrics: socket.socket, deployment: Deployment) -> list[str]:
+    through = tunnel(console.getsockname()[1], os.environ)
     return [
+        f"console         {url_of(console)}",
+        *([f"                from where you came: {through}, then open that address there"] if through else []),
         f"metrics         http://127.0.0.1:{metrics.getsockname()[1]}/metrics",
         f"manifests       {deployment.data / 'manifests'} (change a weight in route.yaml and save)",
         f"output          {deployment.logs}",
@@ -233,6 +245,9 @@ def _parser(name: str) -> Parser:
         "--gateway", choices=("envoy", "none"), default="envoy", help="none: without Envoy and traffic (default: envoy)"
     )
     parser.add_argument("--port", type=int, default=8080, help="of the gateway, or the next free one (default: 8080)")
+    parser.add_argument(
+        "--console-port", type=int, default=CONSOLE_PORT, metavar="PORT", help="likewise (default: 8090)"
+    )
     parser.add_argument("--metrics-port", type=int, default=9090, metavar="PORT", help="likewise (default: 9090)")
     parser.add_argument("--health-port", type=int, default=9003, metavar="PORT", help="likewise (default: 9003)")
     parser.add_argument("--reset", action="store_true", help="remove what earlier runs recorded, and end")

@@ -15,6 +15,7 @@ COMMANDS = {
     "traffic": ("traffic", "requests with shared prefixes, as clients send them"),
     "replay verify": ("replay_verify", "decide every recorded request again and compare"),
     "replay explain": ("replay_explain", "why a request went where it went"),
+    "status": ("status", "how a running system is"),
     "log tail": ("log_tail", "the last entries of a log, and those to come"),
     "log verify": ("log_verify", "walk the chain of a log"),
     "config check": ("config_check", "is this EndpointPickerConfig right?"),
@@ -23,6 +24,7 @@ COMMANDS = {
 PROCESSES = {
     "control": ("control", "the control process; `serve` starts it"),
     "picker": ("picker", "a picker process; `serve` starts it"),
+    "replay worker": ("replay_worker", "recomputes decisions for the console"),
 }
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
 from pointsman.cli.assembly import Deployment, PickerOptions, supervise
 from pointsman.cli.config import read_config
+from pointsman.cli.console import CONSOLE_PORT, url_of
 from pointsman.cli.failure import Failure
 from pointsman.cli.ports import bind_everywhere
 from pointsman.cli.settings import ControlSettings
 from pointsman.cli.supervisor import Listening
 from pointsman.core.config import PickingFlags
 from pointsman.core.quantities import parse_duration
+from pointsman.web.loopback import NotLoopback, listen
 
 
 def run(name: str, words: list[str]) -> int:
@@ -39,6 +41,14 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
             bound[flag] = bind_everywhere(port)
         except OSError as error:
             raise Failure(f"--{flag}: found port {port} unusable ({error.strerror}), wanted a free one") from error
+    try:
+        console = listen(options.console_address, options.console_port)
+    except NotLoopback as error:
+        raise Failure(f"--console-address: {error}", 2) from error
+    except OSError as error:
+        raise Failure(
+            f"--console-port: found port {options.console_port} unusable ({error.strerror}), wanted a free one"
+        ) from error
     control = ControlSettings(
         data=str(deployment.data),
         feed=deployment.feed,
@@ -47,6 +57,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
         picker_tls=tls,
         metrics=bound["metrics-port"].fileno(),
         gateway=gateway,
+        console=console.fileno(),
     )
     plans = [deployment.control(control), deployment.picker(PickerOptions(cert_path=options.cert_path))]
     if gateway is not None:
@@ -64,7 +75,9 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
 
     def started(ports: dict[str, int]) -> None:
         where = f"gateway on http://{options.gateway_address}:{options.gateway_port}" if gateway else _listed(ports)
-        report(f"ready: {where}, metrics on port {options.metrics_port}, data in {deployment.data}")
+        report(
+            f"ready: {where}, console on {url_of(console)}, metrics on port {options.metrics_port}, data in {deployment.data}"
+        )
 
     return supervise(plans, listening, options.drain_timeout, report, started)
 
@@ -94,6 +107,12 @@ def _parser(name: str) -> Parser:
     )
     parser.add_argument("--gateway-address", default="0.0.0.0", metavar="ADDRESS", help="(default: 0.0.0.0)")
     parser.add_argument("--gateway-port", type=_port, default=8080, metavar="PORT", help="(default: 8080)")
+    parser.add_argument(
+        "--console-address", default="127.0.0.1", metavar="ADDRESS", help="loopback only (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--console-port", type=_port, default=CONSOLE_PORT, metavar="PORT", help="of the console (default: 8090)"
+    )
     parser.add_argument("--health-port", type=_port, default=9003, metavar="PORT", help="(default: 9003)")
     parser.add_argument("--metrics-port", type=_port, default=9090, metavar="PORT", help="(default: 9090)")
     parser.add_argument(

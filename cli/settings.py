@@ -34,6 +34,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     metrics: int = -1
     """File descriptor of the listening socket for `/metrics`; -1 for none."""
     gateway: GatewaySettings | None = None
+    console: int = -1
+    """As `metrics`, of the console."""
 
 
 def encode(settings: msgspec.Struct) -> str:

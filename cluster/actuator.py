@@ -5,7 +5,6 @@ The new content replaces the old one whole (a file beside it, synced, then renam
 What was written counts when it was read back.
 """
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
@@ -13,8 +12,10 @@ from pathlib import Path
 
 import trio
 
+from pointsman.cluster.documents import DocumentError
+from pointsman.cluster.manifests import file_version, read_manifest
 from pointsman.cluster.route_file import RouteFileError, change_weights
-from pointsman.core.events import BackendRef, RouteObserved
+from pointsman.core.events import BackendRef, RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
 
 
 class WriteRefused(Exception):
@@ -23,11 +24,6 @@ class WriteRefused(Exception):
     def __init__(self, message: str, *, stale: bool = False) -> None:
         super().__init__(message)
         self.stale = stale
-
-
-def digest_of(data: bytes) -> str:
-    """A file's digest, as RouteObserved has it in `version`."""
-    return hashlib.sha256(data).hexdigest()
 
 
 async def write_weights(directory: Path, route: RouteObserved, rule: int, touched: Iterable[BackendRef]) -> str:
@@ -44,7 +40,7 @@ def _write(path: Path, route: RouteObserved, rule: int, touched: tuple[BackendRe
         before = path.read_bytes()
     except OSError as error:
         raise WriteRefused(f"cannot read {path}: {error.strerror}") from error
-    if digest_of(before) != route.version:
+    if file_version(before) != route.version:
         raise WriteRefused(f"{path.name} was changed since the route was read", stale=True)
     wanted = {(ref.group, ref.kind, ref.pool): ref.weight for ref in touched}
     try:
@@ -59,7 +55,7 @@ def _write(path: Path, route: RouteObserved, rule: int, touched: tuple[BackendRe
         raise WriteRefused(f"cannot write {path}: {error.strerror}") from error
     if found != after:
         raise WriteRefused(f"{path.name} holds something else than was written", stale=True)
-    return digest_of(found)
+    return file_version(found)
 
 
 def _replace(path: Path, before: bytes, after: bytes) -> None:
@@ -77,3 +73,21 @@ def _replace(path: Path, before: bytes, after: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def end_of(directory: Path, route: RouteObserved | None, intent: WeightsIntended) -> WeightsWritten | WeightsRefused:
+    """What became of a change whose end was never recorded, because its control process died: the file tells."""
+    if route is None:
+        return WeightsRefused(intent.change, "its control process ended before it was done, and the route is gone")
+    path = directory / route.source
+    try:
+        data = path.read_bytes()
+        found = {one.name: one.value for one in read_manifest(route.source, data).objects if one.kind == "HTTPRoute"}
+    except (OSError, DocumentError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        return WeightsRefused(intent.change, f"its control process ended before it was done; {path.name}: {why}")
+    present = found.get(intent.route)
+    rules = present.rules if isinstance(present, RouteObserved) else ()
+    if intent.rule < len(rules) and rules[intent.rule].backends == intent.after:
+        return WeightsWritten(intent.change, file_version(data))
+    return WeightsRefused(intent.change, f"its control process ended before it was written; {path.name} is as it was")

@@ -42,8 +42,9 @@ from pointsman.eventlog.readmodel_writer import ReadModelWriter
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch, WeightsNotWritten
+from pointsman.web.loopback import listen
 from pointsman.web.replayer import Replayer
-from pointsman.web.server import listen, serve
+from pointsman.web.server import serve
 from pointsman.web.stream import Broadcast
 
 OLD, NEW = "default/vllm-llama3-8b-instruct", "default/vllm-llama3-8b-instruct-new"

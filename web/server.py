@@ -4,8 +4,6 @@ Rules.  Nobody who does not read holds anything up: a write that the kernel does
 connection, and when the server ends, connections are closed whether or not their readers have read.
 """
 
-import errno
-import ipaddress
 import socket
 from typing import cast
 
@@ -17,6 +15,7 @@ from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import wrap_app
 from quart_trio import QuartTrio
 
+from pointsman.web.loopback import check_loopback
 from pointsman.web.stream import Broadcast
 
 WRITE_WITHIN = 10.0
@@ -28,41 +27,6 @@ GRACE = 1.0
 CONNECTIONS_MAX = 400
 """More than the streams that may be open, and pages beside them."""
 HEADER_BYTES_MAX = 32 * 1024
-
-
-class NotLoopback(Exception):
-    """The address can be reached by others."""
-
-
-def check_loopback(host: str) -> None:
-    """Raise `NotLoopback` for an address that is not this machine's own."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise NotLoopback(
-            f"the console's address is {host!r}, wanted loopback (127.0.0.1 or ::1): it has no sign-in yet, so whoever "
-            "reaches it could move traffic; from another machine use a tunnel: ssh -L 8090:127.0.0.1:8090 HOST"
-        )
-
-
-def listen(host: str, port: int, tries: int = 1) -> socket.socket:
-    """A listening socket on loopback, at `port` or one of the `tries - 1` after it; 0 lets the system choose."""
-    check_loopback(host)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for wanted in range(port, min(port + tries, 65_536)):
-        found = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind((host, wanted))
-            found.listen(128)
-            return found
-        except OSError as error:
-            found.close()
-            if error.errno != errno.EADDRINUSE or wanted == port + tries - 1:
-                raise
-    raise OSError(errno.EADDRINUSE, f"no free port on {host} from {port} on")
 
 
 class _Patient:
@@ -126,7 +90,7 @@ class _Connections:
                 self.none_left.set()
 
 
-async def _hold(connections: _Connections, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _hold(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     """Where connections live: whoever cancels the server does not cut what is being answered."""
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
@@ -141,7 +105,7 @@ async def serve(app: QuartTrio, listening: socket.socket, broadcast: Broadcast) 
     connections = _Connections(app)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
     async with trio.open_nursery() as outer:
-        handlers: trio.Nursery = await outer.start(lambda task_status: _hold(connections, task_status))
+        handlers: trio.Nursery = await outer.start(_hold)
         try:
             await trio.serve_listeners(connections.handle, [listener], handler_nursery=handlers)
         finally:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from pointsman.cluster.actuator import WriteRefused, digest_of, write_weights
+from pointsman.cluster.actuator import WriteRefused, end_of, write_weights
+from pointsman.cluster.manifests import file_version
 from pointsman.core.events import BackendRef, RouteObserved
 
 TEXT = b"""kind: HTTPRoute
@@ -20,7 +21,7 @@ spec:
 
 
 def route(data: bytes) -> RouteObserved:
-    return RouteObserved("default/r", (), source="r.yaml", version=digest_of(data))
+    return RouteObserved("default/r", (), source="r.yaml", version=file_version(data))
 
 
 NEW = BackendRef("default/new", 50, "InferencePool", "g")
@@ -33,7 +34,7 @@ def test_a_weight_is_written_and_read_back(tmp_path: Path) -> None:
     version = trio.run(write_weights, tmp_path, route(TEXT), 0, [NEW])
 
     assert path.read_bytes() == TEXT.replace(b"weight: 10", b"weight: 50")
-    assert version == digest_of(path.read_bytes())
+    assert version == file_version(path.read_bytes())
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert [p.name for p in tmp_path.iterdir()] == ["r.yaml"]
 
