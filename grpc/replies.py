@@ -4,17 +4,13 @@ Rules.  Header values go into `raw_value`; Envoy reads nothing else.
 Headers that stay as they are, are not mentioned.  A set without `append_action` overwrites.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import msgspec
 
+from pointsman.grpc.bodies import write_body
 from pointsman.grpc.control_headers import DESTINATION, DROPPED_REASON, SCORES
-from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
-    BodyResponse,
-    HeaderMutation,
-    ProcessingResponse,
-)
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HeaderMutation, ProcessingResponse
 
 CHUNK_BYTES_MAX = 62_000
 """Most body bytes in one answer: what the Go EPP sends, below Envoy's and gRPC's frame buffers of 64 KiB."""
@@ -99,32 +95,24 @@ def response_headers(remove_length: bool) -> bytes:
     return reply.SerializeToString()
 
 
-def _request_body(reply: ProcessingResponse) -> BodyResponse:
-    return reply.request_body
-
-
-def _response_body(reply: ProcessingResponse) -> BodyResponse:
-    return reply.response_body
-
-
-def _chunks(request: bool, body: bytes, end: bool) -> Iterator[bytes]:
-    field = _request_body if request else _response_body
-    for start in range(0, max(len(body), 1), CHUNK_BYTES_MAX):
-        reply = ProcessingResponse()
-        streamed = field(reply).response.body_mutation.streamed_response
-        streamed.body = body[start : start + CHUNK_BYTES_MAX]
-        streamed.end_of_stream = end and start + CHUNK_BYTES_MAX >= len(body)
-        yield reply.SerializeToString()
+def _chunks(request: bool, body: bytes, end: bool) -> list[bytes]:
+    size = len(body)
+    if size <= CHUNK_BYTES_MAX:
+        return [write_body(request, body, end)]
+    return [
+        write_body(request, body[start : start + CHUNK_BYTES_MAX], end and start + CHUNK_BYTES_MAX >= size)
+        for start in range(0, size, CHUNK_BYTES_MAX)
+    ]
 
 
 def request_chunks(body: bytes, end: bool) -> list[bytes]:
     """The request's body in chunks that the server gets; an empty body is one empty chunk."""
-    return list(_chunks(True, body, end))
+    return _chunks(True, body, end)
 
 
 def response_chunks(body: bytes, end: bool) -> list[bytes]:
     """Bytes of the response's body in chunks that the client gets."""
-    return list(_chunks(False, body, end))
+    return _chunks(False, body, end)
 
 
 def whole_response_body(body: bytes | None) -> bytes:

@@ -1,0 +1,114 @@
+"""Body chunks in and out without protobuf: most messages of a streamed response are nothing else.
+
+A message that holds only a body is read by its bytes, and one that answers it is written around the body;
+whatever has any other field goes through protobuf.  Field numbers come from the messages' descriptors.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+from google.protobuf.descriptor import Descriptor
+
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
+    BodyMutation,
+    BodyResponse,
+    CommonResponse,
+    HttpBody,
+    ProcessingRequest,
+    ProcessingResponse,
+    StreamedBodyResponse,
+)
+
+_VARINT, _BYTES = 0, 2
+"""Wire types."""
+_SMALL: Final = 128
+"""Field numbers and lengths below take one byte."""
+
+
+def _tag(message: Descriptor, field: str, kind: int) -> int:
+    tag = message.fields_by_name[field].number << 3 | kind
+    assert tag < _SMALL, f"{field} has a tag of more than one byte"
+    return tag
+
+
+_REQUEST: Final = _tag(ProcessingRequest.DESCRIPTOR, "request_body", _BYTES)
+_RESPONSE: Final = _tag(ProcessingRequest.DESCRIPTOR, "response_body", _BYTES)
+_BODY: Final = _tag(HttpBody.DESCRIPTOR, "body", _BYTES)
+_END: Final = bytes((_tag(HttpBody.DESCRIPTOR, "end_of_stream", _VARINT), 1))
+
+_ANSWER_BODY: Final = _tag(StreamedBodyResponse.DESCRIPTOR, "body", _BYTES)
+_ANSWER_END: Final = bytes((_tag(StreamedBodyResponse.DESCRIPTOR, "end_of_stream", _VARINT), 1))
+_INNER: Final = (
+    _tag(BodyMutation.DESCRIPTOR, "streamed_response", _BYTES),
+    _tag(CommonResponse.DESCRIPTOR, "body_mutation", _BYTES),
+    _tag(BodyResponse.DESCRIPTOR, "response", _BYTES),
+)
+"""From the innermost message outwards."""
+_OUTER: Final = {
+    True: _tag(ProcessingResponse.DESCRIPTOR, "request_body", _BYTES),
+    False: _tag(ProcessingResponse.DESCRIPTOR, "response_body", _BYTES),
+}
+
+
+def read_body(message: bytes) -> tuple[bool, bytes, bool] | None:
+    """Whose body a message holds (the request's?), its bytes and whether it ends; None where it is not only that."""
+    size = len(message)
+    if size < 2 or ((tag := message[0]) != _RESPONSE and tag != _REQUEST):
+        return None
+    length, at = message[1], 2
+    if length >= _SMALL:
+        length, at = _varint(message, 1)
+    if at + length != size:
+        return None
+    chunk = b""
+    if at < size and message[at] == _BODY:
+        if at + 1 == size:
+            return None
+        length, at = message[at + 1], at + 2
+        if length >= _SMALL:
+            length, at = _varint(message, at - 1)
+        chunk = message[at : at + length]
+        at += length
+    if at == size:
+        return tag == _REQUEST, chunk, False
+    return (tag == _REQUEST, chunk, True) if message[at:] == _END else None
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at` and where it ends; one that no message is long enough for where it is broken."""
+    value = shift = 0
+    for position in range(at, min(at + 5, len(data))):
+        byte = data[position]
+        value |= (byte & 127) << shift
+        if byte < _SMALL:
+            return value, position + 1
+        shift += 7
+    return 1 << 40, at
+
+
+def write_body(request: bool, chunk: bytes, end: bool) -> bytes:
+    """The answer that passes on `chunk` of the request's or the response's body."""
+    before = _before(request, len(chunk), end)
+    return b"%b%b%b" % (before, chunk, _ANSWER_END) if end else before + chunk
+
+
+@lru_cache(maxsize=8192)
+def _before(request: bool, size: int, end: bool) -> bytes:
+    """What stands before a chunk of `size` bytes."""
+    data = bytes((_ANSWER_BODY,)) + _number(size) if size else b""
+    inside = len(data) + size + (len(_ANSWER_END) if end else 0)
+    for tag in (*_INNER, _OUTER[request]):
+        prefix = bytes((tag,)) + _number(inside)
+        data = prefix + data
+        inside += len(prefix)
+    return data
+
+
+def _number(value: int) -> bytes:
+    """A varint."""
+    out = bytearray()
+    while value >= _SMALL:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
