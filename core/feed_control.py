@@ -54,7 +54,7 @@ from pointsman.core.feed import (
     encode_frame,
 )
 from pointsman.core.feed_tail import Commit, Key, Tail
-from pointsman.core.marks import FinishedMark, RefusedMark, RoutedMark, StartedMark, skim
+from pointsman.core.marks import MARKS, Mark, skim
 from pointsman.core.openrequests import OpenRequests
 from pointsman.core.projection import ClusterState
 from pointsman.core.snapshot import encode_snapshot
@@ -62,7 +62,8 @@ from pointsman.core.snapshot import encode_snapshot
 ENDED_MAX = 64
 """Ended epochs that are remembered, to refuse them; a process that was thought dead says so within seconds."""
 
-_WRITTEN_BY_PICKERS = (RoutedMark, RefusedMark, StartedMark, FinishedMark, *PICKER_EVENTS)
+_WRITTEN_BY_PICKERS = (*MARKS, *PICKER_EVENTS)
+_CLASSES = {int(kind): kind for kind in (Class.CONTROL, Class.TRAFFIC)}
 
 
 class LogView(Protocol):
@@ -100,14 +101,14 @@ class Ledger:
         self.taken = taken
         self.committed = taken
         self.adopted_to = adopted_to
-        self.backlog: deque[tuple[Class, bytes]] = deque()
+        self.backlog: deque[tuple[Class, bytes, Event | Mark]] = deque()
         self.ended = False
         self.lost = 0
         """Entries that the log was told are lost."""
 
     def append(self, event: Event) -> None:
         """Put an event of the control process about this epoch in line."""
-        self.backlog.append((Class.CONTROL, encode(event)))
+        self.backlog.append((Class.CONTROL, encode(event), event))
 
     def skip_to(self, n: int) -> None:
         """Tell the log that the entries between what was taken and `n` are lost."""
@@ -231,11 +232,8 @@ class ControlEnd:
         match frame:
             case Foreign(first, last, log_id):
                 self._adopt(ledger, max(first, ledger.taken + 1), last, log_id)
-            case Entries(first_n, kinds, bodies):
-                if len(kinds) != len(bodies):
-                    raise FeedError(f"Entries with {len(kinds)} classes for {len(bodies)} bodies")
-                for n, (kind, body) in enumerate(zip(kinds, bodies, strict=True), first_n):
-                    self._enter(ledger, n, kind, body)
+            case Entries():
+                self._enter(ledger, frame)
             case _:
                 raise FeedError(f"{type(frame).__name__} on an open connection")
 
@@ -244,24 +242,31 @@ class ControlEnd:
             ledger.append(EntriesAdopted(*ledger.key, first, last, log_id))
             ledger.adopted_to = last
 
-    def _enter(self, ledger: Ledger, n: int, kind: int, body: bytes) -> None:
-        if n <= ledger.taken:
-            self._acknowledge = True
-            return
-        if kind not in (Class.TRAFFIC, Class.CONTROL):
-            raise FeedError(f"entry {n} has class {kind}, wanted control or traffic")
-        try:
-            event = skim(kind, body)
-        except UNREADABLE as error:
-            raise FeedError(f"entry {n} of {len(body)} bytes is none of a picker's: {error}") from error
-        if not isinstance(event, _WRITTEN_BY_PICKERS):
-            raise FeedError(f"entry {n} is {type(event).__name__}, which pickers do not write")
-        origin = event.origin
-        if (origin.picker, origin.epoch) != ledger.key or origin.n != n:
-            raise FeedError(f"entry {n} of {ledger.key} says it is entry {origin.n} of {(origin.picker, origin.epoch)}")
-        ledger.skip_to(n)
-        ledger.backlog.append((Class(kind), body))
-        ledger.taken = n
+    def _enter(self, ledger: Ledger, frame: Entries) -> None:
+        if len(frame.kinds) != len(frame.bodies):
+            raise FeedError(f"Entries with {len(frame.kinds)} classes for {len(frame.bodies)} bodies")
+        picker, epoch = ledger.key
+        for n, (kind, body) in enumerate(zip(frame.kinds, frame.bodies, strict=True), frame.first_n):
+            if n <= ledger.taken:
+                self._acknowledge = True
+                continue
+            if kind not in _CLASSES:
+                raise FeedError(f"entry {n} has class {kind}, wanted control or traffic")
+            try:
+                event = skim(kind, body)
+            except UNREADABLE as error:
+                raise FeedError(f"entry {n} of {len(body)} bytes is none of a picker's: {error}") from error
+            if not isinstance(event, _WRITTEN_BY_PICKERS):
+                raise FeedError(f"entry {n} is {type(event).__name__}, which pickers do not write")
+            origin = event.origin
+            if origin.n != n or origin.epoch != epoch or origin.picker != picker:
+                raise FeedError(
+                    f"entry {n} of {picker} {epoch} says it is {origin.n} of {origin.picker} {origin.epoch}"
+                )
+            if n > ledger.taken + 1:
+                ledger.skip_to(n)
+            ledger.backlog.append((_CLASSES[kind], body, event))
+            ledger.taken = n
 
     # --- the handshake ----------------------------------------------------------------------------
 

@@ -5,38 +5,23 @@ Rules.
   not wait.  After entries were dropped, or lost by a log that was restored, one lists the open requests.
 - Degraded is what `_trouble` says.  The entry that says so is the picker's own and goes the way of all others.
   A picker that was never fed has nothing to lose and says nothing.
-- The cluster state changes only by a Snapshot or a whole Batch, so it always stands where a commit ended.
-- After a Batch that does not fold, the state is not trusted to go on from: the next Hello has none.
-  After one that cannot be read, the next Hello asks for a Snapshot.
 - `now` is monotonic, `at` is seconds since 1970, for people.
 """
-
-from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 import msgspec
 
 from pointsman.core.events import (
-    Class,
-    EndpointChanged,
-    EndpointJoined,
-    EndpointLeft,
-    Event,
     FeedLost,
     FeedRestored,
     OpenRequestsListed,
     Origin,
-    PickerEnded,
     PickerEvent,
     PickerStarted,
-    decode,
 )
 from pointsman.core.feed import (
-    OWN,
     PROTOCOL,
     SILENCE,
     TO_PICKER_BYTES_MAX,
-    UNREADABLE,
     Acknowledged,
     Advice,
     Batch,
@@ -55,44 +40,9 @@ from pointsman.core.feed import (
     encode_frame,
 )
 from pointsman.core.feed_buffer import BUFFER_BYTES_MAX, EntryBuffer
-from pointsman.core.marks import RefusedMark
-from pointsman.core.packing import Ints, pack
+from pointsman.core.feed_state import FedState, TrafficSide, read_snapshot
+from pointsman.core.packing import pack
 from pointsman.core.projection import ClusterState
-from pointsman.core.snapshot import decode_snapshot
-
-
-class TrafficSide(Protocol):
-    """What the feed tells the traffic state."""
-
-    degraded: bool
-
-    def follow(self, cluster: ClusterState) -> None:
-        """Clear the rows of endpoints that are gone."""
-        ...
-
-    def observe(self, event: Event, cluster: ClusterState) -> None:
-        """Take an entry of anybody else."""
-        ...
-
-    def replace_foreign(self, requests: Mapping[tuple[str, int], Mapping[int, int]], cluster: ClusterState) -> None:
-        """Take the open requests of other epochs in place of what was known."""
-        ...
-
-    def advise(self, numbers: Iterable[int]) -> None:
-        """Avoid these endpoints."""
-        ...
-
-    def withdraw(self, numbers: Iterable[int]) -> None:
-        """Avoid these endpoints no longer."""
-        ...
-
-    def clear_advice(self) -> None:
-        """Avoid nobody."""
-        ...
-
-    def open_numbers(self) -> Ints:
-        """The numbers of the own decisions whose requests are open, ascending."""
-        ...
 
 
 class PickerIdentity(msgspec.Struct, frozen=True):
@@ -130,24 +80,17 @@ class PickerEnd:
 
     def __init__(self, me: PickerIdentity, traffic: TrafficSide, buffer_bytes_max: int = BUFFER_BYTES_MAX) -> None:
         self.me = me
-        self.cluster: ClusterState | None = None
         self.degraded = True
         self.cause = "never fed"
         self.buffer = EntryBuffer(buffer_bytes_max)
-        self._key = (me.picker, me.epoch)
+        self.state = FedState((me.picker, me.epoch), traffic)
         self._traffic = traffic
         traffic.degraded = True
-        self._log_id = ""
-        self.digest = b""
-        """Of the batch that ended where the cluster state stands."""
-        self._trusted = False
-        self._unreadable = False
         self._foreign: list[Foreign] = []
         self._started_n = 0
         self._fed = False
         self._lost_at = 0.0
-        self._advised: dict[int, int] = {}
-        self._snapshots = self._batches = self._connections = 0
+        self._connections = 0
         self._connected = False
         self._begin_connection(0.0)
         self._start()
@@ -161,6 +104,11 @@ class PickerEnd:
         self._replaced = False
         self._heartbeat: Heartbeat | None = None
         self._heard = now
+
+    @property
+    def cluster(self) -> ClusterState | None:
+        """The cluster state at the last commit that came; None before the first Snapshot."""
+        return self.state.cluster
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -189,18 +137,18 @@ class PickerEnd:
         self._connections += 1
         self._begin_connection(now)
         self.buffer.rewind()
-        state = self.cluster if self._trusted else None
+        position, digest = self.state.known
         hello = Hello(
             protocol=PROTOCOL,
             picker=self.me.picker,
             epoch=self.me.epoch,
             build=self.me.build,
-            log_id=self._log_id if state is not None else "",
-            position=state.position if state is not None else 0,
-            digest=self.digest if state is not None else b"",
+            log_id=self.state.log_id if position else "",
+            position=position,
+            digest=digest,
             last_n=self.buffer.last_n,
             first_unacknowledged=self.buffer.first_unacknowledged,
-            snapshot=self._unreadable,
+            snapshot=self.state.unreadable,
         )
         self._outbox.append(encode_frame(hello))
 
@@ -251,18 +199,16 @@ class PickerEnd:
     def _follow(self, frame: ToPicker) -> None:
         match frame:
             case Batch():
-                self._apply(frame)
+                self.state.apply(frame)
+                self._acknowledge(frame.acknowledged)
             case Heartbeat():
                 self._heartbeat = frame
             case Acknowledged(n):
                 self._acknowledge(n)
             case Advice(numbers, after):
-                self._advised.update(dict.fromkeys(numbers, after))
-                self._traffic.advise(numbers)
+                self.state.advise(numbers, after)
             case Withdrawn(numbers):
-                for number in numbers:
-                    self._advised.pop(number, None)
-                self._traffic.withdraw(numbers)
+                self.state.withdraw(numbers)
             case _:
                 raise FeedError(f"{type(frame).__name__} on an open connection")
 
@@ -275,11 +221,10 @@ class PickerEnd:
     def _welcomed(self, welcome: Welcome) -> None:
         if self._welcome is not None:
             raise FeedError("a second Welcome on one connection")
-        if welcome.continues and not self._trusted:
+        if welcome.continues and not self.state.known[0]:
             raise FeedError("a Welcome that continues a state which was not told")
         self._welcome = welcome
-        self._advised.clear()
-        self._traffic.clear_advice()
+        self.state.clear_advice()
         self._acknowledge(welcome.acknowledged)
         if welcome.continues:
             self._stand(welcome)
@@ -287,31 +232,24 @@ class PickerEnd:
     def _replace(self, snapshot: Snapshot, welcome: Welcome) -> None:
         if self._replaced:
             raise FeedError("a second Snapshot on one connection")
-        try:
-            cluster = decode_snapshot(snapshot.state)
-        except (*UNREADABLE, LookupError, ValueError) as error:
-            raise FeedError(f"a Snapshot of {len(snapshot.state)} bytes that is none of ours: {error}") from error
-        if cluster.position != snapshot.position:
-            raise FeedError(f"a Snapshot of position {snapshot.position} that holds {cluster.position}")
+        cluster = read_snapshot(snapshot)
         if not welcome.continues:
             self._mark_foreign()
-        self.cluster = cluster
+        self.state.replace(cluster, snapshot, welcome.log_id)
         self._replaced = True
-        self._unreadable = False
-        self._snapshots += 1
-        self._log_id, self.digest, self._trusted = welcome.log_id, snapshot.digest, True
-        self._traffic.follow(cluster)
-        self._traffic.replace_foreign({(o.picker, o.epoch): o.requests for o in snapshot.open}, cluster)
         if not self._standing:
-            if self._key not in cluster.epochs and self._started_n < self.buffer.first_unacknowledged:
+            if (
+                self.me.picker,
+                self.me.epoch,
+            ) not in cluster.epochs and self._started_n < self.buffer.first_unacknowledged:
                 self._start()  # another log: it too has to know the versions that decide
             self._stand(welcome)
 
     def _mark_foreign(self) -> None:
         """What was decided up to here rests on the state that is replaced."""
         first = max(self.buffer.first_unacknowledged, self._foreign[-1].last + 1 if self._foreign else 1)
-        if self._log_id and first <= self.buffer.last_n:
-            self._foreign.append(Foreign(first, self.buffer.last_n, self._log_id))
+        if self.state.log_id and first <= self.buffer.last_n:
+            self._foreign.append(Foreign(first, self.buffer.last_n, self.state.log_id))
 
     def _stand(self, welcome: Welcome) -> None:
         self._standing = True
@@ -319,72 +257,6 @@ class PickerEnd:
         self.buffer.skip(welcome.taken)
         if welcome.taken < self.buffer.first_unacknowledged - 1:
             self._list_open()  # an older copy of the log, which has lost ends that another had acknowledged
-
-    def _apply(self, batch: Batch) -> None:
-        cluster = self.cluster
-        assert cluster is not None, "a picker that stands on a log has a state"
-        if batch.first != cluster.position + 1:
-            raise FeedError(f"a Batch from {batch.first} after position {cluster.position}")
-        if len(batch.kinds) - batch.kinds.count(OWN) != len(batch.bodies):
-            raise FeedError(f"a Batch of {len(batch.kinds)} classes with {len(batch.bodies)} bodies")
-        try:
-            bodies = iter(batch.bodies)
-            events = [None if kind == OWN else decode(next(bodies)) for kind in batch.kinds]
-        except UNREADABLE as error:
-            self._unreadable = True
-            raise FeedError(f"the Batch from {batch.first} holds what is no event of ours: {error}") from error
-        try:
-            for kind, event in zip(batch.kinds, events, strict=True):
-                self._fold(cluster, kind, event)
-        except (LookupError, ValueError, AssertionError) as error:
-            self._trusted = False
-            what = f"{type(error).__name__}: {error}"
-            raise FeedError(f"the Batch from {batch.first} does not fold at {cluster.position}: {what}") from error
-        self.digest = batch.digest
-        self._batches += 1
-        self._settle(batch, cluster)
-
-    def _settle(self, batch: Batch, cluster: ClusterState) -> None:
-        known = cluster.epochs.get(self._key)
-        if batch.acknowledged and known is not None and known.highest_n < batch.acknowledged:
-            self._trusted = False
-            raise FeedError(f"the Batch from {batch.first} acknowledges {batch.acknowledged} after {known.highest_n}")
-        self._acknowledge(batch.acknowledged)
-
-    def _fold(self, cluster: ClusterState, kind: int, event: Event | None) -> None:
-        position = cluster.position + 1
-        if event is None:
-            known = cluster.epochs.get(self._key)
-            n = 0 if known is None else known.highest_n + 1
-            cluster.apply_event(position, RefusedMark(Origin(*self._key, n, 0)))
-            return
-        cluster.apply_event(position, event)
-        self._traffic.follow(cluster)
-        match event:
-            case PickerEnded(picker, epoch) if (picker, epoch) == self._key:
-                raise EpochRefusedError(f"the log says at {position} that this epoch has ended: {event.cause}")
-            case FeedLost(origin) | FeedRestored(origin) | PickerStarted(origin) | OpenRequestsListed(origin) if (
-                origin.picker,
-                origin.epoch,
-            ) == self._key:
-                pass
-            case _:
-                self._traffic.observe(event, cluster)
-        if kind == Class.MEMBERSHIP and self._advised:
-            self._end_advice(cluster, event)
-
-    def _end_advice(self, cluster: ClusterState, event: Event) -> None:
-        match event:
-            case EndpointJoined(number) | EndpointChanged(number) | EndpointLeft(number):
-                after = self._advised.pop(number, None)
-                if after is not None and cluster.position <= after and number in cluster.endpoints:
-                    self._advised[number] = after  # committed before the removal was seen
-                    self._traffic.advise((number,))
-                else:
-                    self._traffic.withdraw((number,))
-            case _:
-                pass
-        self._advised = {number: after for number, after in self._advised.items() if number in cluster.endpoints}
 
     # --- degraded ---------------------------------------------------------------------------------
 
@@ -430,6 +302,6 @@ class PickerEnd:
             unacknowledged_bytes=self.buffer.bytes,
             dropped=self.buffer.dropped,
             connections=self._connections,
-            snapshots=self._snapshots,
-            batches=self._batches,
+            snapshots=self.state.snapshots,
+            batches=self.state.batches,
         )

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 from pointsman.core.events import PICKER_EVENTS, Class, Entry, decode
 from pointsman.core.feed import OWN, Batch, FeedError, encode_frame
-from pointsman.core.marks import FinishedMark, RefusedMark, RoutedMark, StartedMark, skim
+from pointsman.core.marks import MARKS, skim
 
 TAIL_BYTES_MAX = 32 << 20
 """Ten seconds of other pickers' traffic at 10,000 entries/s; a snapshot costs less than more of it."""
@@ -18,8 +18,6 @@ TAIL_COMMITS_MAX = 8192
 
 Key: TypeAlias = tuple[str, int]
 """Picker and epoch."""
-
-_TRAFFIC_MARKS = (RoutedMark, RefusedMark, StartedMark, FinishedMark)
 
 
 class Commit(Protocol):
@@ -78,7 +76,7 @@ class TailCommit:
     def _note_owner(self, entry: Entry) -> Key | None:
         if entry.kind == Class.TRAFFIC:
             mark = skim(entry.kind, entry.body)
-            assert isinstance(mark, _TRAFFIC_MARKS), "the class of an entry says how it is skimmed"
+            assert isinstance(mark, MARKS), "the class of an entry says how it is skimmed"
             key = (mark.origin.picker, mark.origin.epoch)
             self.highest[key] = mark.origin.n
             self._own[key] = self._own.get(key, 0) + len(entry.body)

@@ -91,6 +91,10 @@ class Appender:
         """Queue an event that a picker process encoded; `msgspec.DecodeError` where the bytes are none."""
         return self._queue(kind, body, skim(kind, body))
 
+    def append_skimmed_nowait(self, kind: Class, body: bytes, event: Event | Mark) -> int:
+        """Queue an event that a picker process encoded and the feed has skimmed."""
+        return self._queue(kind, body, event)
+
     def _queue(self, kind: int, body: bytes, event: Event | Mark) -> int:
         writer, queued = self._writer, self._queued_bytes + len(body)
         if queued > self._bytes_easy or self._queued_position >= self._position_easy:

@@ -21,10 +21,11 @@ from pathlib import Path
 import msgspec
 import trio
 
-from pointsman.core.events import Class
+from pointsman.core.events import Class, Event
 from pointsman.core.feed import HEARTBEAT, FeedError, Hello
 from pointsman.core.feed_control import ControlEnd, ControlFeed, Health, LogView
 from pointsman.core.feed_tail import Commit, Key, Tail
+from pointsman.core.marks import Mark
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.log import Log
@@ -46,8 +47,8 @@ SOCKET_PATH_BYTES_MAX = 107
 
 _logger = logging.getLogger("pointsman.feed")
 
-Append = Callable[[Class, bytes], object]
-"""Queues an encoded event for the log; `LogFullError` where there is no room."""
+Append = Callable[[Class, bytes, Event | Mark], object]
+"""Queues an event, encoded and skimmed, for the log; `LogFullError` where there is no room."""
 
 
 class FeedStatistics(msgspec.Struct, frozen=True):
@@ -111,7 +112,7 @@ class FeedHub:
         return cls(
             log=log,
             tail=Tail(log.head.position, log.head.digest),
-            append=appender.append_encoded_nowait,
+            append=appender.append_skimmed_nowait,
             digest_at=partial(_digest_at, log.directory),
             queued=lambda: appender.statistics().queued_events,
         )

@@ -21,15 +21,17 @@ from pointsman.core.events import (
     decode,
     encode,
 )
-from pointsman.core.feed import Hello
+from pointsman.core.feed import Framer, Hello, decode_to_picker
 from pointsman.core.feed_control import ControlEnd, ControlFeed
 from pointsman.core.feed_picker import PickerEnd, PickerIdentity
 from pointsman.core.feed_tail import Tail
 from pointsman.core.openrequests import OpenRequests
 from pointsman.core.projection import ClusterState
+from pointsman.core.snapshot import encode_snapshot
 from pointsman.core.traffic import TrafficState
 
 POOL = "default/llama"
+KEY = ("picker-0", 7)
 
 
 class MemoryCommit(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class MemoryLog:
         """Empty the backlogs into the queue, as far as it has room."""
         for ledger in feed.ledgers.values():
             while ledger.backlog and len(self.queue) < self.room:
-                self.queue.append(ledger.backlog.popleft())
+                self.queue.append(ledger.backlog.popleft()[:2])
 
     def commit(self) -> MemoryCommit | None:
         """Commit what is queued."""
@@ -255,3 +257,22 @@ def numbers_in(log: MemoryLog, key: tuple[str, int]) -> list[int]:
         elif type(event).__name__ == "EntriesLost" and (event.picker, event.epoch) == key:  # type: ignore[union-attr]
             found.extend(range(event.first, event.last + 1))  # type: ignore[union-attr]
     return found
+
+
+def control_with(count: int = 3, **tail_limits: int) -> Control:
+    control = Control(MemoryLog(), **tail_limits)
+    control.commit(*members(count))
+    return control
+
+
+def same_state(picker: PickerEnd, control: Control) -> bool:
+    assert picker.cluster is not None
+    return encode_snapshot(picker.cluster) == encode_snapshot(control.log.state)
+
+
+def events_of(control: Control, *kinds: type) -> list[Event]:
+    return [event for event in control.log.events() if isinstance(event, kinds)]
+
+
+def frames_down(line: Line) -> list[object]:
+    return [decode_to_picker(body) for body in Framer(1 << 30).receive(bytes(line.down))]

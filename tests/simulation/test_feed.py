@@ -52,7 +52,7 @@ class Life:
         """Record, and remember what found room."""
         buffer = self.end.buffer
         if event is not None:
-            self.rests_on[event.origin.n] = self.end.digest
+            self.rests_on[event.origin.n] = self.end.state.digest
             EntryBuffer.record(buffer, event)
         if not buffer.dropping:
             entry = buffer._unsent[-1]
@@ -293,7 +293,7 @@ class FeedMachine(RuleBasedStateMachine):
     def every_state_is_that_of_the_log_at_the_same_position(self) -> None:
         for life in self.lives.values():
             if life.end.cluster is not None:
-                assert encode_snapshot(life.end.cluster) == self.states[life.end.digest]
+                assert encode_snapshot(life.end.cluster) == self.states[life.end.state.digest]
 
     @invariant()
     def every_number_is_in_the_log_once_and_in_order(self) -> None:
