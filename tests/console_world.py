@@ -1,11 +1,16 @@
 """A console over a log that real decisions made, for the tests of its pages."""
 
+import http.client
+import json
+import queue
 import random
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -47,6 +52,7 @@ from pointsman.web.replayer import Replayer
 from pointsman.web.server import serve
 from pointsman.web.stream import Broadcast
 
+T = TypeVar("T")
 OLD, NEW = "default/vllm-llama3-8b-instruct", "default/vllm-llama3-8b-instruct-new"
 ROUTE = "default/llm-route"
 EPOCH = 0x1D2C3B4A59687706
@@ -202,31 +208,35 @@ def sample(source: random.Random) -> LoadSampled:
 
 
 @asynccontextmanager
-async def world(home: Path, requests: int = 30, seed: int = 1) -> AsyncIterator[World]:
-    """A world with this many requests behind it."""
+async def world(home: Path, requests: int = 30, seed: int = 1, *, fresh: bool = True) -> AsyncIterator[World]:
+    """A world with this many requests behind it; one that is not fresh goes on with the log that is there."""
     log = open_log(home / "log", "test")
     source = random.Random(seed)
     broadcast = Broadcast()
     appender = Appender(log, lambda commit: broadcast.changed("log", "strip"))
     model = ReadModelWriter(home / "readmodel.db", home / "log")
     made = World(home, appender, model, broadcast)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(appender.run)
-        nursery.start_soon(made.replayer.run, made.watch.looked_at, lambda: broadcast.changed("strip"))
-        await appender.append_many(membership())
-        made.n = 1
-        for i in range(requests):
-            if i % 3 == 0:
-                await appender.append(sample(source))
-            await made.request(source, OLD if source.random() < 0.9 else NEW, finish=i != requests - 1)
-        await made.index()
-        try:
-            yield made
-        finally:
-            model.close()
-            appender.close()
-            await appender.wait_committed(log.head.position)
-            nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(appender.run)
+            nursery.start_soon(made.replayer.run, made.watch.looked_at, lambda: broadcast.changed("strip"))
+            if fresh:
+                await appender.append_many(membership())
+            made.n = 1
+            for i in range(requests):
+                if i % 3 == 0:
+                    await appender.append(sample(source))
+                await made.request(source, OLD if source.random() < 0.9 else NEW, finish=i != requests - 1)
+            await made.index()
+            try:
+                yield made
+            finally:
+                model.close()
+                appender.close()
+                await appender.wait_committed(log.head.position)
+                nursery.cancel_scope.cancel()
+    finally:
+        log.close()
 
 
 @asynccontextmanager
@@ -239,3 +249,85 @@ async def served(made: World, port: int = 0) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             nursery.cancel_scope.cancel()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the console answered."""
+
+    status: int
+    headers: dict[str, str]
+    """By lower-case name; the last of each."""
+    body: str
+
+    @property
+    def json(self) -> Any:
+        """The body decoded."""
+        return json.loads(self.body)
+
+
+class Running:
+    """A served world in a thread of its own, for tests that are not asynchronous."""
+
+    def __init__(self, made: World, url: str, token: trio.lowlevel.TrioToken) -> None:
+        self.world = made
+        self.url = url
+        self.port = int(url.rpartition(":")[2])
+        self._token = token
+
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """Run an async function beside the console and return what it returns."""
+        return trio.from_thread.run(function, *arguments, trio_token=self._token)
+
+    def ask(
+        self, path: str, method: str = "GET", body: str | bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request over a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            found = connection.getresponse()
+            names = {name.lower(): value for name, value in found.getheaders()}
+            return Answer(found.status, names, found.read().decode())
+        finally:
+            connection.close()
+
+    def request(self, pool: str = OLD, finish: bool = True) -> int:
+        """One more decision, indexed; its position."""
+
+        async def make() -> int:
+            position = await self.world.request(random.Random(self.world.n), pool, finish=finish)
+            await self.world.index()
+            return position
+
+        return self.call(make)
+
+
+@contextmanager
+def running(home: Path, requests: int = 30) -> Iterator[Running]:
+    """A world with its console, served until the context ends."""
+    ready: queue.Queue[Running | BaseException] = queue.Queue()
+    ended = threading.Event()
+
+    async def live() -> None:
+        async with world(home, requests) as made, served(made) as url:
+            ready.put(Running(made, url, trio.lowlevel.current_trio_token()))
+            await trio.to_thread.run_sync(ended.wait)
+
+    def run() -> None:
+        try:
+            trio.run(live)
+        except BaseException as error:
+            ready.put(error)
+            raise
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        found = ready.get(timeout=30)
+        if isinstance(found, BaseException):
+            raise found
+        yield found
+    finally:
+        ended.set()
+        thread.join(timeout=30)
+        assert not thread.is_alive(), "the console did not end"

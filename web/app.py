@@ -129,10 +129,11 @@ def _html(console: Console, view: Callable[..., Awaitable[Reply]]) -> Callable[.
     async def answer(**arguments: object) -> Response:
         reply = await view(console, **arguments)
         if reply.location:
-            return Response(status=303, headers={"Location": reply.location})
+            return Response(b"", status=303, headers={"Location": reply.location})
         fragment = reply.fragment if request.headers.get("HX-Request") == "true" and reply.fragment else ""
         console.watch.seen()
-        context = {"strip": strip(console), "navigation": navigation(console, request.path)} | reply.context
+        shared = {"strip": strip(console), "navigation": navigation(console, request.path), "fragment": bool(fragment)}
+        context = shared | reply.context
         html = await render(fragment or reply.template, **context)
         response = await make_response(html, reply.status)
         assert isinstance(response, Response)
@@ -147,7 +148,7 @@ def _json(console: Console, view: Callable[..., Awaitable[Reply]]) -> Callable[.
     async def answer(**arguments: object) -> Response:
         reply = await view(console, **arguments)
         if reply.location:
-            return Response(status=303, headers={"Location": "/api/v1" + reply.location})
+            return Response(b"", status=303, headers={"Location": "/api/v1" + reply.location})
         return Response(_encode(reply.data), status=reply.status, content_type="application/json")
 
     return answer

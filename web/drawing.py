@@ -124,8 +124,12 @@ def _junction_tall(title: str, source: Sequence[str], branches: Sequence[Branch]
     parts = ['<rect x="0" y="0" width="320" height="56" class="fill-1" opacity="0.12"/>']
     parts.append(f'<text x="12" y="24" font-size="14" font-weight="650">{escape(source[0])}</text>')
     parts.append(f'<text x="12" y="44" font-size="12" class="soft">{escape(" · ".join(source[1:]))}</text>')
-    y = 150
+    y, seen = 150, 0.0
     for branch in branches:
+        if branch.share is not None:
+            ends = f'x1="{width * seen + 1:.1f}" x2="{max(width * (seen + branch.share) - 1, width * seen + 2):.1f}"'
+            parts.append(f'<line {ends} y1="127" y2="127" class="rule"/>')
+            seen += branch.share
         share = width * branch.weight / total
         parts.append(
             f'<rect x="{left:.1f}" y="56" width="{share:.1f}" height="64" class="ribbon fill-{branch.colour}"/>'

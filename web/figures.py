@@ -111,7 +111,7 @@ async def since_moved(console: Console, routes: Sequence[str]) -> dict[str, Coun
                 move = next(iter(model.moves(route, 1)), None)
                 if move is not None and now - move.recorded_at < OBSERVED:
                     age = max(0.0, now - move.recorded_at)
-                    over = f"the {words.duration(age)} since the weights are these"
+                    over = f"the last {age:.0f} s, since the weights were set"
                     found[route] = Counted(model.counts_after(move.position, move.recorded_at), over)
                     continue
                 if whole is None:

@@ -7,7 +7,7 @@ import msgspec
 import trio
 from quart import request
 
-from pointsman.core.events import Class, Entry, Event, RequestRefused, RequestRouted, class_of_type
+from pointsman.core.events import Class, Entry, Event, Origin, RequestRefused, RequestRouted, class_of_type
 from pointsman.eventlog.reader import LogReader
 from pointsman.web import words
 from pointsman.web.console import Console, strip
@@ -16,7 +16,7 @@ from pointsman.web.pages import BadQuery, Reply, number, plain
 PAGE = 100
 """Entries to a page."""
 CLASSES = tuple(kind.name.lower() for kind in Class)
-TEXT_MAX = 160
+TEXT_MAX = 240
 WHOLE_MAX = 20_000
 SCAN_MAX = 200_000
 """Entries looked through for rare ones before a page is shown as it is."""
@@ -74,6 +74,8 @@ def _empty(value: object) -> bool:
 def _value(value: object) -> str:
     if isinstance(value, bytes):
         return value.hex() if len(value) <= 16 else f"{len(value)} bytes"
+    if isinstance(value, Origin):
+        return f"{value.picker} n {value.n:,} applied #{value.applied:,}"
     if isinstance(value, msgspec.Struct):
         fields = msgspec.structs.asdict(value).items()
         return "(" + ", ".join(f"{k} {_value(v)}" for k, v in fields if not _empty(v)) + ")"

@@ -233,8 +233,14 @@ def _config(state: ClusterState, pool: str) -> dict[str, object]:
             "name": placed.plugin,
             "type": config.declared(placed.plugin).type,
             "weight": drawing.number(placed.weight, 2) if any(placed.plugin == s[0] for s in profile.scorers) else "",
-            "parameters": msgspec.json.encode(config.parameters(placed.plugin)).decode(),
+            "parameters": _parameters(config.parameters(placed.plugin)),
         }
         for placed in config.profiles[0].plugins
     ]
     return {"source": accepted.source if accepted else "the built-in default", "plugins": plugins}
+
+
+def _parameters(plugin: msgspec.Struct) -> str:
+    """What is set, as `name value`."""
+    told = {k: v for k, v in msgspec.to_builtins(plugin).items() if v is not None and v not in ("", [], {})}
+    return ", ".join(f"{k} {v if isinstance(v, str) else msgspec.json.encode(v).decode()}" for k, v in told.items())

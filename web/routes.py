@@ -212,8 +212,9 @@ def _changed(row: ChangeRow, keys: Sequence[str]) -> ChangeView:
 
 def _moved(row: MoveRow, keys: Sequence[str], source: str) -> ChangeView:
     weights = _arrows(row.before, row.backends, keys)
-    what = f"edited {source or 'elsewhere'}" if row.before else f"first seen in {source or 'its source'}"
-    return ChangeView(words.moment(row.recorded_at), "not by this console", what, weights, "seen", "", "", row.position)
+    what = "edited there, not by this console" if row.before else "as it was first seen"
+    at = words.moment(row.recorded_at)
+    return ChangeView(at, source or "its source", what, weights, "seen", "", "", row.position)
 
 
 def _arrows(
