@@ -11,6 +11,7 @@ from grpclib.const import Cardinality, Handler, Status
 
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.grpc.actions import Action, Decide, End, Finished, Refuse, Reply, Started
+from pointsman.grpc.bodies import read_body
 from pointsman.grpc.calls import RefusedMessage, Turn, inflated
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.picking import Feed, Picking, Refusal
@@ -69,6 +70,8 @@ class Exchange:
         """Take a message's bytes; raises `RefusedMessage` where they are none."""
         if compressed:
             data = inflated(data, self._message_bytes_max)
+        if (body := read_body(data)) is not None:
+            return self._perform(self._stream.receive_body(*body, now))
         try:
             message = ProcessingRequest.FromString(data)
         except DecodeError as error:
@@ -93,7 +96,7 @@ class Exchange:
         for action in actions:
             if isinstance(action, Reply):
                 replies.append(action.data)
-            elif isinstance(action, Decide | Refuse):
+            elif isinstance(action, (Decide, Refuse)):
                 assert len(actions) == 1, "a wish stands alone"
                 return self._perform(self._decide(action))
             elif isinstance(action, Started):

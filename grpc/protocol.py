@@ -91,8 +91,9 @@ class Stream:
             return []
         kind = message.WhichOneof("request")
         if kind == "response_body":
-            actions = self._responding().body(message.response_body, now)
-        elif kind == "response_headers":
+            body = message.response_body
+            return self.receive_body(False, body.body, _ends(body), now)
+        if kind == "response_headers":
             actions = self._responding().headers(message.response_headers, message.metadata_context, now)
         elif kind == "response_trailers":
             actions = self._responding().trailers(now)
@@ -101,6 +102,20 @@ class Stream:
         else:
             return self._receive_request(kind, message, now)
         if self._response is not None and self._response.ended:
+            self._phase = Phase.ENDED
+        return actions
+
+    def receive_body(self, request: bool, chunk: bytes, end: bool, now: float) -> list[Action]:
+        """Take a chunk of the request's body, or of the response's."""
+        if self._phase is Phase.ENDED:
+            return []
+        if request:
+            if self._phase is Phase.NEW:
+                self._received = now
+            return self._request_body(chunk, end)
+        response = self._response or self._responding()
+        actions = response.body(chunk, end, now)
+        if response.ended:
             self._phase = Phase.ENDED
         return actions
 
@@ -114,7 +129,7 @@ class Stream:
         if kind == "request_headers":
             return self._request_headers(message.request_headers, message)
         if kind == "request_body":
-            return self._request_body(message.request_body)
+            return self._request_body(message.request_body.body, _ends(message.request_body))
         return self._request_trailers()
 
     def _request_headers(self, message: HttpHeaders, outer: ProcessingRequest) -> list[Action]:
@@ -140,12 +155,11 @@ class Stream:
             return self._check_size(int(length))
         return []
 
-    def _request_body(self, message: HttpBody) -> list[Action]:
+    def _request_body(self, chunk: bytes, end: bool) -> list[Action]:
         if self._phase is Phase.NEW:
             self._phase = Phase.BODY
         elif self._phase is not Phase.BODY or self._body_ended:
             return []
-        chunk = message.body
         self._body_bytes += len(chunk)
         if refusal := self._check_size(self._body_bytes):
             return refusal
@@ -155,7 +169,7 @@ class Stream:
             if self._load.held_bytes > self._load.limits.held_bytes_max:
                 wanted = self._load.limits.held_bytes_max
                 return self._refuse("buffers-full", 503, f"request bodies in flight exceed {wanted} bytes")
-        if message.end_of_stream or message.end_of_stream_without_message:
+        if end:
             self._body_ended = True
             return self._decide()
         return []
@@ -200,8 +214,9 @@ class Stream:
         return [Refuse(self._incoming(b""), reason, status, message)]
 
     def _release(self) -> None:
-        self._load.held_bytes -= sum(map(len, self._chunks))
-        self._chunks = []
+        if self._chunks:
+            self._load.held_bytes -= sum(map(len, self._chunks))
+            self._chunks = []
 
     # --- the decision ---------------------------------------------------------------------------
 
@@ -265,6 +280,10 @@ class Stream:
             self._release()
         self._phase = Phase.ENDED
         return self._response.closed(cause, now) if self._response is not None else []
+
+
+def _ends(body: HttpBody) -> bool:
+    return body.end_of_stream or body.end_of_stream_without_message
 
 
 def _subset(hint: Struct) -> tuple[str, ...] | None:

@@ -10,7 +10,7 @@ from pointsman.grpc.actions import Action, End, Finished, Reply, Started
 from pointsman.grpc.control_headers import DESTINATION_SERVED
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
-from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders
 from pointsman.grpc.model_name import NameRestorer
 
 _HEADERS = Reply(replies.RESPONSE_HEADERS)
@@ -68,10 +68,9 @@ class Response:
         if self._received is not None and encoding in _PLAIN:
             self._usage = UsageReader(self._streamed)
 
-    def body(self, message: HttpBody, now: float) -> list[Action]:
+    def body(self, chunk: bytes, end: bool, now: float) -> list[Action]:
         """Pass a chunk on, and end with the last."""
         self._headers_only = False
-        chunk, end = message.body, message.end_of_stream or message.end_of_stream_without_message
         if chunk:
             if self._first_token is None and self._received is not None:
                 self._first_token = now - self._received
