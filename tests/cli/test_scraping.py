@@ -1,0 +1,75 @@
+"""The scraper's settings follow the configuration in force."""
+
+import pytest
+
+from pointsman.cli.config import parse_text
+from pointsman.cli.scraping import scrape_settings, series_of
+from pointsman.core.config import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
+from pointsman.core.metrics_page import ENGINES, Series
+
+CONFIG = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: utilization-detector
+  parameters: {metricsStalenessThreshold: 3s}
+- type: metrics-data-source
+  parameters: {scheme: https, path: /m, insecureSkipVerify: false, interval: 200ms}
+- type: core-metrics-extractor
+  parameters:
+    defaultEngine: own
+    engineConfigs:
+    - name: own
+      queuedRequestsSpec: own_waiting{kind="all"}
+      runningRequestsSpec: own_running
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: queue-scorer
+dataLayer:
+  sources:
+  - pluginRef: metrics-data-source
+    extractors:
+    - pluginRef: core-metrics-extractor
+"""
+
+
+def config() -> EffectiveConfig:
+    return parse_text(CONFIG, PickingFlags())
+
+
+def test_the_default_reads_vllms_page_as_often_as_the_flag_says() -> None:
+    settings = scrape_settings(DEFAULT_CONFIG, 0.1)
+
+    assert (settings.scheme, settings.path, settings.interval, settings.threshold) == ("http", "/metrics", 0.1, 0.2)
+    assert settings.engines is ENGINES
+
+
+def test_pages_and_staleness_are_those_of_the_configuration() -> None:
+    settings = scrape_settings(config(), 0.05)
+
+    assert (settings.scheme, settings.path, settings.interval, settings.threshold) == ("https", "/m", 0.2, 3.0)
+    assert settings.verify_certificate
+    assert settings.default_engine == "own"
+
+
+def test_an_engine_of_the_operators_reads_the_families_it_names() -> None:
+    engine = scrape_settings(config(), 0.05).engines["own"]
+
+    assert engine.waiting == (Series("own_waiting", (("kind", "all"),)),)
+    assert engine.running == (Series("own_running"),)
+    assert engine.lora is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "series"),
+    [
+        ("", None),
+        ("a:b", Series("a:b")),
+        ("a{x=y}", Series("a", (("x", "y"),))),
+        ('a{x="y", z="1,2"}', Series("a", (("x", "y"), ("z", "1,2")))),
+    ],
+)
+def test_a_spec_is_a_family_and_labels(spec: str, series: Series | None) -> None:
+    assert series_of(spec) == series
