@@ -282,6 +282,11 @@ class Appender:
 
     # --- questions --------------------------------------------------------------------------------
 
+    @property
+    def queued(self) -> int:
+        """How many entries wait for the disk."""
+        return self._queued_position - self.log.head.position
+
     def statistics(self) -> AppenderStatistics:
         """Where the log stands."""
         stall: Stall | None = self._writer.stall

@@ -3,8 +3,8 @@
 Rules.
 - Each end reads at once when it was idle, and at the commit tick under load: waking for every message costs three
   times as much.
-- Nobody waits for a picker: what it has not read is its place in the tail, and one that neither reads for
-  WRITE_DEADLINE nor keeps its place is disconnected.
+- Nobody waits for a picker: what it has not read is its place in the tail, and one that reads nothing for
+  WRITE_DEADLINE, or loses its place, is disconnected.
 - Where the log's queue is full nothing more is read from that picker; its entries wait in its own buffer.
 - A socket that ended is read to the end before its epoch is.
 """
@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +22,17 @@ import trio
 
 from pointsman.core.events import Class, Event
 from pointsman.core.feed import HEARTBEAT, FeedError, Hello
-from pointsman.core.feed_control import ControlEnd, ControlFeed, Health, LogView
+from pointsman.core.feed_control import ControlFeed, Health, LogView
 from pointsman.core.feed_tail import Commit, Key, Tail
 from pointsman.core.marks import Mark
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
+from pointsman.eventlog.feed_connection import READ_BYTES, Connection
 from pointsman.eventlog.log import Log
 from pointsman.eventlog.reader import LogReader
 
 TICK = 0.010
 """The log's commit interval: reading more often would fill no batch better."""
-READ_BYTES = 256 << 10
-"""More than a Unix socket holds."""
-WRITE_DEADLINE = 5.0
-"""A picker process that reads nothing for so long hangs; it gets a snapshot when it is back."""
 HELLO_DEADLINE = 5.0
 """What connects and says nothing is no picker."""
 DRAIN_DEADLINE = 5.0
@@ -65,24 +61,6 @@ class FeedStatistics(msgspec.Struct, frozen=True):
     """Connections that the control process closed, for garbage or for not reading."""
 
 
-class _Connection:
-    """One picker's socket."""
-
-    def __init__(self, feed: ControlFeed, stream: trio.SocketStream) -> None:
-        self.end = ControlEnd(feed)
-        self.stream = stream
-        self.wake = trio.Event()
-        self.room = trio.Event()
-        self.scope = trio.CancelScope()
-        self.dropped = ""
-        """Why the control process closes it; empty where it does not."""
-
-    def drop(self, reason: object) -> None:
-        """Close it; the picker comes back and says what it has."""
-        self.dropped = self.dropped or str(reason)
-        self.scope.cancel()
-
-
 class FeedHub:
     """What the control process does with its pickers."""
 
@@ -99,7 +77,7 @@ class FeedHub:
         self._append = append
         self._digest_at = digest_at
         self._queued = queued
-        self._connections: dict[Key, _Connection] = {}
+        self._connections: dict[Key, Connection] = {}
         self._changed = trio.Event()
         self._progress_at: float | None = None
         self._scraped_at: float | None = None
@@ -114,30 +92,30 @@ class FeedHub:
             tail=Tail(log.head.position, log.head.digest),
             append=appender.append_skimmed_nowait,
             digest_at=partial(_digest_at, log.directory),
-            queued=lambda: appender.statistics().queued_events,
+            queued=lambda: appender.queued,
         )
 
     # --- what the control process tells -----------------------------------------------------------
 
     def publish(self, commit: Commit) -> None:
         """Take the next commit, from the appender's `on_commit`."""
-        self._progress_at = trio.current_time()
+        now = self._progress_at = trio.current_time()
         self.feed.publish(commit)
         self._empty_backlogs()
         for connection in self._connections.values():
             if connection.end.fell_out:
                 connection.drop(f"it has read up to position {connection.end.position}, the head is {commit.last}")
-            connection.wake.set()
+        self._push(now)
 
     def advise(self, numbers: Collection[int]) -> None:
         """These endpoints left or are not ready, and the entry that says so is not committed: pickers avoid them."""
         self.feed.advise(numbers)
-        self._wake()
+        self._push(trio.current_time())
 
     def withdraw(self, numbers: Collection[int]) -> None:
         """The advice about these endpoints does not hold."""
         self.feed.withdraw(numbers)
-        self._wake()
+        self._push(trio.current_time())
 
     def scraped(self, now: float) -> None:
         """Some scrape had a result at `now`, which is Trio's time."""
@@ -210,9 +188,10 @@ class FeedHub:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _wake(self) -> None:
+    def _push(self, now: float) -> None:
+        self._refresh_health(now)
         for connection in self._connections.values():
-            connection.wake.set()
+            connection.push(now)
 
     def _refresh_health(self, now: float) -> None:
         if now < self._health_due:
@@ -232,7 +211,7 @@ class FeedHub:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Speak with one picker until either side has enough."""
-        connection = _Connection(self.feed, stream)
+        connection = Connection(self.feed, socket.socket(fileno=stream.socket.detach()))
         self._accepted += 1
         try:
             hello = await self._read_hello(connection)
@@ -244,23 +223,17 @@ class FeedHub:
             if connection.dropped:
                 self._disconnected += 1
                 _logger.warning("feed connection closed: %s", connection.dropped)
-            await trio.aclose_forcefully(stream)
+            connection.close()
 
-    async def _read_hello(self, connection: _Connection) -> Hello | None:
+    async def _read_hello(self, connection: Connection) -> Hello | None:
         with trio.move_on_after(HELLO_DEADLINE):
-            while data := await self._read_some(connection):
+            while data := await connection.read_some():
                 if (hello := connection.end.receive(data)) is not None:
                     return hello
             return None
         raise FeedError(f"no Hello came in {HELLO_DEADLINE:.0f} s")
 
-    async def _read_some(self, connection: _Connection) -> bytes | bytearray:
-        try:
-            return await connection.stream.receive_some(READ_BYTES)
-        except trio.BrokenResourceError:
-            return b""  # the other end is gone, and everything it sent has been read
-
-    async def _welcome(self, connection: _Connection, hello: Hello) -> bool:
+    async def _welcome(self, connection: Connection, hello: Hello) -> bool:
         """Answer a Hello; whether the picker is taken."""
         tail = self.feed.tail
         digest = tail.digest_at(hello.position)
@@ -269,12 +242,11 @@ class FeedHub:
         connection.end.welcome(hello, digest)
         if connection.end.refused is None:
             return True
-        with trio.move_on_after(WRITE_DEADLINE), suppress(trio.BrokenResourceError):
-            await connection.stream.send_all(connection.end.data_to_send(trio.current_time()))
+        connection.push(trio.current_time())
         connection.drop(f"{hello.picker} is refused: {connection.end.refused}")
         return False
 
-    async def _serve_picker(self, connection: _Connection, key: Key) -> None:
+    async def _serve_picker(self, connection: Connection, key: Key) -> None:
         if (former := self._connections.get(key)) is not None:
             former.drop("it was connected anew")  # what this one did not bring is sent again there
         self._connections[key] = connection
@@ -290,9 +262,9 @@ class FeedHub:
             self._empty(key)
             self._note()
 
-    async def _read(self, connection: _Connection, key: Key) -> None:
-        started = trio.current_time()
-        while data := await self._read_some(connection):
+    async def _read(self, connection: Connection, key: Key) -> None:
+        while data := await connection.read_some():
+            came_at = trio.current_time()
             try:
                 connection.end.receive(data)
             except FeedError as error:
@@ -300,27 +272,14 @@ class FeedHub:
             while not self._empty(key):
                 connection.room = trio.Event()
                 await connection.room.wait()  # ends with the next commit; the picker's own buffer is bounded
-            if len(data) < READ_BYTES:
-                await trio.sleep_until(started + TICK)
-            started = trio.current_time()
+            await trio.sleep_until(came_at if len(data) == READ_BYTES else came_at + TICK)
 
-    async def _write(self, connection: _Connection) -> None:
-        try:
-            while True:
-                connection.wake = trio.Event()
-                now = trio.current_time()
-                self._refresh_health(now)
-                while data := connection.end.data_to_send(now):
-                    with trio.fail_after(WRITE_DEADLINE):
-                        await connection.stream.send_all(data)
-                with trio.move_on_after(HEARTBEAT):
-                    await connection.wake.wait()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # what the picker sent before it died is still to be read
-        except trio.TooSlowError:
-            connection.drop(f"it has read nothing for {WRITE_DEADLINE:.0f} s")
-        except FeedError as error:
-            connection.drop(error)
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            now = trio.current_time()
+            self._refresh_health(now)
+            connection.push(now)
+            await connection.wait_due()
 
 
 async def serve_feed(hub: FeedHub, listener: trio.SocketListener) -> None:

@@ -138,6 +138,31 @@ def test_a_duplicate_on_an_open_connection_is_acknowledged() -> None:
     assert numbers_in(control.log, KEY) == [1]
 
 
+def test_a_duplicate_of_what_is_queued_is_dropped() -> None:
+    control = control_with()
+    picker, _, line = fed_picker(control)
+    refuse(picker)
+    line.send_up()
+    twice = bytes(line.up)
+    line.run()
+    line.end.receive(twice)
+    control.commit()
+
+    assert numbers_in(control.log, KEY) == [1, 2]
+
+
+def test_a_welcome_acknowledges() -> None:
+    control = control_with()
+    picker, _, line = fed_picker(control)
+    refuse(picker)
+    line.run()
+    control.commit()  # and no batch with the acknowledgement arrives
+    line.cut()
+    Line(Control(control.log.reopened()), picker).run(0.1)
+
+    assert picker.buffer.first_unacknowledged == 3
+
+
 def test_what_died_in_the_queue_of_a_killed_control_process_is_sent_again() -> None:
     control = control_with()
     picker, _, line = fed_picker(control)
@@ -200,6 +225,29 @@ def test_a_full_buffer_drops_the_newest_and_the_log_says_which() -> None:
     assert numbers_in(control.log, KEY) == list(range(1, after + 1))
     assert sorted(control.log.open_requests.by_epoch[KEY]) == [*range(first + 1, lost_from), after]
     assert picker.statistics().dropped == kept_open + 1 - lost_from + 1
+
+
+def test_what_follows_a_dropped_entry_is_dropped_until_an_eighth_is_free() -> None:
+    control = control_with()
+    picker, traffic, line = fed_picker(control, buffer_bytes_max=2000)
+    line.send_down()
+    while picker.buffer.dropped == 0:
+        route(picker, traffic, prefix=b"12345678" * 10)
+    refuse(picker)  # small enough to find room
+    assert picker.buffer.dropped == 2
+    picker.tick(0.0, 1000.0)
+    refuse(picker)
+    assert picker.buffer.dropped == 3
+
+    line.run()
+    control.commit()
+    line.run()
+    last = refuse(picker)
+    assert picker.buffer.dropped == 3
+    line.run()
+    control.commit()
+    assert numbers_in(control.log, KEY) == list(range(1, last + 1))
+    assert [event.last - event.first for event in control.log.events() if isinstance(event, EntriesLost)] == [2]
 
 
 def test_an_entry_of_unusual_size_is_dropped_and_blocks_nothing() -> None:

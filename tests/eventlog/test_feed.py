@@ -216,7 +216,7 @@ def test_a_picker_that_does_not_read_is_disconnected_and_comes_back(
 def test_a_picker_that_hangs_is_disconnected_without_any_commit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pointsman.eventlog.feed.WRITE_DEADLINE", 0.2)
+    monkeypatch.setattr("pointsman.eventlog.feed_connection.WRITE_DEADLINE", 0.2)
 
     async def main() -> None:
         async with control(tmp_path) as world:
