@@ -19,7 +19,7 @@ from pointsman.core.lastpage import PAGE_BYTES, LastPage, read_page
 PR_SET_PDEATHSIG = 1
 """From `linux/prctl.h`."""
 
-RESTART_DELAYS = (0.0, 0.1, 0.2, 0.4, 0.8)
+RESTART_DELAYS = (0.0, 0.1, 0.2, 0.4, 0.6)
 """Seconds before the next start after so many quick ends in a row; with a second for Python to start, back within two."""
 
 STEADY = 5.0
