@@ -19,6 +19,9 @@ _FULL: Final = 0.7
 """Share of rows in use at which the table doubles: two choices of eight overflow only well above it."""
 _AT_ONCE: Final = 1024
 """Hashes in one look-up: four times what a request has."""
+_FREE: Final = bytes(8)
+"""The key of a free row."""
+_U8, _U4 = np.dtype("<u8"), np.dtype("<u4")
 _ONE = np.uint64(1)
 _COUNT = np.arange(_AT_ONCE, dtype=np.int64)
 
@@ -76,13 +79,13 @@ class BlockTable:
 
     def find(self, packed: bytes) -> Found:
         """Look up chained hashes, 8 bytes each; a hash of 0 counts as 1, because 0 marks a free row."""
-        if bytes(8) in packed:
-            hashes = np.frombuffer(packed, "<u8").copy()
+        if _FREE in packed:
+            hashes = np.frombuffer(packed, _U8).copy()
             hashes[hashes == 0] = 1
             packed = hashes.tobytes()
-        hashes = np.frombuffer(packed, "<u8")
+        hashes = np.frombuffer(packed, _U8)
         n = len(hashes)
-        buckets = (np.frombuffer(packed, "<u4") & self._mask) + self._choice[: 2 * n]
+        buckets = (np.frombuffer(packed, _U4) & self._mask) + self._choice[: 2 * n]
         cells = self._keys.take(buckets, axis=0).reshape(n, 2 * _WAYS)
         hits = (cells == hashes[:, None]).ravel().nonzero()[0]
         rows = buckets.take(hits >> 3) * _WAYS + (hits & 7)

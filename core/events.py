@@ -589,20 +589,21 @@ _MEMBERSHIP: frozenset[object] = frozenset(
 )
 _LOAD: frozenset[object] = frozenset((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced))
 _TRAFFIC: frozenset[object] = frozenset((RequestRouted, RequestRefused, ResponseStarted, RequestFinished))
+_CLASSES: dict[object, Class] = {
+    kind: kept
+    for kept, kinds in ((Class.MEMBERSHIP, _MEMBERSHIP), (Class.LOAD, _LOAD), (Class.TRAFFIC, _TRAFFIC))
+    for kind in kinds
+}
 
 
 def class_of(event: Event) -> Class:
     """Return the class that `event` is stored under."""
-    return class_of_type(type(event))
+    return _CLASSES.get(type(event), Class.CONTROL)
 
 
 def class_of_type(kind: type[Event]) -> Class:
     """Return the class that events of this type are stored under."""
-    if kind in _TRAFFIC:
-        return Class.TRAFFIC
-    if kind in _LOAD:
-        return Class.LOAD
-    return Class.MEMBERSHIP if kind in _MEMBERSHIP else Class.CONTROL
+    return _CLASSES.get(kind, Class.CONTROL)
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

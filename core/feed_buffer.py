@@ -5,7 +5,8 @@ follows until an eighth is free; what was dropped shows as a gap in `n`.
 """
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from pointsman.core.events import PickerEvent, class_of, encode
 from pointsman.core.feed import ENTRY_BYTES_MAX, SEND_BYTES, Entries
@@ -14,7 +15,7 @@ BUFFER_BYTES_MAX = 64 << 20
 """About a minute at 1,000 requests/s."""
 
 
-class Unacknowledged(NamedTuple):
+class Unacknowledged(msgspec.Struct, frozen=True, gc=False):
     """An entry that the log may not have."""
 
     n: int

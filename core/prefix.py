@@ -9,6 +9,8 @@ and is cleaned up a little with each update before its bit is used again.
 """
 
 import heapq
+import struct
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -32,6 +34,9 @@ _INTERNED: Final = 4096
 _SETS_MAX: Final = 8
 """Holder sets of one prompt that are counted one by one: beyond, their sum is made bit by bit."""
 
+_FEW: Final = 16
+"""Slots up to which plain numbers are sooner done than arrays."""
+
 Queue = npt.NDArray[np.uint32]
 
 
@@ -54,7 +59,7 @@ def prefix_hashes(
     for start in range(0, end, block_bytes):
         previous = digest(prompt[start : start + block_bytes], previous)
         hashes.append(previous)
-    return np.array(hashes, dtype="<u8").tobytes()
+    return struct.pack(f"<{len(hashes)}Q", *hashes)
 
 
 class PrefixStatistics(msgspec.Struct, frozen=True):
@@ -148,9 +153,19 @@ class PrefixIndex:
         if not hashes or not self._by_slot:
             return np.zeros(len(slots), dtype=np.int64)
         found = self._find(hashes)
-        weights = self._count(self._table.holders.take(found.rows[: found.leading]).tolist())
+        held = self._table.holders.take(found.rows[: found.leading]).tolist()
+        weights = self._count(held) if held else {}
         if not weights:
             return np.zeros(len(slots), dtype=np.int64)
+        if len(slots) <= _FEW:  # the same result, sooner
+            lanes_of = self._lane_of.take(slots, mode="clip").tolist()
+            if len(weights) == 1:
+                ((lanes, weight),) = weights.items()
+                few = [weight if lane >= 0 and lanes >> lane & 1 else 0 for lane in lanes_of]
+            else:
+                parts = list(weights.items())
+                few = [sum([w for m, w in parts if m >> lane & 1]) if lane >= 0 else 0 for lane in lanes_of]
+            return np.array(few, dtype=np.int64)
         width = len(self._lanes) // 8 + 1
         packed = b"".join([lanes.to_bytes(width, "little") for lanes in weights])
         bits = np.unpackbits(np.frombuffer(packed, np.uint8).reshape(len(weights), width), axis=1, bitorder="little")
@@ -162,16 +177,13 @@ class PrefixIndex:
         """Sets of lanes with a weight each: a lane holds as many blocks as the weights of its sets add up to."""
         alive = self._alive
         weights: dict[int, int] = {}
-        start = 0
-        for end, mask in enumerate([*held, -1]):
-            if start < end and mask == held[start]:
-                continue
-            if start < end:
-                lanes = held[start] & alive
-                if not lanes:
-                    break
-                weights[lanes] = weights.get(lanes, 0) + end - start
-            start = end
+        if held.count(held[0]) == len(held):
+            return {lanes: len(held)} if (lanes := held[0] & alive) else weights
+        for mask, run in groupby(held):
+            lanes = mask & alive
+            if not lanes:
+                break
+            weights[lanes] = weights.get(lanes, 0) + sum(1 for _ in run)
         return weights if len(weights) <= _SETS_MAX else _planes(weights)
 
     def held(self, slot: int) -> int:

@@ -6,7 +6,7 @@ Memory is bounded: of a longer document or line only the tail is kept, and `usag
 
 import re
 from collections import deque
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -51,6 +51,33 @@ class _Counts(msgspec.Struct):
     cache_read_input_tokens: msgspec.Raw = _NOTHING
 
 
+_Number = Annotated[int, msgspec.Meta(ge=0, le=_COUNT_MAX)] | None
+
+
+class _PlainDetails(msgspec.Struct):
+    cached_tokens: _Number = None
+
+
+class _Plain(msgspec.Struct):
+    """What nearly all answers hold: whole numbers under OpenAI's names."""
+
+    prompt_tokens: _Number = None
+    completion_tokens: _Number = None
+    prompt_tokens_details: _PlainDetails | None = None
+    input_tokens: msgspec.Raw = _NOTHING
+    output_tokens: msgspec.Raw = _NOTHING
+    input_tokens_details: msgspec.Raw = _NOTHING
+    cache_read_input_tokens: msgspec.Raw = _NOTHING
+
+    @property
+    def usual(self) -> bool:
+        """No other name is used."""
+        return (
+            self.input_tokens is self.output_tokens is _NOTHING
+            and self.input_tokens_details is self.cache_read_input_tokens is _NOTHING
+        )
+
+
 class _Inner(msgspec.Struct):
     usage: msgspec.Raw = _NOTHING
 
@@ -63,6 +90,7 @@ class _Document(msgspec.Struct):
     """Of the events of the Responses API."""
 
 
+_plain = msgspec.json.Decoder(_Plain)
 _counts = msgspec.json.Decoder(_Counts)
 _details = msgspec.json.Decoder(_Details)
 _inner = msgspec.json.Decoder(_Inner)
@@ -90,7 +118,7 @@ class UsageReader:
             self._keep(chunk, LINE_BYTES_MAX)
             return
         lines = bytes(self._kept) + chunk[:end] if self._kept else chunk[:end]
-        if _OBJECT.search(lines):  # most events say null, or nothing
+        if b'"usage"' in lines and _OBJECT.search(lines):  # most events say null, or nothing
             self._usage = _lines(lines, self._cut, self._usage)
         self._kept[:] = chunk[end + 1 :]
         self._cut = False
@@ -151,6 +179,23 @@ def _searched(text: bytes, known: Usage) -> Usage:
 def _counted(usage: bytes, known: Usage) -> Usage:
     if usage[:1] != b"{":
         return known
+    try:
+        plain = _plain.decode(usage)
+    except (ValueError, RecursionError):
+        return _counted_slowly(usage, known)
+    if not plain.usual:
+        return _counted_slowly(usage, known)
+    details = plain.prompt_tokens_details
+    cached = None if details is None else details.cached_tokens
+    return Usage(
+        known.prompt_tokens if plain.prompt_tokens is None else plain.prompt_tokens,
+        known.completion_tokens if plain.completion_tokens is None else plain.completion_tokens,
+        known.cached_tokens if cached is None else cached,
+    )
+
+
+def _counted_slowly(usage: bytes, known: Usage) -> Usage:
+    """The same for other names, and for numbers that are spelled in other ways."""
     try:
         found = _counts.decode(usage)
     except (ValueError, RecursionError):

@@ -20,6 +20,8 @@ from pointsman.grpc.server import MESSAGE_BYTES_MAX
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
+_WISHES = (Decide, Refuse)
+
 
 class ExternalProcessor:
     """The service on one pool's port."""
@@ -96,7 +98,7 @@ class Exchange:
         for action in actions:
             if isinstance(action, Reply):
                 replies.append(action.data)
-            elif isinstance(action, (Decide, Refuse)):
+            elif isinstance(action, _WISHES):
                 assert len(actions) == 1, "a wish stands alone"
                 return self._perform(self._decide(action))
             elif isinstance(action, Started):

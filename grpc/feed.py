@@ -35,6 +35,8 @@ STEADY = 1.0
 READ_BYTES = 256 << 10
 """More than a Unix socket holds."""
 
+_DECISIONS = (RequestRouted, RequestRefused)
+
 _logger = logging.getLogger("pointsman.feed")
 
 
@@ -87,7 +89,7 @@ class PickerFeed:
         """Give out the `n` that `origin` told; a decision goes out when this turn ends, an outcome soon."""
         self._end.record(event)
         self._note_last_n()
-        if isinstance(event, RequestRouted | RequestRefused):
+        if isinstance(event, _DECISIONS):
             if not self._flush_soon:
                 self._flush_soon = True
                 self._loop.call_soon(self._flush)

@@ -54,6 +54,7 @@ from pointsman.grpc.http2_send import (
     Sender,
     StreamState,
     frame,
+    read_head,
 )
 
 
@@ -103,20 +104,19 @@ class ServerConnection(Sender):
         events: list[Event] = []
         size = len(data)
         while size - position >= 9:
-            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
-            kind = data[position + 3]
+            length, flags, stream_id = read_head(data, position)
+            length, kind, stream_id = length >> 8, length & 255, stream_id & 0x7FFFFFFF
             if length > FRAME_BYTES:
                 self._fail(FrameTooLargeError(f"frame of {length} bytes, wanted at most {FRAME_BYTES}"))
             end = position + 9 + length
             if end > size:
                 break
-            stream_id = int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFFFFFF
             if not self._settings_seen and kind != SETTINGS:
                 self._fail(ProtocolError(f"first frame is of type {kind}, wanted SETTINGS"))
             if self._block is not None and kind != CONTINUATION:
                 self._fail(ProtocolError(f"frame of type {kind} inside a header block, wanted CONTINUATION"))
             if kind < 10:
-                self._readers[kind](data[position + 4], stream_id, data[position + 9 : end], events)
+                self._readers[kind](flags, stream_id, data[position + 9 : end], events)
             else:
                 self._nuisance()  # RFC 9113, section 5.5: unknown types are ignored
             position = end

@@ -1,5 +1,6 @@
 """The HTTP/2 state machine under grpclib, for servers: frames, streams, and the half that writes (RFC 9113)."""
 
+import struct
 from collections import deque
 from typing import NoReturn
 
@@ -26,6 +27,11 @@ CLOSED_REMEMBERED = 8_192
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 1, 1, 4, 8, 32
+
+
+_HEAD = struct.Struct(">IBI")
+"""Of a frame: length and type together, flags, stream."""
+_head, read_head = _HEAD.pack, _HEAD.unpack_from
 
 
 class LocalSettings:
@@ -75,7 +81,7 @@ class StreamState:
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     """The bytes of one frame."""
-    return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags, stream_id.to_bytes(4, "big"), payload)
+    return _head(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 class Sender:

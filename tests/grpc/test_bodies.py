@@ -29,9 +29,7 @@ def test_a_message_that_holds_only_a_body_is_read(request: bool, chunk: bytes, e
 
 
 @given(st.booleans(), st.binary(max_size=300), st.booleans(), st.integers(1, 4))
-def test_a_message_with_any_other_field_is_left_to_protobuf(
-    request: bool, chunk: bytes, end: bool, which: int
-) -> None:
+def test_a_message_with_any_other_field_is_left_to_protobuf(request: bool, chunk: bytes, end: bool, which: int) -> None:
     message = ProcessingRequest()
     body = message.request_body if request else message.response_body
     body.body, body.end_of_stream = chunk, end
