@@ -34,6 +34,8 @@ class PickerOptions(msgspec.Struct, frozen=True):
     tls_min_version: str = ""
     health_checking: bool = False
     message_bytes_max: int = 4 << 20
+    limits: dict[str, int] = {}
+    """What one picker takes on, where that is not the default; the names are those of `Limits` in `grpc/protocol.py`."""
 
 
 class Deployment:

@@ -36,6 +36,8 @@ class ControlLeash:
         self._telling = trio.Event()
         self.bound: dict[str, int] = {}
         """Pool to the port that its picker listens on."""
+        self.unpicked_since: float | None = None
+        """Since when no picker is ready, in Trio's time; None while one is."""
 
     async def say(self, name: str, content: object) -> None:
         """Tell the supervisor something; nothing where it is gone."""
@@ -87,6 +89,12 @@ class ControlLeash:
                             _note(appender, name, content)
                         case "bound":
                             self.bound = {b.pool: b.port for b in msgspec.convert(content, list[WantedPort])}
+                            rebound()
+                        case "picking":
+                            if content is True:
+                                self.unpicked_since = None
+                            elif self.unpicked_since is None:
+                                self.unpicked_since = trio.current_time()
                             rebound()
                         case _:
                             raise LeashError(f"found message {name!r} from the supervisor, which says no such thing")

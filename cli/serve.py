@@ -13,7 +13,7 @@ from pointsman.cli.ports import bind_everywhere
 from pointsman.cli.settings import ControlSettings
 from pointsman.cli.supervisor import Listening
 from pointsman.core.config import PickingFlags
-from pointsman.core.quantities import parse_duration
+from pointsman.core.quantities import parse_duration, parse_quantity
 from pointsman.web.loopback import NotLoopback, listen
 
 
@@ -59,7 +59,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
         gateway=gateway,
         console=console.fileno(),
     )
-    plans = [deployment.control(control), deployment.picker(PickerOptions(cert_path=options.cert_path))]
+    plans = [deployment.control(control), deployment.picker(_picking(options))]
     if gateway is not None:
         plans.append(deployment.envoy(gateway))
     listening = Listening(
@@ -84,6 +84,10 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
 
 def _listed(ports: dict[str, int]) -> str:
     return "pickers " + ", ".join(f"of {pool} on port {port}" for pool, port in sorted(ports.items()))
+
+
+def _picking(options: argparse.Namespace) -> PickerOptions:
+    return PickerOptions(cert_path=options.cert_path, limits={"body_bytes_max": options.body_max})
 
 
 def _reachable(address: str) -> str:
@@ -125,6 +129,13 @@ def _parser(name: str) -> Parser:
         "--cert-path", default="", metavar="DIR", help="with tls.crt and tls.key (default: self-signed)"
     )
     parser.add_argument(
+        "--body-max",
+        type=_bytes,
+        default=100 << 20,
+        metavar="SIZE",
+        help="of a request's body; a larger one is answered 413 (default: 100Mi)",
+    )
+    parser.add_argument(
         "--drain-timeout",
         type=_duration,
         default=30.0,
@@ -138,6 +149,16 @@ def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a port from 1 to 65535")
     return int(text)
+
+
+def _bytes(text: str) -> int:
+    try:
+        found = parse_quantity(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted at least one byte")
+    return found
 
 
 def _duration(text: str) -> float:

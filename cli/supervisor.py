@@ -91,6 +91,8 @@ class Supervisor:
         self.complained = False
         self.announced = False
         """Everything has been up."""
+        self.picked = False
+        """Some picker has been ready."""
         self.code = 0
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
@@ -190,6 +192,7 @@ class Supervisor:
                 alive = [self._life(c) for c in self.children if c.plan.role is Role.PICKER and c.process is not None]
                 self._tell(child, "pickers", msgspec.to_builtins({"alive": alive, "ended": list(self.ended)}))
                 self._tell_control_ports(child)
+                self._tell_picking()
             case _:
                 self._tell_control("process_started", {"name": child.plan.name, "pid": child.pid})
 
@@ -215,6 +218,7 @@ class Supervisor:
         if child.plan.role is Role.PICKER:
             self.ended.append(msgspec.structs.replace(life, cause=cause))
             self._tell_control("picker_ended", self.ended[-1])
+            self._tell_picking()
         elif child.plan.role is not Role.CONTROL:
             self._tell_control("process_ended", {"name": child.plan.name, "pid": pid, "cause": cause})
         if child.plan.role is Role.CONTROL and cause == f"exit code {UNUSABLE_LOG}" and not self.announced:
@@ -263,6 +267,9 @@ class Supervisor:
         match name:
             case "ready":
                 child.ready = True
+                if child.plan.role is Role.PICKER:
+                    self.picked = True
+                    self._tell_picking()
             case "ports":
                 self._want_ports(msgspec.convert(content, list[WantedPort]))
             case "say":
@@ -293,6 +300,11 @@ class Supervisor:
         for child in self.children:
             if child.plan.role is Role.CONTROL:
                 self._tell(child, name, msgspec.to_builtins(content))
+
+    def _tell_picking(self) -> None:
+        """Whether a picker is ready; that none is ready yet is a start, and no fault."""
+        ready = any(c.ready for c in self.children if c.plan.role is Role.PICKER and c.process is not None)
+        self._tell_control("picking", ready or not self.picked)
 
     def _tell_control_ports(self, control: Child) -> None:
         self._tell(control, "bound", [{"pool": pool, "port": port} for pool, port in self.ports().items()])

@@ -44,7 +44,7 @@ class GatewayPorts(msgspec.Struct, frozen=True):
     picker_tls: bool = False
     """Pickers serve TLS; the certificate is self-signed and not verified."""
     without_picker: frozenset[str] = frozenset()
-    """Pools whose picker is down: those with `failureMode: FailOpen` are then balanced by the gateway itself."""
+    """Pools whose picker is down: with `failureMode: FailOpen` the gateway balances them itself, otherwise they get 500."""
     admin: str = ""
     """Path of a Unix socket for Envoy's admin pages; empty for none."""
 
@@ -109,7 +109,8 @@ def xds(state: ClusterState, ports: GatewayPorts, directory: Path, access_log: P
             ready = [e for e in state.members(name) if e.ready]
             clusters.append(open_cluster(pool, [(e.address, e.port) for e in ready]))
         elif port is not None:
-            picked[name] = True
+            if name not in ports.without_picker:
+                picked[name] = True
             clusters.append(cluster(pool))
             clusters.append(picker_cluster(name, port, ports.picker_tls))
     sockets = listener(ports.address, ports.port, str(directory / ROUTES), str(access_log))
