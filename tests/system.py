@@ -250,7 +250,7 @@ def demo(home: Path, *words: str, **how: Any) -> Iterator[System]:
     data, mark = home / "data", secrets.token_hex(8)
     if not (data / "manifests").exists():
         manifests(data / "manifests", **how)
-    ports = {name: free_port("127.0.0.1") for name in ("port", "metrics-port", "health-port")}
+    ports = {name: free_port("127.0.0.1") for name in ("port", "console-port", "metrics-port", "health-port")}
     flags = [f"--{name}={port}" for name, port in ports.items()]
     command = ["demo", "--data-dir", str(data), "--rate", "0", *flags, *words]
     with _running(command, home, "Ctrl-C ends everything.", mark) as process:
@@ -265,7 +265,7 @@ def serve(home: Path, *words: str, **how: Any) -> Iterator[System]:
     if not (data / "manifests").exists():
         manifests(data / "manifests", **how)
     (data / "logs").mkdir(exist_ok=True)
-    ports = {name: free_port("127.0.0.1") for name in ("gateway-port", "metrics-port", "health-port")}
+    ports = {name: free_port("127.0.0.1") for name in ("gateway-port", "console-port", "metrics-port", "health-port")}
     flags = [f"--{name}={port}" for name, port in ports.items()]
     flags += ["--manifests", str(data / "manifests"), "--data-dir", str(data), "--drain-timeout=0s"]
     log = str(data / "logs" / "requests.jsonl")
