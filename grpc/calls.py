@@ -15,10 +15,12 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from time import monotonic
 from typing import Protocol
 
 from grpclib.const import Status
-from grpclib.metadata import Deadline
+from grpclib.metadata import decode_timeout
 from h2.errors import ErrorCodes
 from h2.exceptions import StreamClosedError
 
@@ -34,6 +36,9 @@ PREFIX_BYTES = 5
 _RESPONSE: Headers = [(":status", "200"), ("content-type", "application/grpc+proto")]
 _OK: Headers = [("grpc-status", "0")]
 _prefix = struct.Struct(">BI").pack
+
+_seconds = lru_cache(maxsize=256)(decode_timeout)
+"""What a `grpc-timeout` leaves: gateways send few different ones."""
 
 
 class Answering(Protocol):
@@ -140,13 +145,9 @@ class Calls:
 
     # --- events -----------------------------------------------------------------------------------
 
-    def begin(self, stream_id: int, headers: Headers, answering: Answering) -> None:
-        """A stream of the method began; a `grpc-timeout` that is none was checked before."""
-        deadline = None
-        for name, value in headers:
-            if name == "grpc-timeout":
-                found = Deadline.from_headers([(name, value)])
-                deadline = self._loop.time() + found.time_remaining() if found is not None else None
+    def begin(self, stream_id: int, timeout: str | None, answering: Answering) -> None:
+        """A stream of the method began; `timeout` is the value of its `grpc-timeout`, which `acceptable` has seen."""
+        deadline = None if timeout is None else monotonic() + _seconds(timeout)
         self._open[stream_id] = Call(stream_id, answering, deadline)
         if deadline is not None:
             self._watch(deadline, stream_id)
@@ -155,14 +156,13 @@ class Calls:
         """Bytes of a call came; `size` is what they count for in the windows."""
         call = self._open[stream_id]
         if call.ended is None:
-            if call.buffer:
-                data = call.buffer + data
-            self._read(call, data)
+            self._read(call, call.buffer + data if call.buffer else data)
         if call.backlog > BACKLOG_MAX:
             call.unacknowledged += size
         else:
             self._engine.acknowledge_received_data(size, stream_id)
-        self._touch(call)
+        if call.out or call.ended is not None:
+            self._touch(call)
 
     def half_closed(self, stream_id: int) -> None:
         """The peer will send nothing more."""
@@ -171,7 +171,7 @@ class Calls:
             if call.buffer:
                 self._fail(call, Status.INTERNAL, "the stream ended within a message")
             else:
-                call.answering.close("disconnected", self._loop.time())
+                call.answering.close("disconnected", monotonic())
                 call.ended = _OK
         self._touch(call)
 
@@ -180,8 +180,7 @@ class Calls:
         call = self._open.pop(stream_id)
         self._touched.pop(stream_id, None)
         if call.ended is None:
-            call.answering.close("disconnected", self._loop.time())
-        self._turn.wants(self)
+            call.answering.close("disconnected", monotonic())
 
     def window_opened(self, stream_id: int) -> None:
         """The peer reads again; 0 for the whole connection."""
@@ -201,7 +200,7 @@ class Calls:
 
     def drain(self) -> None:
         """End every call: those whose request can go on without us are told so, the others that we go away."""
-        now = self._loop.time()
+        now = monotonic()
         for call in list(self._open.values()):
             if call.ended is None:
                 answers, end = call.answering.let_go(now)
@@ -222,13 +221,13 @@ class Calls:
             self._sweeper.cancel()
         for call in calls.values():
             if call.ended is None:
-                call.answering.close("disconnected", self._loop.time())
+                call.answering.close("disconnected", monotonic())
 
     # --- messages ---------------------------------------------------------------------------------
 
     def _read(self, call: Call, data: bytes) -> None:
         """Give every whole message in `data` to the call; keep the rest."""
-        now = self._loop.time()
+        now = monotonic()
         position, size = 0, len(data)
         while size - position >= PREFIX_BYTES and call.ended is None:
             length = int.from_bytes(data[position + 1 : position + 5], "big")
@@ -257,19 +256,20 @@ class Calls:
         if answering.decided:
             answering.decided = False
             self._turn.decided = True
-        self._queue(call, answers)
+        if answers:
+            self._queue(call, answers)
         if end:
             answering.close("lost", now)
             call.ended = _OK
 
     def _queue(self, call: Call, answers: list[bytes]) -> None:
-        if answers:
-            framed = b"".join([part for answer in answers for part in (_prefix(0, len(answer)), answer)])
+        for answer in answers:
+            framed = _prefix(0, len(answer)) + answer
             call.out.append(framed)
             call.backlog += len(framed)
 
     def _fail(self, call: Call, status: Status, message: str) -> None:
-        call.answering.close("disconnected", self._loop.time())
+        call.answering.close("disconnected", monotonic())
         self._trailers(call, status, message)
 
     def _trailers(self, call: Call, status: Status, message: str) -> None:
@@ -315,7 +315,12 @@ class Calls:
             del self._open[stream_id]
 
     def _send_out(self, call: Call) -> None:
+        """One frame for all that waits, or as many as its size and the window make of it."""
         engine, stream_id, out = self._engine, call.stream_id, call.out
+        if len(out) > 1 and call.backlog <= engine.max_outbound_frame_size:
+            whole = b"".join(out)
+            out.clear()
+            out.append(whole)
         while out:
             data = out[0]
             room = min(engine.local_flow_control_window(stream_id), engine.max_outbound_frame_size)
@@ -340,7 +345,7 @@ class Calls:
             self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     def _sweep(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
             call = self._open.get(heapq.heappop(self._deadlines)[1])
             if call is not None and call.ended is None:

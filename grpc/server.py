@@ -9,6 +9,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Collection, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from google.protobuf.message import Message
@@ -118,14 +119,14 @@ class _Events(EventsProcessor):
         super().__init__(handler, connection)
         self._answers = answers
         self._calls = calls
+        self._known: tuple[Headers, Callable[[], Answering] | None, str | None] = ([], None, None)
+        """The headers last seen, which our engine hands out again for the same bytes; what answers them; their timeout."""
 
     def process(self, event: "Event") -> None:
         """Ignore what grpclib does not know: "Implementations MUST ignore and discard frames of unknown types"
         (RFC 9113, 4.1)."""
         calls, kind = self._calls, event.__class__
-        if kind is DataReceived and event.stream_id in calls:  # type: ignore[attr-defined]  # the class says it
-            calls.data(event.stream_id, event.data, event.flow_controlled_length)  # type: ignore[attr-defined]
-        elif kind is RequestReceived and self._begin(event):  # type: ignore[arg-type]
+        if kind is RequestReceived and self._begin(event):  # type: ignore[arg-type]
             pass
         elif kind is StreamEnded and event.stream_id in calls:  # type: ignore[attr-defined]
             calls.half_closed(event.stream_id)  # type: ignore[attr-defined]
@@ -144,14 +145,15 @@ class _Events(EventsProcessor):
     def _begin(self, event: RequestReceived) -> bool:
         """Take a call that is answered at once; False where it is none."""
         headers: Headers = event.headers  # type: ignore[assignment]  # text, as the engine is told
-        for name, value in headers:
-            if name == ":path":
-                begin = self._answers.get(value)
-                if begin is None or not acceptable(headers):
-                    return False
-                self._calls.begin(event.stream_id, headers, begin())
-                return True
-        return False
+        if headers is not self._known[0]:
+            found = dict(headers)
+            begin = self._answers.get(found.get(":path", "")) if acceptable(headers) else None
+            self._known = (headers, begin, found.get("grpc-timeout"))
+        _, begin, timeout = self._known
+        if begin is None:
+            return False
+        self._calls.begin(event.stream_id, timeout, begin())
+        return True
 
     def close(self, reason: str = "Connection closed") -> None:
         """As grpclib does it; calls end with their connection."""
@@ -190,7 +192,7 @@ class _Connection(H2Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came; answers go out at the end of the turn."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if now - self._counted_from > 1.0:
             self._counted_from = now
             if isinstance(self.engine, ServerConnection):
@@ -204,8 +206,12 @@ class _Connection(H2Protocol):
             self.connection.flush()
             self.processor.close("Protocol error")
             return
+        calls, process = self.calls, self.processor.process
         for event in events:
-            self.processor.process(event)
+            if event.__class__ is DataReceived and event.stream_id in calls:
+                calls.data(event.stream_id, event.data, event.flow_controlled_length)
+            else:
+                process(event)
         if self.calls not in self._server.turn and not self.connection.is_closing():
             self.connection.flush()
 
