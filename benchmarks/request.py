@@ -28,6 +28,7 @@ from pointsman.core.feed import encode_frame
 from pointsman.core.feed_buffer import EntryBuffer
 from pointsman.core.projection import ClusterState
 from pointsman.core.traffic import TrafficState
+from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest
 from pointsman.grpc.epp import METHOD, ExternalProcessor
 from pointsman.grpc.http2_send import DATA, END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame
@@ -111,7 +112,8 @@ class Gateway:
         first, second = ProcessingRequest(), ProcessingRequest()
         own = ("x-request-id", f"{i:08x}-4b1c-4d6e-9c3f-1f0c5d7a9b2e"), ("content-length", "1200")
         headers_of(first.request_headers, (*PATH_HEADERS, *MORE_HEADERS, *own))
-        first.protocol_config.request_body_mode = first.protocol_config.response_body_mode = 4
+        mode = ProcessingMode.FULL_DUPLEX_STREAMED
+        first.protocol_config.request_body_mode = first.protocol_config.response_body_mode = mode
         prompt = f"system prompt number {i % 20} says be nice. " * 20 + f" question {i}"
         second.request_body.body = f'{{"model":"m","max_tokens":50,"prompt":"{prompt}"}}'.encode()
         second.request_body.end_of_stream = True

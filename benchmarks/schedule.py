@@ -46,10 +46,10 @@ def cluster_of(count: int) -> ClusterState:
         joined = EndpointJoined(i, POOL, f"uid-{i}", "default", f"llama-{i:05}", f"10.0.{i >> 8}.{i & 255}", 8000)
         cluster.apply_event(cluster.position + 1, joined)
     random = np.random.default_rng(count)
-    columns = [pack(random.integers(0, 20, count)) for _ in range(2)]
+    waiting, running = pack(random.integers(0, 20, count)), pack(random.integers(0, 20, count))
     numbers, now = pack(np.arange(1, count + 1)), pack(np.zeros(count, dtype=np.int64))
     shares = pack_floats(random.random(count))
-    cluster.apply_event(cluster.position + 1, LoadSampled(numbers, 1.7e9, now, *columns, shares))
+    cluster.apply_event(cluster.position + 1, LoadSampled(numbers, 1.7e9, now, waiting, running, shares))
     cluster.apply_event(cluster.position + 1, ConfigAccepted("*", DEFAULT_CONFIG.encode(), "benchmark"))
     return cluster
 

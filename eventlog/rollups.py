@@ -233,6 +233,12 @@ class Summary:
                 self._lose(position, (picker, epoch), set())
             case LoadSampled():
                 self._sampled(event)
+            case _:
+                self._fold_rare(position, recorded_at, event)
+
+    def _fold_rare(self, position: int, recorded_at: float, event: Event) -> None:
+        """Fold what people and sources do."""
+        match event:
             case WeightsIntended():
                 self._change(
                     ChangeRow(

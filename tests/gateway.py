@@ -84,6 +84,26 @@ def _dechunked(data: bytes) -> tuple[bytes, bool, bytes]:
         body, data = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
 
 
+def _manager(kind: str, ext_proc: dict[str, object]) -> dict[str, object]:
+    return {
+        "@type": kind + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "h",
+        "http_filters": [
+            {"name": "envoy.filters.http.ext_proc", "typed_config": ext_proc},
+            {"name": "router", "typed_config": {"@type": kind + "filters.http.router.v3.Router"}},
+        ],
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "v",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "destination", "timeout": "20s"}}],
+                }
+            ]
+        },
+    }
+
+
 def envoy_config(listener: int, picker: int) -> dict[str, object]:
     """The reference configuration: both bodies FULL_DUPLEX_STREAMED, all phases, ORIGINAL_DST by header."""
     kind = "type.googleapis.com/envoy.extensions."
@@ -101,29 +121,13 @@ def envoy_config(listener: int, picker: int) -> dict[str, object]:
     mode = dict.fromkeys(
         ("request_header_mode", "response_header_mode", "request_trailer_mode", "response_trailer_mode"), "SEND"
     ) | dict.fromkeys(("request_body_mode", "response_body_mode"), "FULL_DUPLEX_STREAMED")
-    ext_proc = {
+    ext_proc: dict[str, object] = {
         "@type": kind + "filters.http.ext_proc.v3.ExternalProcessor",
         "message_timeout": "1000s",
         "grpc_service": {"envoy_grpc": {"cluster_name": "picker"}, "timeout": "10s"},
         "processing_mode": mode,
     }
-    manager = {
-        "@type": kind + "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "h",
-        "http_filters": [
-            {"name": "envoy.filters.http.ext_proc", "typed_config": ext_proc},
-            {"name": "router", "typed_config": {"@type": kind + "filters.http.router.v3.Router"}},
-        ],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "v",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "destination", "timeout": "20s"}}],
-                }
-            ]
-        },
-    }
+    manager = _manager(kind, ext_proc)
     destination = {
         "name": "destination",
         "type": "ORIGINAL_DST",

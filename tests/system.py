@@ -182,7 +182,7 @@ class System:
 
     def pids(self) -> dict[str, int]:
         """The processes under the supervisor, by name: control, picker, gateway, sim."""
-        found = {}
+        found: dict[str, int] = {}
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         except OSError:

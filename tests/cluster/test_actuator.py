@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from pointsman.cluster.actuator import WriteRefused, end_of, write_weights
+from pointsman.cluster.actuator import WriteRefused, write_weights
 from pointsman.cluster.manifests import file_version
 from pointsman.core.events import BackendRef, RouteObserved
 

@@ -4,62 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from configured import HEAD, parsed, placed
 from hypothesis import given
 from strategies import config_documents
 
 from pointsman.core.config import (
     DEFAULT_CONFIG,
-    ConfigError,
-    EffectiveConfig,
     PickingFlags,
     PrefixParameters,
     decode_config,
     parse_config,
 )
-from pointsman.core.document import Path as Place
-from pointsman.core.known import KNOWN_TYPES
-from pointsman.core.plugin import REGISTER
 from pointsman.core.plugins.file_discovery import FileDiscovery
 from pointsman.core.plugins.metrics_data_source import MetricsDataSource
 from pointsman.core.plugins.utilization_detector import UtilizationDetector
 from pointsman.core.quantities import Duration
 from pointsman.core.scheduler import compile_profile
-
-HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
-
-
-def lines_of(node: yaml.Node, path: Place = ()) -> dict[Place, int]:
-    """The line of every place in a YAML document."""
-    lines = {path: node.start_mark.line + 1}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            lines |= lines_of(value, (*path, key.value))
-            lines[(*path, key.value)] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines |= lines_of(value, (*path, i))
-    return lines
-
-
-def parsed(text: str, flags: PickingFlags | None = None) -> EffectiveConfig:
-    root = yaml.compose(text)
-    assert root is not None
-    return parse_config(yaml.safe_load(text), lines_of(root), flags or PickingFlags())
-
-
-def wrong(text: str) -> tuple[int, str]:
-    """The line and message of the error."""
-    with pytest.raises(ConfigError) as caught:
-        parsed(text)
-    return caught.value.line, caught.value.message
-
-
-def placed(config: EffectiveConfig) -> list[tuple[str, float]]:
-    return [(plugin.plugin, plugin.weight) for plugin in config.profiles[0].plugins]
-
-
-# --- whole documents --------------------------------------------------------------------------------
 
 
 @given(config_documents())
@@ -269,154 +229,3 @@ def test_what_has_no_effect_is_a_warning(text: str, warning: str) -> None:
 
 
 # --- errors -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "message"),
-    [
-        ("pluginz: []", 3, "unknown field 'pluginz' in the document, did you mean 'plugins'?"),
-        ("plugins:\n- tpye: queue-scorer", 4, "unknown field 'tpye' in plugins[0], did you mean 'type'?"),
-        ("plugins:\n- name: x", 4, "plugins[0] has no type"),
-        ("plugins:\n- type: queue-scorrer", 4, "unknown plugin type 'queue-scorrer', did you mean 'queue-scorer'?"),
-        ("plugins:\n- type: latency-scorer", 4, "plugin type 'latency-scorer' is known and not yet available"),
-        (
-            "plugins:\n- type: low-queue-filter\n  parameters:\n    treshold: 1",
-            6,
-            "unknown field 'treshold' in plugins[0].parameters, did you mean 'threshold'?",
-        ),
-        (
-            "plugins:\n- type: low-queue-filter\n  parameters: {threshold: many}",
-            5,
-            "plugins[0].parameters.threshold is 'many', wanted a whole number",
-        ),
-        (
-            "plugins:\n- type: utilization-detector\n  parameters: {metricsStalenessThreshold: 10}",
-            5,
-            "plugins[0].parameters.metricsStalenessThreshold: found 10, wanted a duration such as '200ms' or '1m30s'",
-        ),
-        (
-            "plugins:\n- type: utilization-detector\n  parameters: {kvCacheUtilThreshold: 80}",
-            5,
-            "plugins[0].parameters: kvCacheUtilThreshold is 80.0, wanted above 0, at most 1",
-        ),
-        ("plugins:\n- type: file-discovery", 4, "path is missing in plugins[0].parameters"),
-        (
-            "plugins: [{type: queue-scorer}]\nplugins2: 1",
-            4,
-            "unknown field 'plugins2' in the document, did you mean 'plugins'?",
-        ),
-        (
-            "plugins:\n- type: queue-scorer\n- type: kv-cache-scorer\n  name: queue-scorer",
-            6,
-            "two plugins are named 'queue-scorer'; give one of them another name",
-        ),
-        (
-            "plugins: [{type: queue-scorer}]\nschedulingProfiles:\n- name: p\n  plugins:\n  - pluginRef: queue-scorerr",
-            7,
-            "no plugin is named 'queue-scorerr', did you mean 'queue-scorer'?",
-        ),
-        (
-            "plugins: [{type: queue-scorer}]\nschedulingProfiles:\n- name: p\n  plugins:\n  - weight: 1",
-            7,
-            "schedulingProfiles[0].plugins[0].pluginRef has no pluginRef",
-        ),
-        (
-            (
-                "plugins: [{type: random-picker}, {type: max-score-picker}]\nschedulingProfiles:\n- name: p\n"
-                "  plugins: [{pluginRef: random-picker}, {pluginRef: max-score-picker}]"
-            ),
-            5,
-            "profile 'p' has two pickers, 'random-picker' and 'max-score-picker', wanted one",
-        ),
-        (
-            "schedulingProfiles:\n- name: a\n- name: b",
-            5,
-            "2 scheduling profiles, wanted 1 for single-profile-handler",
-        ),
-        ("schedulingProfiles:\n- plugins: []", 4, "schedulingProfiles[0] has no name"),
-        ("featureGates: [flowControll]", 3, "unknown feature gate 'flowControll', did you mean 'flowControl'?"),
-        ("featureGates: [flowControl]", 3, "feature gate 'flowControl' is known and not yet available"),
-        ("featureGates: [flowControl=maybe]", 3, "feature gate flowControl is 'maybe', wanted true or false"),
-        ("flowControl: {maxBytes: -1}", 3, "flowControl.maxBytes: found -1, wanted 0 or above"),
-        (
-            "flowControl: {defaultRequestTTL: soon}",
-            3,
-            "flowControl.defaultRequestTTL: found 'soon', wanted a duration such as '200ms' or '1m30s'",
-        ),
-        ("flowControl:\n  priorityBands:\n  - priority: 1\n  - priority: 1", 6, "two priority bands have priority 1"),
-        (
-            "saturationDetector: {pluginRef: utilization-detector, queueDepthThreshold: 1}",
-            3,
-            "found pluginRef and queueDepthThreshold, wanted pluginRef or thresholds",
-        ),
-        (
-            "plugins: [{type: queue-scorer}]\nsaturationDetector: {pluginRef: queue-scorer}",
-            4,
-            "plugin 'queue-scorer' of type 'queue-scorer' is no detector",
-        ),
-        ("parser: {pluginRef: vertexai-parser}", 3, "plugin type 'vertexai-parser' is known and not yet available"),
-        (
-            "plugins: [{type: queue-scorer}]\ndataLayer: {discovery: {pluginRef: queue-scorer}}",
-            4,
-            "plugin 'queue-scorer' of type 'queue-scorer' is no discovery",
-        ),
-        (
-            (
-                "plugins:\n- type: decision-tree-filter\n  parameters:\n    current: {pluginRef: queue-scorer}\n"
-                "- type: queue-scorer"
-            ),
-            5,
-            "plugin 'queue-scorer' of type 'queue-scorer' is no filter",
-        ),
-        (
-            "plugins:\n- type: decision-tree-filter\n  parameters:\n    current: {pluginRef: decision-tree-filter}",
-            5,
-            "decision trees refer to each other in a circle: decision-tree-filter > decision-tree-filter",
-        ),
-        (
-            "plugins:\n- type: decision-tree-filter\n  parameters:\n    current: {}",
-            6,
-            "plugins[0].parameters.current: wanted exactly one of pluginRef and decisionTree",
-        ),
-        (
-            "plugins:\n- type: prefix-cache-scorer\n  parameters: {hashBlockSize: 64, blockSize: 64}",
-            5,
-            "found more than one of hashBlockSize, blockSize and blockSizeTokens, wanted one",
-        ),
-        (
-            (
-                "plugins: [{type: queue-scorer}]\nschedulingProfiles:\n- name: p\n"
-                "  plugins: [{pluginRef: queue-scorer, weight: .inf}]"
-            ),
-            6,
-            "weight of 'queue-scorer' is inf, wanted -1e12 to 1e12",
-        ),
-    ],
-)
-def test_an_error_says_the_line_what_was_found_and_what_was_wanted(text: str, line: int, message: str) -> None:
-    assert wrong(HEAD + text) == (line, message)
-
-
-def test_only_the_two_api_versions_and_the_kind_are_accepted() -> None:
-    assert wrong("kind: EndpointPickerConfig")[1].startswith("apiVersion is missing, wanted one of")
-    assert wrong("apiVersion: llm-d.ai/v1alpha2\nkind: EndpointPickerConfig") == (
-        1,
-        "apiVersion is 'llm-d.ai/v1alpha2', did you mean 'llm-d.ai/v1alpha1'?",
-    )
-    assert wrong("apiVersion: llm-d.ai/v1alpha1\nkind: Pod") == (2, "kind is 'Pod', wanted 'EndpointPickerConfig'")
-    assert parsed("apiVersion: inference.networking.x-k8s.io/v1alpha1\nkind: EndpointPickerConfig").warnings == ()
-
-
-@pytest.mark.parametrize("value", [None, [], "text", 7, {1: 2}, {"plugins": [[]]}])
-def test_what_is_no_configuration_at_all_is_a_config_error(value: object) -> None:
-    with pytest.raises(ConfigError):
-        parse_config(value, {}, PickingFlags())
-
-
-@pytest.mark.parametrize("type", sorted(KNOWN_TYPES - set(REGISTER)))
-def test_every_known_type_that_is_not_built_says_so(type: str) -> None:
-    assert wrong(HEAD + f"plugins: [{{type: {type}}}]")[1] == f"plugin type {type!r} is known and not yet available"
-
-
-def test_every_type_that_is_built_is_one_that_is_known() -> None:
-    assert set(REGISTER) <= KNOWN_TYPES

@@ -69,13 +69,18 @@ def ask_all(system: System) -> None:
         assert usage["completion_tokens"] == 100
 
 
+def answered(words: tuple[str | Path, ...]) -> str:
+    """What a command prints once it succeeds."""
+    wait_for(lambda: pointsman(*words).returncode == 0, 10)
+    return pointsman(*words).stdout
+
+
 def test_the_requests_of_the_guide_are_answered_and_explained(tmp_path: Path) -> None:
     with demo(tmp_path) as system:
         ask_all(system)
         for number, (_, body) in enumerate(GUIDE):
             words = ("replay", "explain", f"guide-{number}", "--data-dir", system.data)
-            wait_for(lambda words=words: pointsman(*words).returncode == 0, 10)
-            told = pointsman(*words).stdout
+            told = answered(words)
             assert str(body["model"]) in told
             assert "verified: computed again" in told
         assert verified(system.data)["skipped"] == {}

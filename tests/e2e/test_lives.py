@@ -100,7 +100,7 @@ def test_a_signal_under_load_ends_all_within_seconds(tmp_path: Path, number: sig
     assert [type(event) for event in last] == [PickerEnded, ControlStopped]
     routed = {e.event.request.request_id for e in log if isinstance(e.event, RequestRouted)}
     assert {o.id for o in load.outcomes if o.whole and o.status == 200} <= routed
-    assert "exit code 0" in last[0].cause  # type: ignore[union-attr]
+    assert "exit code 0" in last[0].cause
 
 
 def test_busy_ports_of_pickers_become_the_next_free_ones(tmp_path: Path) -> None:
