@@ -84,6 +84,11 @@ def recorded(system: System, name: str) -> list[Entry]:
         return found + [e for e in ends if e.event.request_n in numbers]  # type: ignore[union-attr]
 
 
+def refusals(system: System, name: str) -> set[str]:
+    """Why requests of this id were refused."""
+    return {e.event.reason for e in recorded(system, name) if isinstance(e.event, RequestRefused)}
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -91,7 +96,6 @@ def recorded(system: System, name: str) -> list[Entry]:
         (b'{"prompt": "who am I asking?"}', "model"),
         (b'["model"]', ""),
         (b"\xff\xfe\x00\x80", ""),
-        (b"", ""),
     ],
 )
 def test_a_body_that_is_no_request_is_answered_400_and_recorded(system: System, body: bytes, words: str) -> None:
@@ -110,22 +114,20 @@ def test_a_body_over_the_limit_is_answered_413_in_bounded_memory(system: System)
         text = Path(f"/proc/{system.pids()['picker']}/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
-    assert ask(system, good(prompt="x" * (BODY_MAX - 1000)))[0] == 200
+    assert ask(system, good(prompt="x" * (BODY_MAX - 1000)), name="fits")[0] == 400, "the model takes no such prompt"
+    assert isinstance(recorded(system, "fits")[0].event, RequestRouted)
     before = resident()
-    found: list[int] = []
+    with Load(system.gateway, 50, large, limit=8, prefix="large") as load:
+        load.wait_sent(8, 10)
 
-    def send() -> None:
-        found.append(ask(system, good(prompt="x" * 8 * BODY_MAX), name="large")[0])
-
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert found == [413] * 8
+    # The gateway closes after its answer: who still sends may find the connection reset before having read it.
+    assert {outcome.status for outcome in load.outcomes} - {0} == {413}
     assert resident() - before < 24 * BODY_MAX
-    assert all(e.event.reason == "body-too-large" for e in recorded(system, "large"))  # type: ignore[union-attr]
+    assert {reason for n in range(1, 9) for reason in refusals(system, f"large-{n}")} == {"body-too-large"}
+
+
+def large(number: int) -> tuple[str, dict[str, object], dict[str, str]]:
+    return "/v1/completions", {"model": LLAMA, "prompt": "x" * 8 * BODY_MAX}, {}
 
 
 def test_header_bytes_that_are_no_text_are_routed(system: System) -> None:
@@ -166,7 +168,7 @@ def test_an_invalid_manifest_leaves_what_was_and_its_line_is_told(system: System
     pools = system.manifests / "pools.yaml"
     right = pools.read_text()
     wrong = right.replace("targetPorts:", "targetPort:")
-    line = 1 + wrong[: wrong.index("spec:")].count("\n")
+    line = 1 + wrong[: wrong.index("targetPort:")].count("\n")
     pools.write_text(wrong)
     wait_for(lambda: f"{pools.name}, line {line}" in system.said(), 10, f"a word about line {line}: {system.said()}")
     assert "what it said before stays" in system.said()
@@ -204,7 +206,8 @@ spec:
     wait_for(lambda: ask(system, good(), batch, "shed")[0] == 429, 15, "shedding")
 
     assert ask(system, good(), name="kept")[0] == 200
-    assert recorded(system, "shed")[-1].event.reason == "saturated"  # type: ignore[union-attr]
+    assert refusals(system, "shed") == {"saturated"}
+    assert refusals(system, "kept") == set()
     stop_metrics(system, "")
     wait_for(lambda: ask(system, good(), batch)[0] == 200, 15, "admission")
 
@@ -226,9 +229,7 @@ def test_without_endpoints_the_answer_is_503(system: System) -> None:
     there = pods.read_text()
     pods.write_text("")
     wait_for(lambda: ask(system, good(), name="nobody")[0] == 503, 10, "a refusal")
-    refused = recorded(system, "nobody")[-1].event
-    assert isinstance(refused, RequestRefused)
-    assert refused.reason == "no-endpoints"
+    assert refusals(system, "nobody") == {"no-endpoints"}
     pods.write_text(there)
     wait_for(lambda: ask(system, good(), name="again")[0] == 200, 10, "an answer")
 
@@ -287,4 +288,3 @@ def test_a_pool_that_fails_open_is_served_while_no_picker_is_up(tmp_path: Path) 
     names = [e.event.request.request_id for e in entries(system.log) if isinstance(e.event, RequestRouted)]
     assert not [name for name in names if name.startswith("open")], "nobody was asked"
     assert len([name for name in names if name.startswith("asked")]) == 100
-    assert LLAMA in json.dumps(completion(1)[1])
