@@ -102,7 +102,11 @@ class _Connection(asyncio.Protocol):
     def _done(self, outcome: Outcome) -> None:
         outcome.ended, outcome.whole = time.monotonic(), True
         self.outcome, self.idle_since = None, outcome.ended
-        self.load.idle.append(self)
+        assert self.transport is not None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # the answer came before the request was sent
+        else:
+            self.load.idle.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.load.connections.discard(self)
