@@ -5,6 +5,7 @@ connection, and when the server ends, connections are closed whether or not thei
 """
 
 import socket
+from contextlib import suppress
 from typing import cast
 
 import trio
@@ -47,11 +48,14 @@ class _Patient:
     async def receive_some(self, max_bytes: int) -> bytes:
         return await self._stream.receive_some(max_bytes)
 
+    # hypercorn closes in a task that Quart is about to cancel: a checkpoint here would leave the connection open.
+
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        with suppress(OSError):
+            self.socket.shutdown(trio.socket.SHUT_WR)
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        self.close()
 
     def close(self) -> None:
         """At once, whatever is not read yet; tasks that wait for this connection are told."""

@@ -13,7 +13,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-GAPS: Mapping[str, float] = {"decisions": 0.5, "log": 0.5, "strip": 1.0, "pools": 2.0, "routes": 1.0}
+GAPS: dict[str, float] = {"decisions": 0.5, "log": 0.5, "strip": 1.0, "pools": 2.0, "routes": 1.0}
 """The topics, and the seconds between two events of a stream about each: what people can follow."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that a dead reader is noticed."""
@@ -58,25 +58,28 @@ class Subscription:
         self.ended = True
         self.wake.set()
 
-    def take(self, now: float) -> tuple[list[str], float]:
-        """The topics that may be told now, and the seconds until another one may."""
-        due = {topic: self._told.get(topic, -1e9) + GAPS[topic] for topic in self.topics}
-        ready = sorted(topic for topic, at in due.items() if at <= now)
+    def take(self, now: float) -> list[str]:
+        """The topics that may be told now."""
+        ready = sorted(topic for topic in self.topics if self._due(topic) <= now)
         for topic in ready:
             self._told[topic] = now
             self.topics.discard(topic)
-        later = [at - now for topic, at in due.items() if topic in self.topics]
-        return ready, min(later, default=HEARTBEAT)
+        return ready
 
-    async def wait(self, seconds: float) -> None:
-        """Return after `seconds`; when nothing is due anyway, also at the next topic."""
-        quiet = not self.topics
-        self.wake = trio.Event()
-        with trio.move_on_after(seconds):
-            if quiet or self.ended:
+    def _due(self, topic: str) -> float:
+        return self._told[topic] + GAPS[topic] if topic in self._told else float("-inf")
+
+    def pause(self, now: float) -> float:
+        """Seconds until something may be told: HEARTBEAT where nothing changed."""
+        return min((self._due(topic) - now for topic in self.topics), default=HEARTBEAT)
+
+    async def wait(self) -> None:
+        """Return when something may be told, after HEARTBEAT, or at the end."""
+        until = trio.current_time() + HEARTBEAT
+        while not self.ended and (pause := self.pause(now := trio.current_time())) > 0 and now < until:
+            self.wake = trio.Event()
+            with trio.move_on_after(min(pause, until - now)):
                 await self.wake.wait()
-            else:
-                await trio.sleep(seconds)
 
 
 class Broadcast:
@@ -121,19 +124,18 @@ async def stream_events(subscription: Subscription, receive: Receive, send: Send
         headers = [(name, value) for name, value in HEADERS]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": RETRY, "more_body": True})
-        end = silent_since = trio.current_time()
-        end += LIFETIME
+        spoke = trio.current_time()
+        end = spoke + LIFETIME
         while not subscription.ended and (now := trio.current_time()) < end:
-            topics, again = subscription.take(now)
             line = b""
-            if topics:
+            if topics := subscription.take(now):
                 line = b"event: changed\ndata: " + msgspec.json.encode(topics) + b"\n\n"
-            elif now - silent_since >= HEARTBEAT:
+            elif now - spoke >= HEARTBEAT:
                 line = b": still here\n\n"
             if line:
-                silent_since = now
+                spoke = now
                 await send({"type": "http.response.body", "body": line, "more_body": True})
-            await subscription.wait(min(again, HEARTBEAT))
+            await subscription.wait()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         nursery.cancel_scope.cancel()
 
