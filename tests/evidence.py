@@ -17,6 +17,7 @@ from pointsman.core.events import (
     EndpointJoined,
     EntriesLost,
     Entry,
+    Origin,
     PickerEnded,
     RequestFinished,
     RequestRefused,
@@ -71,6 +72,8 @@ class Evidence:
     ends: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     ended: dict[tuple[str, int], PickerEnded] = field(default_factory=dict)
     lost: list[EntriesLost] = field(default_factory=list)
+    numbers: dict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    """By epoch: the `n` of its entries, in the order of the log."""
 
     @property
     def entries_lost(self) -> int:
@@ -82,7 +85,10 @@ def gather(log: list[Entry], request_log: Path, access_log: Path) -> Evidence:
     """Read all three."""
     found, address = Evidence(), dict[int, str]()
     for entry in log:
-        match event := entry.event:
+        event = entry.event
+        if isinstance(origin := getattr(event, "origin", None), Origin):
+            found.numbers[origin.picker, origin.epoch].append(origin.n)
+        match event:
             case EndpointJoined():
                 address[event.endpoint] = f"{event.address}:{event.port}"
             case RequestRouted():
@@ -143,4 +149,16 @@ def without_one_end(found: Evidence) -> list[tuple[str, int, int]]:
         lost = any((e.picker, e.epoch) == key[:2] for e in found.lost)  # its end may be among what was lost
         if ends > 1 or (ends == 0 and key[:2] not in found.ended and not lost):
             wrong.append(key)
+    return wrong
+
+
+def unaccounted(found: Evidence) -> list[str]:
+    """Epochs whose entries are not there once each, in order, up to the last that was given out, save what is told lost."""
+    wrong = []
+    for key, numbers in found.numbers.items():
+        lost = [n for e in found.lost if (e.picker, e.epoch) == key for n in range(e.first, e.last + 1)]
+        last = found.ended[key].last_n if key in found.ended else 0
+        wanted = list(range(1, max(last, *numbers) + 1))
+        if numbers != sorted(set(numbers)) or sorted(numbers + lost) != wanted:
+            wrong.append(f"{key}: {len(numbers)} entries and {len(lost)} lost, the last is {last or numbers[-1]}")
     return wrong

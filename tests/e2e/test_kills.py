@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evidence import disagreements, entries, gather, undecided, verified, without_one_end
+from evidence import disagreements, entries, gather, unaccounted, undecided, verified, without_one_end
 from load import Load, Outcome, some_streamed
 from system import System, demo
 from traffic_model import compare
@@ -35,6 +35,7 @@ def test_ten_thousand_requests_verify_after_each_process_was_killed(tmp_path: Pa
     assert disagreements(found, gateway_killed={outcome.id for outcome in gone}) == []
     assert len(undecided(found)) <= found.entries_lost
     assert without_one_end(found) == []
+    assert unaccounted(found) == []
     assert len(found.served) > 0.9 * REQUESTS
     assert found.refused.total() == 0
     checked = compare(log)
