@@ -19,8 +19,11 @@ DEFAULT_PICKER_PORT = 9002
 SETTLE = 0.02
 """Seconds that changes are gathered: an object's events come in a row."""
 
-WITHOUT_PICKER = 2.0
-"""Seconds without a picker after which the gateway stops asking; until then requests wait for the next one."""
+FAIL_OPEN, FAIL_CLOSED = 2.0, 5.0
+"""Seconds without a picker after which the gateway stops asking, by the pool's failure mode.
+
+Until then requests wait for the next picker; after five the gateway would give them up in any case.
+"""
 
 
 async def follow_routes(
@@ -29,7 +32,7 @@ async def follow_routes(
     """Tell the supervisor the wanted ports and Envoy its files, now and after every change."""
     wanted: list[dict[str, object]] | None = None
     written: XdsFiles = {}
-    told = False
+    told = 0
     while True:
         event = moved()
         now_wanted = _ports(log.state)
@@ -37,7 +40,7 @@ async def follow_routes(
             wanted = now_wanted
             await leash.say("ports", wanted)
         since = leash.unpicked_since
-        down = since is not None and trio.current_time() >= since + WITHOUT_PICKER
+        down, look_at = _down(since, trio.current_time())
         if settings.gateway is not None:
             files = _files(settings, log.state, leash.bound, down)
             if files != written:
@@ -45,15 +48,33 @@ async def follow_routes(
                 await trio.to_thread.run_sync(write)
                 written = files
             if down != told:
-                leash.tell(_WITHOUT if down else _WITH)
+                leash.tell(_WORDS[down])
                 told = down
-        with trio.move_on_at(math.inf if since is None or down else since + WITHOUT_PICKER):
+        with trio.move_on_at(look_at):
             await event.wait()
         await trio.sleep(SETTLE)
 
 
-_WITHOUT = "no picker is ready: pools that fail open are balanced by the gateway, all others answer 500"
-_WITH = "a picker is ready: the gateway asks again"
+_WORDS = (
+    "a picker is ready: the gateway asks again",
+    "no picker is ready: the gateway balances the pools that fail open by itself",
+    "no picker is ready still: the gateway answers 500 for the pools that fail closed",
+)
+
+
+def _down(since: float | None, now: float) -> tuple[int, float]:
+    """How far the gateway goes without pickers, as an index of `_WORDS`; and when that changes by itself."""
+    if since is None:
+        return 0, math.inf
+    if now < since + FAIL_OPEN:
+        return 0, since + FAIL_OPEN
+    return (1, since + FAIL_CLOSED) if now < since + FAIL_CLOSED else (2, math.inf)
+
+
+def _without(state: ClusterState, down: int) -> frozenset[str]:
+    return frozenset(
+        [name for name, pool in state.pools.items() if down >= (1 if pool.failure_mode == "FailOpen" else 2)]
+    )
 
 
 def _ports(state: ClusterState) -> list[dict[str, object]]:
@@ -62,9 +83,10 @@ def _ports(state: ClusterState) -> list[dict[str, object]]:
     ]
 
 
-def _files(settings: ControlSettings, state: ClusterState, bound: dict[str, int], down: bool) -> XdsFiles:
+def _files(settings: ControlSettings, state: ClusterState, bound: dict[str, int], down: int) -> XdsFiles:
     gateway = settings.gateway
     assert gateway is not None
-    without = frozenset(state.pools) if down else frozenset[str]()
-    ports = GatewayPorts(gateway.address, gateway.port, bound, settings.picker_tls, without, gateway.admin)
+    ports = GatewayPorts(
+        gateway.address, gateway.port, bound, settings.picker_tls, _without(state, down), gateway.admin
+    )
     return xds(state, ports, Path(gateway.directory), Path(gateway.access_log))

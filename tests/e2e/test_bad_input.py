@@ -247,7 +247,7 @@ def test_a_picker_that_does_not_come_back_is_answered_for_at_once(system: System
     killer = threading.Thread(target=kept_down, args=(system, done))
     killer.start()
     try:
-        wait_for(lambda: "no picker is ready" in system.said(), 15, "a word about it")
+        wait_for(lambda: "no picker is ready still" in system.said(), 15, "a word about it")
         time.sleep(0.3)
         for _ in range(10):
             began = time.monotonic()
