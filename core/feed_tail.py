@@ -7,14 +7,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from pointsman.core.events import PICKER_EVENTS, Class, Entry, decode
+from pointsman.core.events import PICKER_EVENTS, Class, Entry, Event
 from pointsman.core.feed import OWN, Batch, FeedError, encode_frame
-from pointsman.core.marks import MARKS, skim
+from pointsman.core.marks import MARKS, Mark, skim
 
 TAIL_BYTES_MAX = 32 << 20
 """Ten seconds of other pickers' traffic at 10,000 entries/s; a snapshot costs less than more of it."""
 TAIL_COMMITS_MAX = 8192
 """At a hundred commits a second, over a minute."""
+
+_TRAFFIC = (*MARKS, *PICKER_EVENTS)
 
 Key: TypeAlias = tuple[str, int]
 """Picker and epoch."""
@@ -48,6 +50,11 @@ class Commit(Protocol):
         """Its entries, in order."""
         ...
 
+    @property
+    def events(self) -> Sequence[Event | Mark]:
+        """What was skimmed of them; empty where nobody has kept it."""
+        ...
+
 
 class TailFellOutError(FeedError):
     """A picker did not read for so long that what comes next for it is no longer in the tail."""
@@ -69,22 +76,20 @@ class TailCommit:
         self._owners: list[Key | None] = []
         self._own: dict[Key, int] = {}
         self._whole: bytes | None = None
-        for entry in commit.entries:
+        events = commit.events or [skim(entry.kind, entry.body) for entry in commit.entries]
+        for entry, event in zip(commit.entries, events, strict=True):
             self.body_bytes += len(entry.body)
-            self._owners.append(self._note_owner(entry))
+            self._owners.append(self._note_owner(entry, event))
 
-    def _note_owner(self, entry: Entry) -> Key | None:
+    def _note_owner(self, entry: Entry, event: Event | Mark) -> Key | None:
         if entry.kind == Class.TRAFFIC:
-            mark = skim(entry.kind, entry.body)
-            assert isinstance(mark, MARKS), "the class of an entry says how it is skimmed"
-            key = (mark.origin.picker, mark.origin.epoch)
-            self.highest[key] = mark.origin.n
+            assert isinstance(event, _TRAFFIC), "the class of an entry says what it holds"
+            key = (event.origin.picker, event.origin.epoch)
+            self.highest[key] = event.origin.n
             self._own[key] = self._own.get(key, 0) + len(entry.body)
             return key
-        if entry.kind == Class.CONTROL:
-            event = decode(entry.body)
-            if isinstance(event, PICKER_EVENTS):
-                self.highest[event.origin.picker, event.origin.epoch] = event.origin.n
+        if isinstance(event, PICKER_EVENTS):
+            self.highest[event.origin.picker, event.origin.epoch] = event.origin.n
         return None
 
     def bytes_for(self, key: Key) -> int:

@@ -228,7 +228,7 @@ class Appender:
         self._commits += 1
         self._durations.append(done.duration)
         self._fold(done)
-        self._tail.add(commit, done.body_bytes)
+        self._tail.add(done.kept, done.body_bytes)
         if (done.wants_snapshot or self._snapshot_cost >= self._limits.snapshot_cost) and not self._done:
             self._offer_snapshot()
         while self._waiting and self._waiting[0][0] <= commit.last:

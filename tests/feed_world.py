@@ -42,6 +42,7 @@ class MemoryCommit(msgspec.Struct, frozen=True):
     recorded_at: float
     digest: bytes
     entries: tuple[Entry, ...]
+    events: tuple[Event, ...] = ()
 
 
 class MemoryLog:

@@ -124,13 +124,16 @@ class Metrics:
         self._models = Bounded(LABEL_VALUES_MAX)
         self._fairness = Bounded(LABEL_VALUES_MAX)
         self._by_facts: dict[tuple[str, str, str, int], Series] = {}
+        self._attempts_known: dict[tuple[str, int], Attempt] = {}
+        """Of a target and an endpoint's number, which is never used again."""
         self._open: dict[tuple[str, int], dict[int, Series]] = {}
 
     def follow(self, entries: Iterable[Entry], cluster: ClusterState) -> None:
         """Count the entries of a commit; `cluster` is the state after it, and names the endpoints."""
         for entry in entries:
             if entry.kind == Class.TRAFFIC:
-                self._traffic(decode(entry.body), cluster)
+                if entry.body[2:18] != b"response-started":  # nothing is counted of it
+                    self._traffic(decode(entry.body), cluster)
             elif entry.kind == Class.CONTROL:
                 event = decode(entry.body)
                 if isinstance(event, PickerEnded):
@@ -198,11 +201,17 @@ class Metrics:
         return series
 
     def _attempted(self, target: str, number: int, cluster: ClusterState) -> None:
-        member = cluster.endpoints.get(number)
-        if member is None:  # it left within the same commit
-            self._count_attempt(Attempt("success", target))
-            return
-        self._count_attempt(Attempt("success", target, member.name, member.namespace, str(member.port)))
+        attempt = self._attempts_known.get((target, number))
+        if attempt is None:
+            member = cluster.endpoints.get(number)
+            if member is None:  # it left within the same commit
+                attempt = Attempt("success", target)
+            else:
+                attempt = Attempt("success", target, member.name, member.namespace, str(member.port))
+                if len(self._attempts_known) >= SERIES_MAX:
+                    self._attempts_known.clear()
+                self._attempts_known[target, number] = attempt
+        self._count_attempt(attempt)
 
     def _count_attempt(self, attempt: Attempt) -> None:
         if attempt not in self.attempts and len(self.attempts) >= SERIES_MAX:
