@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -303,13 +303,13 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, requests: int = 30) -> Iterator[Running]:
+def running(home: Path, requests: int = 30, *, port: int = 0, fresh: bool = True) -> Iterator[Running]:
     """A world with its console, served until the context ends."""
     ready: queue.Queue[Running | BaseException] = queue.Queue()
     ended = threading.Event()
 
     async def live() -> None:
-        async with world(home, requests) as made, served(made) as url:
+        async with world(home, requests, fresh=fresh) as made, served(made, port) as url:
             ready.put(Running(made, url, trio.lowlevel.current_trio_token()))
             await trio.to_thread.run_sync(ended.wait)
 
@@ -331,3 +331,36 @@ def running(home: Path, requests: int = 30) -> Iterator[Running]:
         ended.set()
         thread.join(timeout=30)
         assert not thread.is_alive(), "the console did not end"
+
+
+class Restarting:
+    """A console that can be ended and started again, at the same port over the same log."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._port = 0
+        self._stack = ExitStack()
+        self.running = self._enter(5)
+        self._port = self.running.port
+        self.url = self.running.url
+
+    def _enter(self, requests: int) -> Running:
+        return self._stack.enter_context(running(self._home, requests, port=self._port, fresh=self._port == 0))
+
+    def stop(self) -> None:
+        """End it."""
+        self._stack.close()
+
+    def start(self) -> None:
+        """Start it again."""
+        self.running = self._enter(0)
+
+
+@contextmanager
+def restarting(home: Path) -> Iterator[Restarting]:
+    """Such a console, ended at the end."""
+    found = Restarting(home)
+    try:
+        yield found
+    finally:
+        found.stop()
