@@ -67,6 +67,7 @@ class Written(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.size = 0
+        self._closing = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.size += len(data)
@@ -75,10 +76,13 @@ class Written(asyncio.Transport):
         return 0
 
     def is_closing(self) -> bool:
-        return False
+        return self._closing
 
     def close(self) -> None:
-        pass
+        self._closing = True
+
+    def abort(self) -> None:
+        self._closing = True
 
 
 def headers_of(message: HttpHeaders, fields: tuple[tuple[str, str], ...]) -> None:

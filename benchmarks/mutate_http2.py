@@ -1,0 +1,166 @@
+"""Ten million mutated bytes: into the HTTP/2 engine alone, then into a whole picker connection.
+
+    .venv/bin/python benchmarks/mutate_http2.py [--bytes 10000000] [--seed 1]
+
+Each round takes what a gateway sends, changes, moves, repeats or drops some of it, and cuts it anywhere.
+The engine may raise nothing but h2's protocol errors, the connection nothing at all, and no stream may stay open.
+Says what it saw; fails with the seed of the round that broke it.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from h2.exceptions import ProtocolError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from request import BufferFeed, Gateway, Written
+from schedule import POOL, cluster_of
+
+from pointsman.grpc.epp import ExternalProcessor
+from pointsman.grpc.http2 import ServerConnection
+from pointsman.grpc.http2_send import (
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+from pointsman.grpc.picking import PoolPicking
+from pointsman.grpc.protocol import Limits, Load
+from pointsman.grpc.server import GrpcServer, quiet_grpclib
+
+CUTS = 12
+"""Pieces that a round's bytes arrive in, at most."""
+
+
+def traffic(source: random.Random) -> bytes:
+    """A connection's beginning and a few requests, whole or not."""
+    gateway = Gateway(source.choice((1, 3)))
+    settings = bytes((0, 4)) + source.choice((65_535, 0, 1 << 20)).to_bytes(4, "big")
+    parts = [PREFACE, frame(SETTINGS, 0, 0, settings)]
+    for i in range(source.randrange(1, 4)):
+        parts.append(gateway.request(i))
+        response = gateway.response()
+        parts += response[: source.randrange(len(response) + 1)]
+        stream = 2 * i + 1
+        parts.append(
+            source.choice(
+                (
+                    frame(PING, 0, 0, bytes(8)),
+                    frame(WINDOW_UPDATE, 0, stream, (1000).to_bytes(4, "big")),
+                    frame(RST_STREAM, 0, stream, bytes(4)),
+                    frame(PRIORITY, 0, stream, bytes(4) + b"\x10"),
+                    frame(HEADERS, END_STREAM | 4, stream, b""),
+                    frame(SETTINGS, 1, 0),
+                    b"",
+                )
+            )
+        )
+    return b"".join(parts)
+
+
+def mutated(data: bytes, source: random.Random) -> bytes:
+    """The same with some of it changed behind the preface."""
+    out = bytearray(data)
+    first = len(PREFACE)
+    for _ in range(source.randrange(1, 10)):
+        at = source.randrange(first, len(out))
+        match source.randrange(12):  # mostly what leaves lengths right, so that more is read behind it
+            case 0 | 1 | 2 | 3 | 4:
+                out[at] = source.randrange(256)
+            case 5 | 6 | 7 | 8 | 9:
+                out[at] ^= 1 << source.randrange(8)
+            case 10:
+                out[at:at] = out[max(first, at - source.randrange(1, 40)) : at]
+            case 11 if len(out) > first + 64:
+                del out[at : at + source.randrange(1, 20)]
+            case _:
+                pass
+        if len(out) <= first:
+            return data
+    return bytes(out)
+
+
+def pieces(data: bytes, source: random.Random) -> list[bytes]:
+    """The same bytes, cut anywhere."""
+    cuts = sorted(source.randrange(len(data) + 1) for _ in range(source.randrange(CUTS)))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+def into_engine(chunks: list[bytes]) -> str:
+    """Give the engine a round; how it ended."""
+    engine = ServerConnection()
+    engine.initiate_connection()
+    try:
+        for chunk in chunks:
+            engine.receive_data(chunk)
+            engine.data_to_send()
+    except ProtocolError as error:
+        return type(error).__name__
+    return "went on"
+
+
+async def into_connection(server: GrpcServer, load: Load, chunks: list[bytes]) -> str:
+    """Give a connection of the picker a round; how it ended."""
+    transport = Written()
+    connection = server._protocol_factory()
+    connection.connection_made(transport)
+    for chunk in chunks:
+        if not transport.is_closing():
+            connection.data_received(chunk)
+        await asyncio.sleep(0)
+    ended = "closed" if transport.is_closing() else "went on"
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    if load.streams or load.held_bytes:
+        raise AssertionError(f"{load.streams} streams and {load.held_bytes} bytes are left, wanted none")
+    return ended
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Do both halves."""
+    quiet_grpclib()
+    loop = asyncio.get_running_loop()
+    failures: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+    feed, load = BufferFeed(cluster_of(5)), Load(Limits())
+    server = GrpcServer([ExternalProcessor(PoolPicking(POOL, feed), feed, load)])
+    for name in ("engine", "connection"):
+        seen: Counter[str] = Counter()
+        done, seed, began = 0, options.seed, time.monotonic()
+        while done < options.bytes:
+            source = random.Random(seed)
+            data = mutated(traffic(source), source)
+            try:
+                chunks = pieces(data, source)
+                seen[into_engine(chunks) if name == "engine" else await into_connection(server, load, chunks)] += 1
+            except Exception as error:
+                raise SystemExit(f"{name}: seed {seed} raised {type(error).__name__}: {error}") from error
+            if failures:
+                raise SystemExit(f"{name}: seed {seed} failed in the loop: {failures[0]}")
+            done += len(data)
+            seed += 1
+        ends = ", ".join(f"{end} {count}" for end, count in seen.most_common())
+        print(f"{name}: {done} bytes in {seed - options.seed} rounds, {time.monotonic() - began:.0f} s: {ends}")
+    print(f"decisions made meanwhile: {feed.buffer.last_n} entries")
+
+
+def main() -> None:
+    """Mutate and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=int, default=10_000_000, help="for each half")
+    parser.add_argument("--seed", type=int, default=1)
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
