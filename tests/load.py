@@ -31,6 +31,8 @@ class Outcome:
     """0 where no reply came."""
     whole: bool = False
     """The reply came to its end."""
+    given_up: bool = False
+    """The client left, at the end of its patience."""
     body: bytes = b""
     """The first KiB of it."""
 
@@ -172,7 +174,7 @@ class Load:
 
     def broken(self) -> list[Outcome]:
         """What got no whole reply, or one that is not 200."""
-        return [outcome for outcome in self.outcomes if outcome.ended and not (outcome.whole and outcome.status == 200)]
+        return [o for o in self.outcomes if o.ended and not o.given_up and not (o.whole and o.status == 200)]
 
     async def _run(self) -> None:
         due = time.monotonic()
@@ -188,6 +190,8 @@ class Load:
         while any(not outcome.ended for outcome in self.outcomes) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
+            if connection.outcome is not None:
+                connection.outcome.given_up = True
             if connection.transport is not None:
                 connection.transport.abort()
         for task in opening:
