@@ -186,17 +186,11 @@ def fold_load(entries: int) -> dict[str, float]:
     return {"load_entries_per_second": entries / (time.process_time() - start)}
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=20_000)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--requests", type=int, default=30_000, help="in the log that is walked")
-    parser.add_argument("--directory", type=Path, default=None)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+def measured(rate: int, seconds: float, requests: int, directory_in: Path | None = None) -> dict[str, float]:
+    """All of it."""
+    with tempfile.TemporaryDirectory(dir=directory_in) as directory:
         path = Path(directory) / "log"
-        found = trio.run(append_load, path, options.rate, options.seconds)
+        found = trio.run(append_load, path, rate, seconds)
         found |= fold_load(20_000)
         start = time.process_time()
         report = verify_chain(path)
@@ -209,8 +203,20 @@ def main() -> None:
                 state.apply(entry)
             found["traffic_entries_per_second"] = state.position / (time.process_time() - start)
         mixed = Path(directory) / "mixed"
-        trio.run(write_mixed, mixed, options.requests)
+        trio.run(write_mixed, mixed, requests)
         found |= walk_decisions(mixed)
+    return found
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--requests", type=int, default=30_000, help="in the log that is walked")
+    parser.add_argument("--directory", type=Path, default=None)
+    options = parser.parse_args()
+    found = measured(options.rate, options.seconds, options.requests, options.directory)
     print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=2))
 
 

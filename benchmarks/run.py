@@ -1,51 +1,180 @@
-"""What a request costs, beside a bare gRPC echo that schedules and records nothing.
+"""The table of budgets: what is allowed, what was measured, and whether that is met.
 
-Uses the rig in ../shared/bench where it is there; without it, the benchmarks of the parts.
+    make bench                        everything: a quarter of an hour
+    make bench ARGS=--quick           short rounds: two to three minutes
+    make bench ARGS=--parts           only what needs no gateway
+
+With the rig in ../shared/bench, Pointsman and the yardstick stand behind the same Envoy, in turns, and a request's
+cost is told as a ratio to the yardstick's.  Without it, a request is measured without sockets beside our own echo.
+Needs an otherwise idle machine: two processes that share a core slow each other down, and ratios move by a tenth.
 """
 
 import argparse
+import asyncio
+import json
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 RIG = ROOT.parent / "shared/bench/compare.py"
-PARTS = ("schedule.py", "log.py", "scrape.py")
+sys.path.insert(0, str(HERE))
+
+PICKER = {5: 0.40, 100: 0.42, 1000: 0.55}
+CONTROL, CHUNK, ADDED, TAIL = 0.10, 0.25, 0.8, 3.0
+CHUNKS = 100
+SCHEDULE = {5: 25.0, 100: 30.0, 1000: 60.0}
+MEMORY = {"control": 200.0, "picker": 120.0}
+
+Row = dict[str, object]
+
+
+class Table:
+    """Lines of budget and measurement, printed as they come."""
+
+    def __init__(self) -> None:
+        self.missed = 0
+        print(f"{'what':58}{'budget':>12}{'measured':>12}  ", flush=True)
+
+    def line(self, what: str, budget: float | None, measured: float, unit: str = "", *, least: bool = False) -> None:
+        """One row; `least` where more is better."""
+        verdict = ""
+        if budget is not None:
+            met = measured >= budget if least else measured <= budget
+            verdict = "met" if met else "missed"
+            self.missed += not met
+        wanted = "" if budget is None else f"{'≥' if least else '≤'} {budget:,g}"
+        digits = 0 if measured >= 1000 else 1 if measured >= 10 else 2
+        print(f"{what:58}{wanted:>12}{measured:12,.{digits}f}  {unit:8}{verdict}", flush=True)
+
+
+def middle(rows: Iterable[Row], value: Callable[[Row], float]) -> float:
+    """The median over rounds."""
+    return statistics.median(value(row) for row in rows)
+
+
+def measured_rig(endpoints: int, connections: str, seconds: int, rounds: int, chunks: int = 0) -> list[Row]:
+    """The rig's rows of yardstick and Pointsman, with CPU and memory by process."""
+    python = ROOT / ".venv-bench/bin/python"
+    data = "$(mktemp -d {})".format(shlex.quote(tempfile.gettempdir() + "/pointsman-bench-XXXXXX"))
+    picker = (
+        f"{shlex.quote(sys.executable)} -P -m pointsman.cli epp --pool-name bench --config-file {{config}}"
+        " --grpc-port {port} --grpc-health-port {health} --metrics-port {metrics} --secure-serving=false"
+        f" --data-dir {data}"
+    )
+    words = [str(python), str(HERE / "rig.py"), "--endpoints", str(endpoints), "--connections", connections]
+    words += ["--seconds", str(seconds), "--rounds", str(rounds), "--chunks", str(chunks)]
+    done = subprocess.run([*words, "yardstick", f"pointsman={picker}"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise SystemExit(f"the rig ended with {done.returncode}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def pick(rows: list[Row], label: str, connections: int) -> list[Row]:
+    return [row for row in rows if row["label"] == label and row["connections"] == connections]
+
+
+def role(name: str, which: str = "by_role") -> Callable[[Row], float]:
+    return lambda row: row[which].get(name, 0.0)  # type: ignore[attr-defined]
+
+
+def number(name: str) -> Callable[[Row], float]:
+    return lambda row: float(row[name])  # type: ignore[arg-type]
+
+
+def apart(row: Row) -> float:
+    """The control process's CPU a request, without what it needs when there are none."""
+    return role("control")(row) - 1e6 * role("control", "idle_by_role")(row) / number("rate")(row)
+
+
+def behind_envoy(table: Table, quick: bool) -> None:
+    """The rows that need the rig."""
+    seconds, rounds = (4, 1) if quick else (6, 3)
+    for endpoints, budget in PICKER.items():
+        rows = measured_rig(endpoints, "1,16" if endpoints == 5 else "16", seconds, rounds)
+        theirs, ours = pick(rows, "yardstick", 16), pick(rows, "pointsman", 16)
+        base = middle(theirs, number("cpu"))
+        at = f"{endpoints} endpoints, 16 connections: "
+        table.line(at + "yardstick", None, base, "µs")
+        table.line(at + "picker", budget, middle(ours, role("picker")) / base, "x")
+        table.line(at + "control, scraping apart", CONTROL, middle(ours, apart) / base, "x")
+        table.line(at + "all processes, scraping included", None, middle(ours, number("cpu")) / base, "x")
+        idle = 100 * middle(ours, number("idle"))
+        table.line(f"{endpoints} endpoints: scraping and waiting, of a core", None, idle, "%")
+        if endpoints == 5:
+            alone, yard = pick(rows, "pointsman", 1), pick(rows, "yardstick", 1)
+            table.line(
+                "time added: p50 at 1 connection",
+                ADDED,
+                middle(alone, number("p50")) / middle(yard, number("p50")),
+                "x",
+            )
+            table.line("tail: p99 over p50 at 16 connections", TAIL, middle(ours, lambda r: r["p99"] / r["p50"]), "x")  # type: ignore[operator]
+        if endpoints == 100:
+            for name, most in MEMORY.items():
+                table.line(f"memory at 100 endpoints: {name}", most, middle(ours, role(name, "memory_by_role")), "MiB")
+        if errors := sum(number("errors")(row) for row in rows):
+            table.line(at + "errors", 0, errors)
+    rows = measured_rig(5, "48", seconds, rounds, CHUNKS)
+    theirs, ours = pick(rows, "yardstick", 48), pick(rows, "pointsman", 48)
+    base = middle(theirs, number("cpu"))
+    table.line("streamed chunk, yardstick", None, base / CHUNKS, "µs")
+    table.line("streamed chunk: picker", CHUNK, middle(ours, role("picker")) / base, "x")
+
+
+def without_sockets(table: Table, quick: bool) -> None:
+    """What a request costs in the picker process beside our own echo, both without sockets."""
+    import request
+
+    for endpoints, chunks in ((5, 1), (100, 1), (1000, 1), (5, CHUNKS)):
+        options = argparse.Namespace(endpoints=endpoints, chunks=chunks, http2="pointsman", profile=False)
+        options.requests, options.rounds = (2000 if chunks == 1 else 200), (3 if quick else 7)
+        mine, theirs = asyncio.run(request.measure(options))
+        ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
+        what = f"{endpoints} endpoints" if chunks == 1 else "streamed chunk"
+        table.line(f"without sockets: {what}: picker over echo", None, ratio, "x")
+
+
+def parts(table: Table, quick: bool) -> None:
+    """What needs neither gateway nor load."""
+    import log
+    import schedule
+
+    for endpoints, budget in SCHEDULE.items():
+        decided, verified = schedule.measured_at(endpoints, 5 if quick else 15, 1000 if quick else 2000)
+        table.line(f"schedule(), {endpoints} endpoints, 64 blocks", budget, decided, "µs")
+        if endpoints == 100:
+            table.line("replay: decisions verified", 5000, 1e6 / verified, "/s", least=True)
+    found = log.measured(20_000, 3.0 if quick else 10.0, 10_000 if quick else 30_000)
+    table.line("log at 20,000 events/s, of a core", 10, found["core_percent"], "%")
+    table.line("log: commit p99", 5, found["commit_p99_ms"], "ms")
+    table.line("replay: cluster entries folded", 100_000, found["load_entries_per_second"], "/s", least=True)
+    words = [sys.executable, str(HERE / "scrape.py"), "32", "2" if quick else "5", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    table.line("scrape and extract a vLLM page", 75, json.loads(done.stdout.splitlines()[-1])["fetch_us"], "µs")
 
 
 def main() -> int:
-    """Run the rig, or the parts; the exit code of what failed."""
+    """Print the table; 0 when all of it could be measured, met or not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--endpoints", type=int, action="append", help="(default: 5, 100 and 1000)")
-    parser.add_argument("--parts", action="store_true", help="only the benchmarks of the parts")
-    parser.add_argument("rig", nargs="*", metavar="ARGUMENT", help="for the rig, after --: -- --chunks 100")
+    parser.add_argument("--quick", action="store_true", help="short rounds, one each")
+    parser.add_argument("--parts", action="store_true", help="leave out what needs the gateway")
+    parser.add_argument("--strict", action="store_true", help="fail where a budget is missed")
     options = parser.parse_args()
-    code = 0
+    table = Table()
     if RIG.exists() and not options.parts:
-        for endpoints in options.endpoints or (5, 100, 1000):
-            code = code or rig(endpoints, options.rig)
-        return code
-    if not options.parts:
-        print(f"no rig at {RIG}: measuring the parts by themselves", flush=True)
-    for part in PARTS:
-        print(f"\n== {part}", flush=True)
-        code = code or subprocess.run([sys.executable, ROOT / "benchmarks" / part], check=False).returncode
-    return code
-
-
-def rig(endpoints: int, more: list[str]) -> int:
-    """Measure yardstick and Pointsman behind the same Envoy."""
-    python = ROOT / ".venv-bench/bin/python"
-    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as data:
-        picker = (
-            f"{shlex.quote(sys.executable)} -P -m pointsman.cli epp --pool-name bench --config-file {{config}}"
-            " --grpc-port {port} --grpc-health-port {health} --metrics-port {metrics} --secure-serving=false"
-            f" --data-dir {shlex.quote(data)}/data"
-        )
-        words = [str(python), str(RIG), "--endpoints", str(endpoints), *more, "yardstick", f"pointsman={picker}"]
-        return subprocess.run(words, check=False).returncode
+        behind_envoy(table, options.quick)
+    else:
+        print(f"(no rig at {RIG}, or not asked for: no figures through a gateway)")
+    without_sockets(table, options.quick)
+    parts(table, options.quick)
+    print(f"{table.missed} budgets are missed" if table.missed else "every budget is met")
+    return 1 if options.strict and table.missed else 0
 
 
 if __name__ == "__main__":

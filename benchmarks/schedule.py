@@ -93,6 +93,25 @@ def measured(run: Callable[[int], object], rounds: int, decisions: int) -> tuple
     return statistics.median(times), min(times)
 
 
+def measured_at(count: int, rounds: int, decisions: int) -> tuple[float, float]:
+    """Median microseconds of a decision and of verifying one, at `count` endpoints."""
+    cluster = cluster_of(count)
+    traffic, profile = warmed(cluster, count), profile_in_force(cluster, POOL)
+    facts = [request_facts(i) for i in range(decisions)]
+    events = []
+    for i, request in enumerate(facts):
+        decision = schedule(cluster, traffic, profile, request, Draws("benchmark", 1, i))
+        events.append(decision.to_event(Origin("benchmark", 1, i, cluster.position), 1.7e9, request, 20))
+
+    def verify(i: int) -> None:
+        assert verify_decision(cluster, events[i]).kind == "ok"
+
+    decided, _ = measured(
+        lambda i: schedule(cluster, traffic, profile, facts[i], Draws("benchmark", 1, i)), rounds, decisions
+    )
+    return decided, measured(verify, 3, decisions)[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)

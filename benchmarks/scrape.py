@@ -5,6 +5,7 @@ servers'.  The yardstick is the work of the same pages without Pointsman: a bare
 """
 
 import asyncio
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -66,9 +67,9 @@ def _state(ports: Sequence[int]) -> ClusterState:
     return state
 
 
-def _back_to_back(ports: Sequence[int], seconds: float) -> None:
+def _back_to_back(ports: Sequence[int], seconds: float) -> float:
     """All endpoints again and again without a pause, as reference D5 measured its readers."""
-    engine, count = ENGINES["vllm"], 0
+    engine, count, found = ENGINES["vllm"], 0, 0.0
 
     async def one(port: int) -> None:
         nonlocal count
@@ -78,16 +79,19 @@ def _back_to_back(ports: Sequence[int], seconds: float) -> None:
             count += 1
 
     async def main() -> None:
+        nonlocal found
         async with trio.open_nursery() as nursery:
             for port in ports:
                 nursery.start_soon(one, port)
             await trio.sleep(0.3)
             before, cpu = count, time.process_time()
             await trio.sleep(seconds)
-            print(f"fetch and extract, back to back: {(time.process_time() - cpu) / (count - before) * 1e6:.1f} µs CPU")
+            found = (time.process_time() - cpu) / (count - before) * 1e6
+            print(f"fetch and extract, back to back: {found:.1f} µs CPU")
             nursery.cancel_scope.cancel()
 
     trio.run(main)
+    return found
 
 
 def _scraped(ports: Sequence[int], seconds: float) -> None:
@@ -159,8 +163,10 @@ def main() -> None:
     try:
         _extraction()
         _yardstick(ports[0])
-        _back_to_back(ports, seconds)
+        found = _back_to_back(ports, seconds)
         _scraped(ports, seconds)
+        if "--json" in sys.argv:
+            print(json.dumps({"fetch_us": found}))
     finally:
         ours.send(None)
         servers.join(5)
