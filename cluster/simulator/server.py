@@ -95,7 +95,7 @@ class SimulatedServer:
         """Take the engine's steps when they are due; sleeps while it is idle."""
         engine = self.engine
         while True:
-            if math.isinf(engine.next_event):
+            while math.isinf(engine.next_event):  # also where what was submitted was withdrawn before we looked
                 self._kick = trio.Event()
                 await self._kick.wait()
             await trio.sleep_until(max(engine.next_event, trio.current_time() + QUANTUM))

@@ -12,10 +12,11 @@ from pathlib import Path
 import h11
 import pytest
 import trio
+import trio.testing
 from simulated import FOOD, LLAMA, QUICK, Reply, ask, completion, metric, simulated
 
-from pointsman.cluster.simulator.engine import ServerModel
-from pointsman.cluster.simulator.server import SimulatorSpec, serve_simulators
+from pointsman.cluster.simulator.engine import Sequence, ServerModel
+from pointsman.cluster.simulator.server import RequestLog, SimulatedServer, SimulatorSpec, serve_simulators
 
 
 def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
@@ -150,3 +151,31 @@ def test_an_address_in_use_is_an_error_before_anything_serves() -> None:
         spec = SimulatorSpec("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(OSError, match="in use"):
             trio.run(serve_simulators, [spec])
+
+
+class Asker:
+    """What a server tells of tokens."""
+
+    def __init__(self) -> None:
+        self.told = trio.Event()
+
+    def notify(self) -> None:
+        self.told.set()
+
+
+def test_a_request_withdrawn_at_once_does_not_put_its_server_to_sleep() -> None:
+    async def main() -> None:
+        server = SimulatedServer(SimulatorSpec("127.0.0.1", 0, LLAMA, (), QUICK), RequestLog(None))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            await trio.testing.wait_all_tasks_blocked()
+            withdrawn, asker = Sequence(10, [], 5, "length"), Asker()
+            server.submit([withdrawn], asker)  # type: ignore[arg-type]  # all of a Connection that is used
+            server.withdraw([withdrawn])
+            await trio.testing.wait_all_tasks_blocked()
+            server.submit([Sequence(10, [], 1, "length")], asker)  # type: ignore[arg-type]
+            with trio.fail_after(5):
+                await asker.told.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
