@@ -97,6 +97,8 @@ class Supervisor:
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
         """For a control process that was dead as well."""
+        self.untold: deque[tuple[str, object]] = deque(maxlen=ENDED_KEPT)
+        """Lives of other processes that began or ended while no control process was there."""
         self.told: dict[str, float] = {}
         """Name of a child that was told to end, and when it is killed."""
 
@@ -193,8 +195,10 @@ class Supervisor:
                 self._tell(child, "pickers", msgspec.to_builtins({"alive": alive, "ended": list(self.ended)}))
                 self._tell_control_ports(child)
                 self._tell_picking()
+                while self.untold:
+                    self._tell(child, *self.untold.popleft())
             case _:
-                self._tell_control("process_started", {"name": child.plan.name, "pid": child.pid})
+                self._tell_of_life("process_started", {"name": child.plan.name, "pid": child.pid})
 
     def _reap(self) -> None:
         while True:
@@ -220,7 +224,7 @@ class Supervisor:
             self._tell_control("picker_ended", self.ended[-1])
             self._tell_picking()
         elif child.plan.role is not Role.CONTROL:
-            self._tell_control("process_ended", {"name": child.plan.name, "pid": pid, "cause": cause})
+            self._tell_of_life("process_ended", {"name": child.plan.name, "pid": pid, "cause": cause})
         if child.plan.role is Role.CONTROL and cause == f"exit code {UNUSABLE_LOG}" and not self.announced:
             for line in child.last_lines()[-1:]:
                 self.report(line)
@@ -283,15 +287,18 @@ class Supervisor:
         if child.process is not None:
             os.kill(child.pid, signal.SIGKILL)
 
-    def _tell(self, child: Child, name: str, content: object, handed: Iterable[socket.socket] = ()) -> None:
+    def _tell(self, child: Child, name: str, content: object, handed: Iterable[socket.socket] = ()) -> bool:
+        """Say it over the child's leash; False where nobody is there to hear."""
         if child.leash is None:
-            return
+            return False
         try:
             say(child.leash, name, content, handed)
         except BlockingIOError:
             self._cut(child, "it does not read its leash")
+            return False
         except OSError:
-            pass  # it just ended, which the next look will find
+            return False  # it just ended, which the next look will find
+        return True
 
     def _hand(self, child: Child, name: str, content: dict[str, object], bound: socket.socket) -> None:
         self._tell(child, name, {**content, "port": bound.getsockname()[1]}, [bound])
@@ -300,6 +307,10 @@ class Supervisor:
         for child in self.children:
             if child.plan.role is Role.CONTROL:
                 self._tell(child, name, msgspec.to_builtins(content))
+
+    def _tell_of_life(self, name: str, content: dict[str, object]) -> None:
+        if not any([self._tell(c, name, content) for c in self.children if c.plan.role is Role.CONTROL]):
+            self.untold.append((name, content))
 
     def _tell_picking(self) -> None:
         """Whether a picker is ready; that none is ready yet is a start, and no fault."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 LLAMA, FOOD = "meta-llama/Llama-3.1-8B-Instruct", "food-review-1"
-SHARED = "You are a helpful assistant of a railway. Answer in one word, and never leave the line. " * 12
+SHARED = [
+    f"You are helpful assistant {i} of a railway. Answer in a word, and never leave the line. " * 12 for i in range(16)
+]
 TICK = 0.004
 """Seconds between two looks at what is due."""
 
@@ -42,8 +44,8 @@ Make = Callable[[int], tuple[str, dict[str, object], dict[str, str]]]
 
 
 def completion(number: int) -> tuple[str, dict[str, object], dict[str, str]]:
-    """A short completion; its first KiB is that of all others."""
-    body = {"model": LLAMA, "prompt": f"{SHARED} Request {number}.", "max_tokens": 1, "temperature": 0}
+    """A short completion; its first KiB is that of every sixteenth."""
+    body = {"model": LLAMA, "prompt": f"{SHARED[number % 16]} Request {number}.", "max_tokens": 1, "temperature": 0}
     return "/v1/completions", body, {}
 
 

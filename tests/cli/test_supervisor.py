@@ -1,5 +1,6 @@
 """The supervisor over real processes: what ends is started again, and nothing outlives it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -161,6 +162,18 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         process.wait()
 
         wait_for(lambda: not any(running(pid) for pid in pids), within=2.0)
+
+
+def test_what_ends_together_with_the_control_process_is_told_to_the_next_one(tmp_path: Path) -> None:
+    with supervised(tmp_path):
+        [gateway], [control] = lives(tmp_path, "gateway"), lives(tmp_path, "control")
+        os.kill(control, signal.SIGKILL)
+        os.kill(gateway, signal.SIGKILL)
+        wait_for(lambda: all(len(lives(tmp_path, name)) == 2 for name in ("gateway", "control")))
+
+        told = {"process_ended": {"name": "gateway", "pid": gateway, "cause": "signal SIGKILL"}}
+        line = json.dumps(told, separators=(",", ":")).encode()
+        wait_for(lambda: line in (tmp_path / "control.heard").read_bytes())
 
 
 def test_the_control_process_hears_of_lives_and_deaths(tmp_path: Path) -> None:
