@@ -37,7 +37,7 @@ from pointsman.core.events import (
     RouteRule,
 )
 from pointsman.core.packing import pack, pack_floats
-from pointsman.core.prefix import prefix_hashes
+from pointsman.core.prompt_blocks import prefix_hashes
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
 from pointsman.core.traffic import TrafficState
 from pointsman.eventlog.appender import Appender

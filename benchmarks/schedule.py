@@ -27,8 +27,8 @@ from pointsman.core.events import (
     encode,
 )
 from pointsman.core.packing import pack, pack_floats
-from pointsman.core.prefix import prefix_hashes
 from pointsman.core.projection import ClusterState
+from pointsman.core.prompt_blocks import prefix_hashes
 from pointsman.core.replay import verify_decision
 from pointsman.core.scheduler import profile_in_force, schedule
 from pointsman.core.traffic import TrafficState

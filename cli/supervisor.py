@@ -309,7 +309,8 @@ class Supervisor:
                 self._tell(child, name, msgspec.to_builtins(content))
 
     def _tell_of_life(self, name: str, content: dict[str, object]) -> None:
-        if not any([self._tell(c, name, content) for c in self.children if c.plan.role is Role.CONTROL]):
+        told = [self._tell(c, name, content) for c in self.children if c.plan.role is Role.CONTROL]
+        if not any(told):
             self.untold.append((name, content))
 
     def _tell_picking(self) -> None:

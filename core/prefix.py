@@ -9,14 +9,12 @@ and is cleaned up a little with each update before its bit is used again.
 """
 
 import heapq
-import struct
 from itertools import groupby
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from pointsman.core.blocks import BlockTable, Found, Rows, TableFullError
 from pointsman.core.packing import Ints
@@ -38,28 +36,6 @@ _FEW: Final = 16
 """Slots up to which plain numbers are sooner done than arrays."""
 
 Queue = npt.NDArray[np.uint32]
-
-
-def prefix_hashes(
-    model: str,
-    prompt: bytes,
-    block_bytes: int,
-    *,
-    limit: int = REQUEST_BLOCKS_MAX,
-    salt: str = "",
-    partial: bool = False,
-) -> bytes:
-    """Hash each block of the prompt with all before it, 8 bytes each; `partial` counts an incomplete last one."""
-    digest = xxhash.xxh3_64_intdigest
-    previous = digest(salt.encode("utf-8", "replace"), digest(model.encode("utf-8", "replace")))
-    end = min(len(prompt), limit * block_bytes)
-    if not partial:
-        end -= end % block_bytes
-    hashes = []
-    for start in range(0, end, block_bytes):
-        previous = digest(prompt[start : start + block_bytes], previous)
-        hashes.append(previous)
-    return struct.pack(f"<{len(hashes)}Q", *hashes)
 
 
 class PrefixStatistics(msgspec.Struct, frozen=True):

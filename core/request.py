@@ -15,8 +15,8 @@ from pointsman.core.effective import PrefixParameters
 from pointsman.core.events import RequestFacts
 from pointsman.core.packing import pack
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
-from pointsman.core.prefix import prefix_hashes
 from pointsman.core.projection import ClusterState
+from pointsman.core.prompt_blocks import prefix_hashes
 
 REQUEST_ID: Final = "x-request-id"
 OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")

@@ -2,8 +2,7 @@
 
 It stands in the place of `h2.connection.H2Connection`: bytes in, h2's events out.
 Rules.  A connection error raises one of h2's `ProtocolError`s, after the GOAWAY was put into the output.
-A stream error resets the stream and is reported as `StreamReset(remote_reset=False)`.
-What a peer can make us keep or do is bounded: each bound is a constant, with its reason.
+A stream error resets the stream and is reported as `StreamReset(remote_reset=False)`.  Each bound is a constant.
 """
 
 from h2.connection import ConnectionState

@@ -36,8 +36,8 @@ from pointsman.core.events import (
     ScrapePaced,
 )
 from pointsman.core.packing import pack, pack_floats
-from pointsman.core.prefix import prefix_hashes
 from pointsman.core.projection import ClusterState
+from pointsman.core.prompt_blocks import prefix_hashes
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
 from pointsman.core.traffic import TrafficState
 from pointsman.eventlog.appender import Appender

@@ -392,11 +392,10 @@ def test_no_object_is_so_wrong_that_reading_it_fails_otherwise(text: str, data: 
         holder = inner
     holder[key] = data.draw(MUTATIONS)  # type: ignore[call-overload]
     written = yaml.safe_dump(document)
+    line = 1
     try:
-        outcome: object = read(written).objects
-        line = 1
+        read(written)
     except DocumentError as error:
-        outcome, line = error.message, error.line
+        line = error.line
 
-    assert outcome is not None
     assert 1 <= line <= written.count("\n")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from strategies import ints
 
 from pointsman.core.blocks import BlockTable
-from pointsman.core.prefix import PrefixIndex, prefix_hashes
+from pointsman.core.prefix import PrefixIndex
+from pointsman.core.prompt_blocks import prefix_hashes
 
 SLOTS = 12
 
