@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from pointsman.core.blocks import BlockTable, Found, Rows, TableFullError
 from pointsman.core.packing import Ints
+from pointsman.core.prompt_blocks import REQUEST_BLOCKS_MAX
 
-REQUEST_BLOCKS_MAX: Final = 256
-"""Blocks of one request that count; what a decision may store of them."""
 SERVER_BLOCKS: Final = 31250
 """Capacity of a server that does not tell its own: the Go EPP's default."""
 INDEX_BLOCKS_MAX: Final = 4_000_000

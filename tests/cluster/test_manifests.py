@@ -397,5 +397,4 @@ def test_no_object_is_so_wrong_that_reading_it_fails_otherwise(text: str, data: 
         read(written)
     except DocumentError as error:
         line = error.line
-
     assert 1 <= line <= written.count("\n")
