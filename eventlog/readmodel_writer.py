@@ -31,7 +31,7 @@ from pointsman.eventlog.readmodel import (
 from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Summary
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
 
-VERSION = 2
+VERSION = 3
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
@@ -51,6 +51,7 @@ TABLES = (
     "CREATE INDEX by_endpoint ON requests (endpoint)",
     "CREATE INDEX by_status ON requests (status)",
     "CREATE INDEX by_reason ON requests (reason) WHERE reason > ''",
+    "CREATE INDEX by_refused ON requests (position) WHERE reason > ''",
     "CREATE INDEX by_open ON requests (position) WHERE status IS NULL",
     f"CREATE TABLE spans ({SPAN_COLUMNS}, PRIMARY KEY (pool, start)) WITHOUT ROWID",
     f"CREATE TABLE changes ({CHANGE_COLUMNS}, PRIMARY KEY (change)) WITHOUT ROWID",

@@ -146,7 +146,7 @@ def _junction_tall(title: str, source: Sequence[str], branches: Sequence[Branch]
 
 def chart(title: str, unit: str, times: Sequence[str], series: Sequence[Series], *, labelled: bool = True) -> Markup:
     """Lines over time with labels at their ends; gaps are gaps.  `times` are the labels of first, middle and last."""
-    box = _Box(36, 10, CHART_WIDTH - 36 - (96 if labelled else 12), CHART_HEIGHT - 30)
+    box = _Box(42, 10, CHART_WIDTH - 42 - (96 if labelled else 12), CHART_HEIGHT - 30)
     highest = nice_top(max((v for s in series for v in s.values if v is not None), default=0.0))
     parts = [_axes(box, highest, times)]
     labels: list[tuple[float, Series]] = []
