@@ -88,8 +88,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def write_body(request: bool, chunk: bytes, end: bool) -> bytes:
     """The answer that passes on `chunk` of the request's or the response's body."""
-    before = _before(request, len(chunk), end)
-    return b"%b%b%b" % (before, chunk, _ANSWER_END) if end else before + chunk
+    whole = _before(request, len(chunk), end) + chunk
+    return whole + _ANSWER_END if end else whole
 
 
 @lru_cache(maxsize=8192)

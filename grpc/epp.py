@@ -93,6 +93,8 @@ class Exchange:
         self._perform(self._stream.closed(cause, now))
 
     def _perform(self, actions: list[Action]) -> tuple[list[bytes], bool]:
+        if len(actions) == 1 and isinstance(only := actions[0], Reply):
+            return [only.data], False
         replies: list[bytes] = []
         end = False
         for action in actions:

@@ -94,7 +94,8 @@ class PickerFeed:
                 self._flush_soon = True
                 self._loop.call_soon(self._flush)
         elif self._flush_later is None:
-            self._flush_later = self._loop.call_later(OUTCOME_DELAY, self.flush)
+            # Left to fire where a decision takes the outcomes along: cheaper than one timer for each.
+            self._flush_later = self._loop.call_later(OUTCOME_DELAY, self._flush_outcomes)
 
     async def recorded(self) -> None:
         """Return once what was recorded so far is with the kernel, or where that takes nothing, in the buffer."""
@@ -107,9 +108,6 @@ class PickerFeed:
 
     def flush(self) -> None:
         """Hand what was recorded to the socket."""
-        if self._flush_later is not None:
-            self._flush_later.cancel()
-            self._flush_later = None
         if self._socket is not None and not self._writing:
             self._send(self._socket)
         if self._recorded:
@@ -237,6 +235,10 @@ class PickerFeed:
 
     def _flush(self) -> None:
         self._flush_soon = False
+        self.flush()
+
+    def _flush_outcomes(self) -> None:
+        self._flush_later = None
         self.flush()
 
     def _send(self, connected: socket.socket) -> None:

@@ -7,6 +7,7 @@ from pointsman.core.request import text
 from pointsman.core.usage import Usage, UsageReader
 from pointsman.grpc import replies
 from pointsman.grpc.actions import Action, End, Finished, Reply, Started
+from pointsman.grpc.bodies import write_body
 from pointsman.grpc.control_headers import DESTINATION_SERVED
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
@@ -78,8 +79,10 @@ class Response:
             self._bytes += len(chunk)
             if self._usage is not None:
                 self._usage.feed(chunk)
-        out = chunk if self._restorer is None else self._restorer.feed(chunk, end)
         actions: list[Action]
+        if self._restorer is None and self._duplex and not end and len(chunk) <= replies.CHUNK_BYTES_MAX:
+            return [Reply(write_body(False, chunk, False))]  # nearly every chunk of a stream
+        out = chunk if self._restorer is None else self._restorer.feed(chunk, end)
         if not self._duplex:
             actions = [Reply(replies.whole_response_body(None if self._restorer is None else out))]
         elif out or end or self._restorer is None:
