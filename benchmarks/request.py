@@ -11,6 +11,7 @@ import asyncio
 import cProfile
 import gc
 import pstats
+import re
 import statistics
 import sys
 import time
@@ -143,7 +144,9 @@ class Bench:
 
     def __init__(self, server: Server, turns: int, chunks: int) -> None:
         self._connection = server._protocol_factory()
-        self._connection.connection_made(Written())
+        self._written = Written()
+        self._read = 0
+        self._connection.connection_made(self._written)
         self._turns = turns
         self._gateway = Gateway(chunks)
         self._done = 0
@@ -155,7 +158,9 @@ class Bench:
         gateway, connection = self._gateway, self._connection
         work = [[gateway.request(self._done + i), *gateway.response()] for i in range(requests)]
         self._done += requests
-        connection.data_received(frame(WINDOW_UPDATE, 0, 0, (1 << 24).to_bytes(4, "big")))
+        if read := self._written.size - self._read:
+            self._read += read
+            connection.data_received(frame(WINDOW_UPDATE, 0, 0, read.to_bytes(4, "big")))
         gc.collect()
         gc.freeze()
         begin = time.process_time()
@@ -184,6 +189,26 @@ async def measure(options: argparse.Namespace) -> tuple[list[float], list[float]
     return mine[1:], theirs[1:]
 
 
+async def watch_memory(requests: int) -> None:
+    """Resident memory of this process, a tenth of the requests after the other; fails where it goes on growing."""
+    feed = BufferFeed(cluster_of(100))
+    epp = ExternalProcessor(PoolPicking(POOL, feed), feed, Load(Limits()))
+    picker = Bench(GrpcServer([epp]), 1, 1)
+    seen = []
+    for tenth in range(1, 11):
+        for _ in range(max(1, requests // 10_000)):
+            await picker.run(1000)
+        found = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+        assert found is not None, "Linux tells it"
+        seen.append(int(found.group(1)) / 1024)
+        print(f"{tenth * max(1, requests // 10_000) * 1000:9,} requests: {seen[-1]:.1f} MiB", flush=True)
+    # Prompts are new ones, so the prefix index fills up to its capacity, told here beside the rest.
+    index = feed.traffic.prefix.statistics()
+    print(f"prefix index: {index.bytes / 2**20:.1f} MiB in arrays, {index.blocks:,} blocks of {index.blocks_max:,}")
+    if seen[-1] > 1.05 * seen[4]:
+        raise SystemExit(f"memory grew from {seen[4]:.0f} to {seen[-1]:.0f} MiB in the second half, wanted 5 % at most")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -193,8 +218,12 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=1, help="server-sent events a reply; 1 is a JSON reply of 2 KB")
     parser.add_argument("--http2", choices=sorted(ENGINES), default="pointsman", help="the engine")
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
+    parser.add_argument("--memory", type=int, metavar="REQUESTS", help="watch memory instead: 1000000, say")
     options = parser.parse_args()
     gc.set_threshold(5000)
+    if options.memory:
+        asyncio.run(watch_memory(options.memory))
+        return
 
     if options.profile:
         profiler = cProfile.Profile()
