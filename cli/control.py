@@ -24,7 +24,7 @@ from pointsman.cli.control_sources import Recorder, follow_sources, run_scraper
 from pointsman.cli.failure import Failure
 from pointsman.cli.settings import ControlSettings
 from pointsman.cli.supervisor import UNUSABLE_LOG
-from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped
+from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped, PickerEnded
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, LogFullError, LogLockedError
 from pointsman.eventlog.feed import FeedHub, listen_at, serve_feed
@@ -77,6 +77,7 @@ class Control:
         self.appender = Appender(log, self._committed)
         self.hub = FeedHub.over(log, self.appender)
         self.broadcast = Broadcast()
+        self.leash: ControlLeash | None = None
 
     def _committed(self, commit: Commit) -> None:
         self.hub.publish(commit)
@@ -87,6 +88,10 @@ class Control:
             self.last_request = time.monotonic()
         if Class.MEMBERSHIP in kinds:
             self.wake()
+        if Class.CONTROL in kinds and self.leash is not None:
+            for entry in commit.entries:
+                if entry.kind == Class.CONTROL and isinstance(event := entry.event, PickerEnded):
+                    self.leash.recorded(event)
 
     def wake(self) -> None:
         """Have the routes looked at."""
@@ -110,7 +115,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     """Run all parts until told to stop; the cause."""
     log, appender, hub = control.log, control.appender, control.hub
     causes = ["told to stop"]
-    leash = ControlLeash()
+    leash = control.leash = ControlLeash()
     config = ConfigFollower(settings, appender, log.state, leash.tell)
     await config.begin()
     recorder = Recorder(appender, hub, leash.tell)

@@ -8,7 +8,7 @@ import trio
 
 from pointsman.cli.leash import LeashError, Lines, encode, held_end
 from pointsman.cli.supervisor import PickerLife, WantedPort
-from pointsman.core.events import ProcessEnded, ProcessStarted
+from pointsman.core.events import PickerEnded, ProcessEnded, ProcessStarted
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed import FeedHub
@@ -32,7 +32,7 @@ class ControlLeash:
         end.setblocking(False)
         self._end = trio.socket.from_stdlib_socket(end)
         self._saying = trio.Lock()
-        self._told: deque[str] = deque(maxlen=TOLD_MAX)
+        self._told: deque[tuple[str, object]] = deque(maxlen=TOLD_MAX)
         self._telling = trio.Event()
         self.bound: dict[str, int] = {}
         """Pool to the port that its picker listens on."""
@@ -51,13 +51,18 @@ class ControlLeash:
 
     def tell(self, line: str) -> None:
         """Have the supervisor show a line to the operator, soon."""
-        self._told.append(line)
+        self._told.append(("say", line))
+        self._telling.set()
+
+    def recorded(self, end: PickerEnded) -> None:
+        """Tell the supervisor that the log has the end of a picker's life."""
+        self._told.append(("recorded", {"picker": end.picker, "epoch": end.epoch}))
         self._telling.set()
 
     async def _tell(self) -> None:
         while True:
             while self._told:
-                await self.say("say", self._told.popleft())
+                await self.say(*self._told.popleft())
             self._telling = trio.Event()
             await self._telling.wait()
 

@@ -58,6 +58,13 @@ class PickerLife(msgspec.Struct, frozen=True):
     cause: str = ""
 
 
+class RecordedEnd(msgspec.Struct, frozen=True):
+    """A life of a picker process of which the log has the end."""
+
+    picker: str
+    epoch: int
+
+
 class Listening(msgspec.Struct):
     """Where the pickers are reached."""
 
@@ -96,7 +103,7 @@ class Supervisor:
         self.code = 0
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
-        """For a control process that was dead as well."""
+        """For a control process that was dead as well; until the log has their end."""
         self.untold: deque[tuple[str, object]] = deque(maxlen=ENDED_KEPT)
         """Lives of other processes that began or ended while no control process was there."""
         self.told: dict[str, float] = {}
@@ -276,10 +283,13 @@ class Supervisor:
                     self._tell_picking()
             case "ports":
                 self._want_ports(msgspec.convert(content, list[WantedPort]))
+            case "recorded":
+                known = msgspec.convert(content, RecordedEnd)
+                self.ended = deque([life for life in self.ended if life.epoch != known.epoch], ENDED_KEPT)
             case "say":
                 self.report(str(content))
             case _:
-                self._cut(child, f"found message {name!r}, wanted ready, ports or say")
+                self._cut(child, f"found message {name!r}, wanted ready, ports, recorded or say")
 
     def _cut(self, child: Child, why: str) -> None:
         """A child that talks nonsense, or does not listen, is started anew."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from pointsman.core.events import Class, Event
+from pointsman.core.events import Class, Event, PickerEnded
 from pointsman.core.feed import HEARTBEAT, FeedError, Hello
 from pointsman.core.feed_control import ControlFeed, Health, LogView
 from pointsman.core.feed_tail import Commit, Key, Tail
@@ -35,6 +35,8 @@ TICK = 0.010
 """The log's commit interval: reading more often would fill no batch better."""
 HELLO_DEADLINE = 5.0
 """What connects and says nothing is no picker."""
+LOOK_BACK = 100_000
+"""Entries in which an end is looked for that the supervisor was not told of: the last control process had just died."""
 DRAIN_DEADLINE = 5.0
 """After a picker process is dead its socket is read within milliseconds, unless the log is stuck."""
 
@@ -71,12 +73,14 @@ class FeedHub:
         append: Append,
         digest_at: Callable[[int], bytes | None],
         queued: Callable[[], int],
+        ended_among: Callable[[Collection[Key]], Collection[Key]] = lambda keys: keys,
     ) -> None:
         self.feed = ControlFeed(log, tail)
         self._log = log
         self._append = append
         self._digest_at = digest_at
         self._queued = queued
+        self._ended_among = ended_among
         self._connections: dict[Key, Connection] = {}
         self._changed = trio.Event()
         self._progress_at: float | None = None
@@ -93,6 +97,7 @@ class FeedHub:
             append=appender.append_skimmed_nowait,
             digest_at=partial(_digest_at, log.directory),
             queued=lambda: appender.queued,
+            ended_among=partial(_ended_among, log.directory),
         )
 
     # --- what the control process tells -----------------------------------------------------------
@@ -133,8 +138,16 @@ class FeedHub:
         self._empty_backlogs()
 
     def end_unreported(self, alive: Collection[Key], last_n: Mapping[Key, int]) -> list[Key]:
-        """End every open epoch that is not among those which the supervisor reports alive; which these were."""
+        """End every open epoch that is not among those which the supervisor reports alive; which these were.
+
+        `last_n` is of lives that ended lately: one of them may have come and gone without a commit in between,
+        so that the log knows nothing of an epoch in which requests were answered.
+        """
         gone = [key for key in self.feed.open_epochs() if key not in alive and key not in self._connections]
+        unheard = [key for key, n in last_n.items() if n and key not in alive and key not in self.feed.ledgers]
+        if unheard:
+            ended = self._ended_among(unheard)
+            gone += [key for key in unheard if key not in ended]
         for key in gone:
             self.picker_ended(*key, "gone when the control process started", last_n.get(key, 0))
         return gone
@@ -308,6 +321,14 @@ def listen_at(path: Path) -> trio.SocketListener:
         raise
     finally:
         os.umask(mask)
+
+
+def _ended_among(directory: Path, keys: Collection[Key]) -> set[Key]:
+    """Those of which the log says lately that they ended."""
+    with LogReader(directory) as reader:
+        first = max(reader.first(), reader.head().position - LOOK_BACK)
+        ends = [entry.event for entry in reader.entries(first, None, (Class.CONTROL,))]
+    return {(e.picker, e.epoch) for e in ends if isinstance(e, PickerEnded) and (e.picker, e.epoch) in keys}
 
 
 def _digest_at(directory: Path, position: int) -> bytes | None:

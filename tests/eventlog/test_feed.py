@@ -10,7 +10,14 @@ import pytest
 import trio
 from feed_world import members, new_picker, refuse
 
-from pointsman.core.events import EndpointChanged, EndpointLeft, EntriesLost, PickerEnded, RequestRefused
+from pointsman.core.events import (
+    ControlStopped,
+    EndpointChanged,
+    EndpointLeft,
+    EntriesLost,
+    PickerEnded,
+    RequestRefused,
+)
 from pointsman.core.feed import EpochRefusedError
 from pointsman.core.feed_picker import PickerEnd
 from pointsman.core.feed_tail import Tail
@@ -341,6 +348,21 @@ def test_a_control_process_that_starts_ends_the_epochs_that_are_gone(tmp_path: P
             ]
             assert list(world.log.state.epochs) == [("picker-0", 8)]
             pickers[1].close()
+
+    run(main)
+
+
+def test_an_epoch_that_came_and_went_without_a_commit_is_told_as_lost_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        for _ in range(2):  # the second control process was not told that the first one knew
+            async with control(tmp_path) as world:
+                world.hub.end_unreported([], {("picker-0", 9): 664, ("picker-0", 10): 0})
+                await world.appender.append(ControlStopped(1, ""))  # behind them
+
+                assert world.events(EntriesLost, PickerEnded) == [
+                    EntriesLost("picker-0", 9, 1, 664),
+                    PickerEnded("picker-0", 9, "gone when the control process started", 664),
+                ]
 
     run(main)
 
