@@ -158,9 +158,9 @@ class Bench:
         gateway, connection = self._gateway, self._connection
         work = [[gateway.request(self._done + i), *gateway.response()] for i in range(requests)]
         self._done += requests
-        if read := self._written.size - self._read:
-            self._read += read
-            connection.data_received(frame(WINDOW_UPDATE, 0, 0, read.to_bytes(4, "big")))
+        if more := self._written.size - self._read:
+            self._read += more
+            connection.data_received(frame(WINDOW_UPDATE, 0, 0, more.to_bytes(4, "big")))
         gc.collect()
         gc.freeze()
         begin = time.process_time()
