@@ -25,6 +25,7 @@ demo-reset: $(VENV)/.runtime
 	@$(BIN)/pointsman demo --reset
 
 test: $(VENV)/.dev
+	@.ci/packages chromium
 	$(BIN)/pytest -q --durations=10 $(TESTS)
 
 check: $(VENV)/.dev

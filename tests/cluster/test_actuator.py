@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from pointsman.cluster.actuator import WriteRefused, write_weights
+from pointsman.cluster.actuator import WriteRefused, end_of, write_weights
 from pointsman.cluster.manifests import file_version
-from pointsman.core.events import BackendRef, RouteObserved
+from pointsman.core.events import BackendRef, RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
 
 TEXT = b"""kind: HTTPRoute
 metadata: {name: r}
@@ -56,3 +56,27 @@ def test_a_missing_file_and_a_missing_backend_are_refused(tmp_path: Path) -> Non
     (tmp_path / "r.yaml").write_bytes(TEXT)
     with pytest.raises(WriteRefused, match=r"r\.yaml, line 5: rule 1"):
         trio.run(write_weights, tmp_path, route(TEXT), 0, [BackendRef("default/other", 1)])
+
+
+def intent(after: tuple[BackendRef, ...], rule: int = 0) -> WeightsIntended:
+    return WeightsIntended("c", "default/r", rule, "v", (), after, "a", "because", 0.0)
+
+
+def test_a_change_without_an_end_is_written_where_the_file_has_its_weights(tmp_path: Path) -> None:
+    text = b"apiVersion: gateway.networking.k8s.io/v1\n" + TEXT.replace(
+        b"group: g", b"group: inference.networking.k8s.io"
+    )
+    (tmp_path / "r.yaml").write_bytes(text)
+    old, new = BackendRef("default/old", 90), BackendRef("default/new", 10)
+    seen = route(text)
+
+    assert end_of(tmp_path, seen, intent((old, new))) == WeightsWritten("c", file_version(text))
+    for other in (intent((old,)), intent((new, old)), intent((old, new), rule=3)):
+        found = end_of(tmp_path, seen, other)
+        assert isinstance(found, WeightsRefused)
+        assert "ended before it was written" in found.cause
+    assert isinstance(end_of(tmp_path, None, intent((old, new))), WeightsRefused)
+    (tmp_path / "r.yaml").write_bytes(b"spec: [")
+    assert isinstance(end_of(tmp_path, seen, intent((old, new))), WeightsRefused)
+    (tmp_path / "r.yaml").unlink()
+    assert isinstance(end_of(tmp_path, seen, intent((old, new))), WeightsRefused)

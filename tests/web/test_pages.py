@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from console_world import NEW, OLD, ROUTE, Running, running, sample, served, world
+from console_world import NEW, OLD, ROUTE, Running, events_of, running, sample, served, world
 
-from pointsman.core.events import EndpointChanged, RequestRefused, RequestRouted
+from pointsman.core.events import Class, EndpointChanged, RequestRefused, RequestRouted
 from pointsman.eventlog.feed import FeedStatistics
+from pointsman.eventlog.reader import LogReader
 from pointsman.web.app import PAGES
 
 ADDRESSES = [
@@ -237,7 +238,8 @@ def test_pages_of_the_log_meet_without_gap_or_overlap(console: Running) -> None:
         older = re.search(r'<a class="button" href="([^"]+)">Older</a>', body)
         address = older[1].replace("&amp;", "&") if older else ""
 
-    wanted = [e.position for e in console.world.appender.entries_between(1, 10**6) if e.kind == 4]
+    with LogReader(console.world.appender.log.directory) as reader:
+        wanted = [entry.position for entry in reader.entries(1, classes={Class.TRAFFIC})]
     assert seen == wanted[::-1]
 
 
@@ -324,8 +326,7 @@ def test_a_decision_that_was_changed_in_the_log_is_told_apart(tmp_path: Path) ->
         async def forge() -> int:
             made = console.world
             position = await made.request(__import__("random").Random(5), OLD)
-            [entry] = made.appender.entries_between(position, position)
-            event = entry.event
+            [event] = events_of(made.appender, position, position)
             assert isinstance(event, RequestRouted)
             origin = msgspec.structs.replace(event.origin, n=made.n + 1)
             made.n += 1
@@ -343,8 +344,7 @@ def test_a_decision_that_was_changed_in_the_log_is_told_apart(tmp_path: Path) ->
 def test_a_request_refused_before_scheduling_has_nothing_to_recompute(console: Running, decision: int) -> None:
     async def refuse() -> int:
         made = console.world
-        [entry] = made.appender.entries_between(decision, decision)
-        event = entry.event
+        [event] = events_of(made.appender, decision, decision)
         assert isinstance(event, RequestRouted)
         made.n += 1
         origin = msgspec.structs.replace(event.origin, n=made.n, applied=made.appender.log.head.position)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 import trio
-from console_world import NEW, OLD, ROUTE, Answer, Running, running, served, world
+from console_world import NEW, OLD, ROUTE, Answer, Running, events_of, running, served, world
 
 from pointsman.core.events import RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
 from pointsman.web.console import WeightsNotWritten
@@ -57,8 +57,7 @@ class Browser:
 def events(console: Running) -> list[object]:
     """What the log says of weights."""
     kinds = (RouteObserved, WeightsIntended, WeightsWritten, WeightsRefused)
-    found = [e.event for e in console.world.appender.entries_between(1, 10**6)]
-    return [e for e in found if isinstance(e, kinds)]
+    return [e for e in events_of(console.world.appender) if isinstance(e, kinds)]
 
 
 def test_a_change_is_shown_in_numbers_and_in_traffic_before_it_is_made(console: Running) -> None:
@@ -289,7 +288,7 @@ def test_a_person_who_leaves_does_not_stop_what_was_begun(tmp_path: Path) -> Non
                 with trio.fail_after(5):
                     while made.state.pending_changes or not made.written:
                         await trio.sleep(0.01)
-            last = [e.event for e in made.appender.entries_between(1, 10**6)][-1]
+            last = events_of(made.appender)[-1]
             assert isinstance(last, WeightsWritten)
 
     trio.run(main)
