@@ -66,6 +66,8 @@ class Evidence:
     """Request id to the servers that were asked."""
     passed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Request id to the servers that the gateway names."""
+    answered: set[str] = field(default_factory=set)
+    """Requests of which the gateway says that a server answered."""
     times: dict[str, float] = field(default_factory=dict)
     """Request id to when its server was asked."""
     routed: Counter[tuple[str, int, int]] = field(default_factory=Counter)
@@ -112,6 +114,8 @@ def gather(log: list[Entry], request_log: Path, access_log: Path) -> Evidence:
     for line in lines(access_log):
         if line["endpoint"] is not None:
             found.passed[line["request_id"]].append(line["endpoint"])
+            if line["status"] == 200:
+                found.answered.add(line["request_id"])
     return found
 
 
@@ -135,7 +139,7 @@ def disagreements(found: Evidence, *, gateway_killed: set[str] | None = None) ->
         passed = found.passed.get(request, [])
         if passed != servers and not (not passed and request in (gateway_killed or set())):
             problems.append(f"{request} was served by {servers}, and the gateway names {passed}")
-    for request in found.passed:
+    for request in found.answered:
         if request not in found.decided and request not in found.served:
             problems.append(f"{request} is known to the gateway alone: {found.passed[request]}")
     return problems
