@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 import trio
 
-from pointsman.core.events import Class, Entry, Event, class_of, encode
-from pointsman.core.marks import Mark, skim
+from pointsman.core.events import Class, Event, class_of, encode
+from pointsman.core.marks import Mark
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.log import Log
-from pointsman.eventlog.reader import Head, LogReader
+from pointsman.eventlog.reader import Head
 from pointsman.eventlog.store import Commit
-from pointsman.eventlog.tail import Tail
 from pointsman.eventlog.writer import Done, Stall, Writer
 
 CLOSE_GRACE = 5.0
@@ -79,17 +78,12 @@ class Appender:
         self._commits = 0
         self._durations: deque[float] = deque(maxlen=DURATIONS)
         self._snapshot_cost = 0
-        self._tail = Tail(log.head.position, log.limits.tail_bytes, log.limits.tail_events)
 
     # --- appending --------------------------------------------------------------------------------
 
     def append_nowait(self, event: Event) -> int:
         """Queue an event; the position it will have.  `LogFullError` where the queue is full."""
         return self._queue(class_of(event), encode(event), event)
-
-    def append_encoded_nowait(self, kind: Class, body: bytes) -> int:
-        """Queue an event that a picker process encoded; `msgspec.DecodeError` where the bytes are none."""
-        return self._queue(kind, body, skim(kind, body))
 
     def append_skimmed_nowait(self, kind: Class, body: bytes, event: Event | Mark) -> int:
         """Queue an event that a picker process encoded and the feed has skimmed."""
@@ -228,7 +222,6 @@ class Appender:
         self._commits += 1
         self._durations.append(done.duration)
         self._fold(done)
-        self._tail.add(done.kept, done.body_bytes)
         if (done.wants_snapshot or self._snapshot_cost >= self._limits.snapshot_cost) and not self._done:
             self._offer_snapshot()
         while self._waiting and self._waiting[0][0] <= commit.last:
@@ -237,7 +230,7 @@ class Appender:
 
     def _fold(self, done: Done) -> None:
         projection = self.log.projection
-        projection.apply_batch(done.commit.entries, done.events)
+        projection.apply_batch(done.commit.entries, done.commit.events)
         for record in done.records:
             projection.totals.count(record.kind, done.commit.recorded_at, record.entries, record.body_bytes)
             self._snapshot_cost += record.entries * (TRAFFIC_COST if record.kind == Class.TRAFFIC else CLUSTER_COST)
@@ -246,39 +239,6 @@ class Appender:
         self._snapshot_cost = 0
         self._writer.snapshots.append((self.log.projection.snapshot(), self.log.head.digest))
         self._writer.wake.set()
-
-    # --- the tail ---------------------------------------------------------------------------------
-
-    @property
-    def tail_first(self) -> int:
-        """The first position that `entries_between` finds in memory; after the head where it finds none."""
-        return self._tail.first
-
-    def entries_between(self, first: int, last: int) -> list[Entry]:
-        """The committed entries `first` to `last`, clipped to what there is.
-
-        From memory where `first` is not before `tail_first`; before that this reads the disk and blocks.
-        """
-        found: list[Entry] = []
-        if first < self.tail_first:
-            until = min(last, self.tail_first - 1)
-            with LogReader(self.log.directory) as reader:
-                found.extend(reader.entries(first, until))
-            first = until + 1
-        found.extend(self._tail.between(first, last))
-        return found
-
-    def digest_at(self, position: int) -> bytes | None:
-        """The digest of the batch that ends at `position`; None inside a batch or outside the log.
-
-        From memory or the disk, as `entries_between`.
-        """
-        if position == self.log.head.position:
-            return self.log.head.digest
-        if position >= self.tail_first:
-            return self._tail.digest_at(position)
-        with LogReader(self.log.directory) as reader:
-            return reader.digest_at(position)
 
     # --- questions --------------------------------------------------------------------------------
 

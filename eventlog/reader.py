@@ -35,7 +35,7 @@ from pointsman.eventlog.segments import (
     rows,
     segment_paths,
 )
-from pointsman.eventlog.snapshots import Projection, cluster_bytes, restore, row_digest
+from pointsman.eventlog.snapshots import Projection, restore, row_digest
 
 PAGE = 4096
 """Positions in one page: about a megabyte and two milliseconds."""
@@ -190,11 +190,6 @@ class LogReader:
         found = self.query(path, f"{_ENTRIES} WHERE position BETWEEN ? AND ? ORDER BY position", (first, last))
         return [Entry(*row) for row in found]  # type: ignore[arg-type]  # the chain is what checks them
 
-    def last_position(self, path: Path) -> int:
-        """Where a segment ends as far as it is written."""
-        batch = self.last_batch(path)
-        return batch.last if batch is not None else self.meta(path).first - 1
-
     def stray_entry(self, path: Path) -> str | None:
         """What is wrong with the first or last entry of a segment, where they are in no batch."""
         begins = self.meta(path).first
@@ -260,11 +255,6 @@ class LogReader:
         return list(self.pages(after + 1, until, classes)), max(until, after)
 
     # --- snapshots --------------------------------------------------------------------------------
-
-    def snapshot_before(self, position: int) -> tuple[int, bytes] | None:
-        """The cluster state of the newest usable snapshot at or before `position`: its position and bytes."""
-        row = self.snapshot_row(position)
-        return None if row is None else (row.position, cluster_bytes(row))
 
     def snapshot_row(self, position: int) -> SnapshotRow | None:
         """The newest snapshot at or before `position` that this version's projection made, checked."""

@@ -137,11 +137,6 @@ def row_digest(chain_digest: bytes, position: int, version: int, state: bytes) -
     return sha256(chain_digest + f"{position} {version} ".encode() + state).digest()
 
 
-def cluster_bytes(row: SnapshotRow) -> bytes:
-    """The cluster state's own bytes, as `decode_snapshot` takes them."""
-    return _stored.decode(row.state).cluster
-
-
 def restore(row: SnapshotRow) -> Projection:
     """What the snapshot says; `msgspec.DecodeError` or `ValueError` where another version made it."""
     if row.version != VERSION:

@@ -52,9 +52,6 @@ class Limits(msgspec.Struct, frozen=True):
     queue_events: int = 200_000
     """With `queue_bytes`: ten seconds of a stalled disk at 20,000 events/s, a minute at 3,000."""
     queue_bytes: int = 64 << 20
-    tail_bytes: int = 64 << 20
-    """Committed bodies kept in memory for the feed."""
-    tail_events: int = 200_000
     snapshot_cost: int = 60_000
     """Between snapshots, in traffic entries; a cluster entry counts as six: a fifth of a second of folding."""
     checkpoint_interval: float = 0.5
@@ -68,8 +65,8 @@ class Commit(msgspec.Struct, frozen=True):
     recorded_at: float
     digest: bytes
     entries: tuple[Entry, ...]
-    events: tuple[Event | Mark, ...] = ()
-    """What the fold read of the entries, in order; empty once nobody needs it."""
+    events: tuple[Event | Mark, ...]
+    """What the fold reads of the entries, in order."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -85,7 +82,7 @@ class Prepared(msgspec.Struct, frozen=True):
         """Of all entries."""
         return sum(map(len, self.bodies))
 
-    def commit(self, events: tuple[Event | Mark, ...] = ()) -> Commit:
+    def commit(self, events: tuple[Event | Mark, ...]) -> Commit:
         """What is told once it is on disk."""
         batch = self.batch
         return Commit(batch.first, batch.last, batch.recorded_at, batch.digest, self.entries, events)

@@ -37,9 +37,6 @@ class Done(msgspec.Struct, frozen=True):
     """A commit as it is handed to the Trio thread."""
 
     commit: Commit
-    kept: Commit
-    """The same without its events, which would take ten times the room in memory."""
-    events: tuple[Event | Mark, ...]
     records: list[ClassRecord]
     body_bytes: int
     duration: float
@@ -175,9 +172,7 @@ class Writer:
         if self._next_checkpoint == float("inf"):
             self._next_checkpoint = now + self._limits.checkpoint_interval
         records, full = prepared.batch.records, self._store.segment_full
-        self._deliver(
-            Done(prepared.commit(events), prepared.commit(), events, records, prepared.body_bytes, now - start, full)
-        )
+        self._deliver(Done(prepared.commit(events), records, prepared.body_bytes, now - start, full))
 
     def _write_snapshots(self) -> None:
         while self.snapshots:

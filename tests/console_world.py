@@ -43,6 +43,7 @@ from pointsman.core.traffic import TrafficState
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed import FeedStatistics
 from pointsman.eventlog.log import open_log
+from pointsman.eventlog.reader import LogReader
 from pointsman.eventlog.readmodel_writer import ReadModelWriter
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
@@ -205,6 +206,12 @@ def sample(source: random.Random) -> LoadSampled:
         pack(np.array([source.randrange(1, 30) for _ in range(5)], dtype=np.int64)),
         pack_floats(np.array([source.random() * 0.8 for _ in range(5)])),
     )
+
+
+def events_of(appender: Appender, first: int = 1, last: int | None = None) -> list[Event]:
+    """What the log of this appender says, from the disk."""
+    with LogReader(appender.log.directory) as reader:
+        return [entry.event for entry in reader.entries(first, last)]
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import trio
 from logs import POOL, SMALL, same, some, with_appender, write
 
 from pointsman.core.events import Class, ClockStepped, LogCreated, PoolApplied, class_of, encode
+from pointsman.core.marks import skim
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError, LogLockedError, NotKeptError
 from pointsman.eventlog.log import open_log
@@ -192,9 +193,9 @@ def test_a_full_queue_says_so_and_takes_no_more(tmp_path: Path) -> None:
         traffic = [event for event in some(400) if class_of(event) == Class.TRAFFIC]
         bodies = [encode(event) for event in traffic]
         for body in bodies[:70]:
-            appender.append_encoded_nowait(Class.TRAFFIC, body)
+            appender.append_skimmed_nowait(Class.TRAFFIC, body, skim(Class.TRAFFIC, body))
         with pytest.raises(LogFullError, match="seven eighths"):
-            appender.append_encoded_nowait(Class.TRAFFIC, bodies[70])
+            appender.append_nowait(traffic[70])
         for _ in range(10):
             appender.append_nowait(ClockStepped(1.0))
         with pytest.raises(LogFullError, match="full: 80 entries"):
@@ -220,15 +221,11 @@ def test_the_bytes_of_the_queue_are_bounded_too(tmp_path: Path) -> None:
     with_appender(tmp_path, work, Limits(queue_bytes=100_000))
 
 
-def test_bytes_that_are_no_event_are_not_taken(tmp_path: Path) -> None:
-    async def work(appender: Appender) -> None:
-        for kind in (Class.TRAFFIC, Class.CONTROL):
-            for body in (b"", b"\x91\xa4nope", encode(ClockStepped(1.0))[:-1]):
-                with pytest.raises(msgspec.DecodeError):
-                    appender.append_encoded_nowait(kind, body)
-        assert await appender.append(ClockStepped(1.0)) == 2
-
-    with_appender(tmp_path, work)
+def test_bytes_that_are_no_event_are_not_taken() -> None:
+    for kind in (Class.TRAFFIC, Class.CONTROL):
+        for body in (b"", b"\x91\xa4nope", encode(ClockStepped(1.0))[:-1]):
+            with pytest.raises(msgspec.DecodeError):
+                skim(kind, body)
 
 
 def test_a_second_opener_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
@@ -254,22 +251,6 @@ def _twice(directory: Path) -> None:
         open_log(directory, "test")
     finally:
         log.close()
-
-
-def test_the_tail_and_the_disk_give_the_same_entries(tmp_path: Path) -> None:
-    limits = Limits(batch_interval=0.0, batch_events=20, tail_events=100)
-
-    async def work(appender: Appender) -> None:
-        await appender.append_many(some(500))
-        assert appender.tail_first > 300
-        with LogReader(tmp_path) as reader:
-            entries = list(reader.entries(1))
-            for first, last in ((1, 501), (480, 490), (390, 405), (1, 3), (501, 501), (502, 600)):
-                assert appender.entries_between(first, last) == entries[first - 1 : last]
-            for position in range(502):
-                assert appender.digest_at(position) == reader.digest_at(position)
-
-    with_appender(tmp_path, work, limits)
 
 
 def test_reading_by_class_and_range(tmp_path: Path) -> None:

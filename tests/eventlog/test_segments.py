@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from logs import SMALL, same, some, with_appender, write
 
 from pointsman.core.events import ClockStepped, encode
-from pointsman.core.snapshot import decode_snapshot, encode_snapshot
+from pointsman.core.snapshot import encode_snapshot
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.log import open_log
@@ -61,11 +61,11 @@ def test_snapshot_and_tail_equal_the_whole(long_log: Path, position: int) -> Non
         whole = Projection()
         for entry in reader.entries(1, position):
             whole.apply(entry)
-        before = reader.snapshot_before(position)
+        before = reader.snapshot_row(position)
 
         assert before is not None
-        assert before[0] <= position
-        assert decode_snapshot(before[1]).position == before[0]
+        assert before.position <= position
+        assert restore(before).cluster.position == before.position
         assert same(reader.projection_at(position), whole)
         assert encode_snapshot(reader.state_at(position)) == encode_snapshot(whole.cluster)
 
