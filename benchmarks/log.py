@@ -104,7 +104,7 @@ async def append_load(directory: Path, rate: int, seconds: float) -> dict[str, f
         while (now := trio.current_time()) < began + seconds:
             for _ in range(int((now - began) * rate) - sent):
                 kind, body = bodies[sent % len(bodies)]
-                appender.append_encoded_nowait(kind, body)
+                appender.append_skimmed_nowait(kind, body, skim(kind, body))
                 sent += 1
             await trio.sleep(0.010)
         elapsed = trio.current_time() - began
