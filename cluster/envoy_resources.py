@@ -33,6 +33,8 @@ _LIMITS: Message = {
 _STREAM_IDLE = "3600s"
 """A prompt may wait and compute for minutes before its first token; the default of 5 minutes would cut it."""
 _HTTP2_STREAMS_MAX = 1_024
+_PICKER_FRAMES_MAX = 100_000
+"""Frames on their way to a picker; at the default of 1,000 resets, clients that leave together break everybody's streams."""
 _DELAYED_CLOSE = "0.050s"
 """After a server breaks off, an HTTP/1.1 client hears of it only when this is over."""
 _UPSTREAM_IDLE = "4s"
@@ -205,6 +207,8 @@ def picker_cluster(pool: str, port: int, tls: bool) -> Message:
     options: Message = {
         "max_concurrent_streams": 16_384,
         "connection_keepalive": {"interval": "2s", "timeout": "3s"},
+        "max_outbound_frames": _PICKER_FRAMES_MAX,
+        "max_outbound_control_frames": _PICKER_FRAMES_MAX,
     }
     found: Message = {
         "name": name,
