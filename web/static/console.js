@@ -135,6 +135,7 @@
   // --- times -------------------------------------------------------------------------------------------
   const steps = [[1, "s"], [60, "min"], [3600, "h"], [86400, "d"]];
   const relative = (seconds) => {
+    if (seconds < 1) return "now";
     let [size, unit] = steps[0];
     for (const step of steps) if (seconds >= step[0]) [size, unit] = step;
     return `${Math.floor(Math.max(0, seconds) / size)} ${unit} ago`;
