@@ -202,7 +202,7 @@ async def watch_memory(requests: int) -> None:
         assert found is not None, "Linux tells it"
         seen.append(int(found.group(1)) / 1024)
         print(f"{tenth * max(1, requests // 10_000) * 1000:9,} requests: {seen[-1]:.1f} MiB", flush=True)
-    # Prompts are new ones, so the prefix index fills up to its capacity, told here beside the rest.
+    # Twenty prompts that differ in their ends: the index must not grow with requests.
     index = feed.traffic.prefix.statistics()
     print(f"prefix index: {index.bytes / 2**20:.1f} MiB in arrays, {index.blocks:,} blocks of {index.blocks_max:,}")
     if seen[-1] > 1.05 * seen[4]:
