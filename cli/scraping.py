@@ -1,16 +1,12 @@
 """What the scraper is told, from the configuration in force."""
 
-import re
 from collections.abc import Mapping
 
 from pointsman.cluster.scrape import ScrapeSettings
 from pointsman.core.config import EffectiveConfig
-from pointsman.core.metrics_page import ENGINES, Engine, Series
+from pointsman.core.metrics_page import ENGINES, Engine, Series, parse_series
 from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
 from pointsman.core.plugins.utilization_detector import UtilizationDetector
-
-_SPEC = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\})?\s*")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*(?:"([^"]*)"|([^",{}]*?))\s*(?:,|$)')
 
 
 def scrape_settings(config: EffectiveConfig, interval: float) -> ScrapeSettings:
@@ -26,6 +22,7 @@ def scrape_settings(config: EffectiveConfig, interval: float) -> ScrapeSettings:
         verify_certificate=not source.insecure_skip_verify,
         threshold=float(stale),
         engines=_engines(extractor),
+        engine_label=extractor.engine_label_key or default.engine_label,
         default_engine=extractor.default_engine,
         interval=max(float(source.interval or 0.0), interval),
     )
@@ -43,24 +40,15 @@ def _engine(given: EngineConfig) -> Engine:
         waiting=_alternatives(given.queued_requests_spec),
         running=_alternatives(given.running_requests_spec),
         kv_cache=_alternatives(given.kv_usage_spec),
-        lora=series_of(given.lora_spec),
-        cache_info=series_of(given.cache_info_spec),
+        lora=parse_series(given.lora_spec),
+        cache_info=parse_series(given.cache_info_spec),
         block_tokens_label=given.cache_block_size_label_name or "block_size",
         blocks_label=given.cache_num_blocks_label_name or "num_gpu_blocks",
-        block_tokens=series_of(given.cache_block_size_spec),
-        blocks=series_of(given.cache_num_blocks_spec),
+        block_tokens=parse_series(given.cache_block_size_spec),
+        blocks=parse_series(given.cache_num_blocks_spec),
     )
 
 
 def _alternatives(spec: str) -> tuple[Series, ...]:
-    found = series_of(spec)
+    found = parse_series(spec)
     return () if found is None else (found,)
-
-
-def series_of(spec: str) -> Series | None:
-    """What `name{label=value}` asks for; None for nothing."""
-    found = _SPEC.fullmatch(spec)
-    if found is None:
-        return None
-    labels = tuple((m[1], m[2] if m[2] is not None else m[3]) for m in _LABEL.finditer(found[2] or ""))
-    return Series(found[1], labels)

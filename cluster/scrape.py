@@ -23,7 +23,7 @@ from pointsman.cluster.page_client import FetchError, PageAddress, PageClient
 from pointsman.cluster.samples import Samples
 from pointsman.core.cluster import Endpoint
 from pointsman.core.events import Event, ScrapePaced
-from pointsman.core.metrics_page import ENGINES, Engine, Reading, engine_for, extract
+from pointsman.core.metrics_page import ENGINE_LABEL, ENGINES, Engine, Reading, engine_for, extract
 from pointsman.core.projection import ClusterState
 
 FLUSH_AFTER = 0.01
@@ -56,6 +56,8 @@ class ScrapeSettings(msgspec.Struct, frozen=True):
     page_bytes_max: int = 1024 * 1024
     """Fifty times a usual page."""
     engines: Mapping[str, Engine] = ENGINES
+    engine_label: str = ENGINE_LABEL
+    """Of a pod: which of them its servers are."""
     default_engine: str = "vllm"
     interval: float = INTERVAL_MIN
     """Seconds between scrapes at least; the CPU budget may make it longer."""
@@ -212,7 +214,8 @@ class Scraper:
         )
 
     def _engine(self, endpoint: Endpoint) -> Engine:
-        return engine_for(endpoint.labels, self.settings.engines, self.settings.default_engine)
+        settings = self.settings
+        return engine_for(endpoint.labels, settings.engines, settings.default_engine, settings.engine_label)
 
     def _set_pace(self) -> Pace:
         """Return the pace in force, and say it where it is another one than the log says."""

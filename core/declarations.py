@@ -8,7 +8,9 @@ from pointsman.core.effective import PREFIX_BLOCKS_MAX, Declared, PickingFlags, 
 from pointsman.core.known import KNOWN_GATES, KNOWN_TYPES
 from pointsman.core.plugin import REGISTER, Detector, Filter, Picker, Scorer
 from pointsman.core.plugins.approx_prefix_cache_producer import ApproxPrefixCacheProducer
+from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor
 from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
+from pointsman.core.plugins.metrics_data_source import MetricsDataSource
 from pointsman.core.plugins.prefix_cache_scorer import PrefixCacheScorer
 from pointsman.core.quantities import encode_duration
 
@@ -73,6 +75,7 @@ class Declarations:
             if name in self.declared:
                 raise self.error((*at, "name"), f"two plugins are named {name!r}; give one of them another name")
             self.declare(name, spec.type, spec.parameters or {}, (*at, "parameters"))
+            self._warn_of_parameters(name, (*at, "parameters"))
         for i, spec in enumerate(specs):
             self._check_refs(spec.name or spec.type, ("plugins", i, "parameters"))
 
@@ -90,6 +93,22 @@ class Declarations:
         self.built[name] = built
         if isinstance(built, PrefixCacheScorer | ApproxPrefixCacheProducer):
             self._check_prefix(built, path)
+
+    def _warn_of_parameters(self, name: str, path: Path) -> None:
+        built = self.built[name]
+        if isinstance(built, MetricsDataSource):
+            for key, given in (
+                ("caCertPath", built.ca_cert_path),
+                ("clientCertPath", built.client_cert_path),
+                ("clientKeyPath", built.client_key_path),
+            ):
+                if given:
+                    self.warn((*path, key), f"{key} has no effect: pages are read with the system's certificates")
+        if isinstance(built, CoreMetricsExtractor):
+            for i, engine in enumerate(built.engine_configs):
+                if engine.custom_metrics:
+                    at = (*path, "engineConfigs", i, "customMetrics")
+                    self.warn(at, f"customMetrics of {engine.name!r} has no effect: no plugin reads them")
 
     def _check_prefix(self, built: PrefixCacheScorer | ApproxPrefixCacheProducer, path: Path) -> None:
         try:

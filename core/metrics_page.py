@@ -22,8 +22,8 @@ KV_MAX = 3e38
 ADAPTERS_MAX = 1024
 """Names read of one label; servers hold a few dozen adapters at once."""
 
-ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
-"""Pod labels that name the engine; the first that is not empty counts."""
+ENGINE_LABEL, OLD_ENGINE_LABEL = "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"
+"""Pod labels that name the engine: the one that a configuration may change, and what counts where that is empty."""
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -115,12 +115,15 @@ class Reading(msgspec.Struct, frozen=True):
         return self.waiting is None and self.running is None and self.kv_cache is None
 
 
-def engine_for(labels: Mapping[str, str], engines: Mapping[str, Engine] = ENGINES, default: str = "vllm") -> Engine:
+def engine_for(
+    labels: Mapping[str, str],
+    engines: Mapping[str, Engine] = ENGINES,
+    default: str = "vllm",
+    label: str = ENGINE_LABEL,
+) -> Engine:
     """Return the engine that a pod's labels name, the default where they name none that is known."""
-    for key in ENGINE_LABELS:
-        if named := labels.get(key):
-            return engines.get(named) or engines[default]
-    return engines[default]
+    named = labels.get(label) or labels.get(OLD_ENGINE_LABEL) or default
+    return engines.get(named) or engines[default]
 
 
 def parse_series(spec: str) -> Series | None:
@@ -130,10 +133,15 @@ def parse_series(spec: str) -> Series | None:
     found = _SPEC.fullmatch(spec.strip())
     if found is None:
         raise ValueError(f"found {spec!r}, wanted a metric name, or name{{label=value,...}}")
-    pairs = [pair.partition("=") for pair in (found[2] or "").split(",") if pair.strip()]
-    if any(not equals for _, equals, _ in pairs):
-        raise ValueError(f"found {spec!r}, wanted label=value between the braces")
-    return Series(found[1], tuple((label.strip(), value.strip().strip('"')) for label, _, value in pairs))
+    within, at = (found[2] or "").strip(), 0
+    labels: list[tuple[str, str]] = []
+    while at < len(within):
+        label = _SPEC_LABEL.match(within, at)
+        if label is None:
+            raise ValueError(f"found {spec!r}, wanted label=value between the braces")
+        labels.append((label[1], label[3] if label[2] is None else label[2]))
+        at = label.end()
+    return Series(found[1], tuple(labels))
 
 
 def extract(page: bytes, engine: Engine) -> Reading:
@@ -151,7 +159,8 @@ def extract(page: bytes, engine: Engine) -> Reading:
 
 # --- samples --------------------------------------------------------------------------------------
 
-_SPEC = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{([^{}]*)\})?")
+_SPEC = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)\s*(?:\{(.*)\})?")
+_SPEC_LABEL = re.compile(r'\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?:"([^"]*)"|([^",{}]*?))\s*(?:,|$)')
 # Possessive quantifiers: on garbage the match fails in one pass.
 _SAMPLE = re.compile(
     rb"[ \t]*+(?:\{([^\"}\n]*+(?:\"[^\"\\\n]*+(?:\\.[^\"\\\n]*+)*+\"[^\"}\n]*+)*+)\})?+"

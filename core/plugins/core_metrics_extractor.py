@@ -2,9 +2,8 @@
 
 import msgspec
 
+from pointsman.core.metrics_page import ENGINE_LABEL, ENGINES, parse_series
 from pointsman.core.plugin import plugin
-
-BUILT_IN = ("vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton")
 
 
 class CustomMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -32,6 +31,16 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     def __post_init__(self) -> None:
         if not self.name or self.name == "default":
             raise ValueError(f"engine name is {self.name!r}, wanted one that is neither empty nor 'default'")
+        for spec in (
+            self.queued_requests_spec,
+            self.running_requests_spec,
+            self.kv_usage_spec,
+            self.lora_spec,
+            self.cache_info_spec,
+            self.cache_block_size_spec,
+            self.cache_num_blocks_spec,
+        ):
+            parse_series(spec)
 
 
 @plugin("core-metrics-extractor", version=1, kind="extractor")
@@ -39,11 +48,11 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 class CoreMetricsExtractor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The scraper reads the parameters (`EffectiveConfig.metrics_extractor`)."""
 
-    engine_label_key: str = "llm-d.ai/engine-type"
+    engine_label_key: str = ENGINE_LABEL
     default_engine: str = "vllm"
     engine_configs: tuple[EngineConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        known = [*BUILT_IN, *(engine.name for engine in self.engine_configs)]
+        known = [*ENGINES, *(engine.name for engine in self.engine_configs)]
         if self.default_engine not in known:
             raise ValueError(f"defaultEngine is {self.default_engine!r}, wanted one of {', '.join(known)}")

@@ -1,9 +1,7 @@
 """The scraper's settings follow the configuration in force."""
 
-import pytest
-
 from pointsman.cli.config import parse_text
-from pointsman.cli.scraping import scrape_settings, series_of
+from pointsman.cli.scraping import scrape_settings
 from pointsman.core.config import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
 from pointsman.core.metrics_page import ENGINES, Series
 
@@ -19,6 +17,7 @@ plugins:
 - type: core-metrics-extractor
   parameters:
     defaultEngine: own
+    engineLabelKey: example.com/engine
     engineConfigs:
     - name: own
       queuedRequestsSpec: own_waiting{kind="all"}
@@ -51,7 +50,7 @@ def test_pages_and_staleness_are_those_of_the_configuration() -> None:
 
     assert (settings.scheme, settings.path, settings.interval, settings.threshold) == ("https", "/m", 0.2, 3.0)
     assert settings.verify_certificate
-    assert settings.default_engine == "own"
+    assert (settings.default_engine, settings.engine_label) == ("own", "example.com/engine")
 
 
 def test_an_engine_of_the_operators_reads_the_families_it_names() -> None:
@@ -60,16 +59,3 @@ def test_an_engine_of_the_operators_reads_the_families_it_names() -> None:
     assert engine.waiting == (Series("own_waiting", (("kind", "all"),)),)
     assert engine.running == (Series("own_running"),)
     assert engine.lora is None
-
-
-@pytest.mark.parametrize(
-    ("spec", "series"),
-    [
-        ("", None),
-        ("a:b", Series("a:b")),
-        ("a{x=y}", Series("a", (("x", "y"),))),
-        ('a{x="y", z="1,2"}', Series("a", (("x", "y"), ("z", "1,2")))),
-    ],
-)
-def test_a_spec_is_a_family_and_labels(spec: str, series: Series | None) -> None:
-    assert series_of(spec) == series

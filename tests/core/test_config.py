@@ -220,6 +220,17 @@ def test_a_declared_producer_shapes_the_prefix_index() -> None:
             ),
             "line 7: the weight of 'low-queue-filter' has no effect",
         ),
+        (
+            "plugins:\n- type: metrics-data-source\n  parameters:\n    scheme: https\n    caCertPath: /ca.crt",
+            "line 7: caCertPath has no effect",
+        ),
+        (
+            (
+                "plugins:\n- type: core-metrics-extractor\n  parameters:\n    engineConfigs:\n    - name: own\n"
+                "      customMetrics: [{attributeKey: a, metricSpec: b}]"
+            ),
+            "line 8: customMetrics of 'own' has no effect",
+        ),
     ],
 )
 def test_what_has_no_effect_is_a_warning(text: str, warning: str) -> None:

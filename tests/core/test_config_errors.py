@@ -42,6 +42,14 @@ from pointsman.core.plugin import REGISTER
         ),
         ("plugins:\n- type: file-discovery", 4, "path is missing in plugins[0].parameters"),
         (
+            (
+                "plugins:\n- type: core-metrics-extractor\n  parameters:\n    engineConfigs:\n    - name: own\n"
+                "      queuedRequestsSpec: waiting{kind}"
+            ),
+            7,
+            "plugins[0].parameters.engineConfigs[0]: found 'waiting{kind}', wanted label=value between the braces",
+        ),
+        (
             "plugins: [{type: queue-scorer}]\nplugins2: 1",
             4,
             "unknown field 'plugins2' in the document, did you mean 'plugins'?",

@@ -284,11 +284,15 @@ def test_the_engine_is_the_one_that_the_labels_name() -> None:
     assert engine_for({new: "", old: "sglang"}) is ENGINES["sglang"]
     assert engine_for({new: "triton", old: "sglang"}) is ENGINES["triton"]
     assert engine_for({new: "unheard-of"}, default="sglang") is ENGINES["sglang"]
+    assert engine_for({"own": "triton", new: "sglang"}, label="own") is ENGINES["triton"]
+    assert engine_for({new: "sglang"}, label="own") is VLLM
 
 
 def test_a_series_is_written_as_in_a_configuration() -> None:
     assert parse_series("vllm:num_requests_waiting") == Series("vllm:num_requests_waiting")
     assert parse_series("a{b=c, d=e}") == Series("a", (("b", "c"), ("d", "e")))
+    assert parse_series('a {x="y", z="1,2}"}') == Series("a", (("x", "y"), ("z", "1,2}")))
+    assert parse_series("a{}") == Series("a")
     assert parse_series(" ") is None
     for wrong in ("a{b}", "a b", "{b=c}", "a{b=c"):
         with pytest.raises(ValueError, match="wanted"):
