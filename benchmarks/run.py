@@ -61,15 +61,15 @@ def middle(rows: Iterable[Row], value: Callable[[Row], float]) -> float:
 def measured_rig(endpoints: int, connections: str, seconds: int, rounds: int, chunks: int = 0) -> list[Row]:
     """The rig's rows of yardstick and Pointsman, with CPU and memory by process."""
     python = ROOT / ".venv-bench/bin/python"
-    data = "$(mktemp -d {})".format(shlex.quote(tempfile.gettempdir() + "/pointsman-bench-XXXXXX"))
-    picker = (
-        f"{shlex.quote(sys.executable)} -P -m pointsman.cli epp --pool-name bench --config-file {{config}}"
-        " --grpc-port {port} --grpc-health-port {health} --metrics-port {metrics} --secure-serving=false"
-        f" --data-dir {data}"
-    )
-    words = [str(python), str(HERE / "rig.py"), "--endpoints", str(endpoints), "--connections", connections]
-    words += ["--seconds", str(seconds), "--rounds", str(rounds), "--chunks", str(chunks)]
-    done = subprocess.run([*words, "yardstick", f"pointsman={picker}"], stdout=subprocess.PIPE, check=False)
+    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as data:
+        picker = (
+            f"{shlex.quote(sys.executable)} -P -m pointsman.cli epp --pool-name bench --config-file {{config}}"
+            " --grpc-port {port} --grpc-health-port {health} --metrics-port {metrics} --secure-serving=false"
+            f" --data-dir $(mktemp -d -p {shlex.quote(data)})"
+        )
+        words = [str(python), str(HERE / "rig.py"), "--endpoints", str(endpoints), "--connections", connections]
+        words += ["--seconds", str(seconds), "--rounds", str(rounds), "--chunks", str(chunks)]
+        done = subprocess.run([*words, "yardstick", f"pointsman={picker}"], stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise SystemExit(f"the rig ended with {done.returncode}")
     return [json.loads(line) for line in done.stdout.splitlines()]
