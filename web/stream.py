@@ -13,7 +13,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-GAPS: dict[str, float] = {"decisions": 0.5, "log": 0.5, "strip": 1.0, "pools": 2.0, "routes": 1.0}
+GAPS: dict[str, float] = {"decisions": 0.5, "log": 0.5, "strip": 2.0, "pools": 2.0, "routes": 1.0}
 """The topics, and the seconds between two events of a stream about each: what people can follow."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that a dead reader is noticed."""

@@ -244,6 +244,23 @@ def test_a_hidden_page_has_no_stream_and_comes_back(browser: Browser, console: R
         found.page.wait_for_selector(f"#d{position}", state="attached")
 
 
+def test_a_page_left_open_sleeps_and_wakes_when_it_is_touched(browser: Browser, console: Running) -> None:
+    broadcast = console.world.broadcast
+    with visit(browser, console.url) as found:
+        page = found.page
+        page.clock.install()
+        page.goto("/decisions")
+        expect(page.locator("#live-state")).to_have_text("live")
+        page.clock.run_for(29 * 60 * 1000)
+        assert broadcast.statistics().streams >= 1
+        page.clock.run_for(3 * 60 * 1000)
+        expect(page.locator("#live-state")).to_have_text("asleep until somebody is here")
+        wait(lambda: broadcast.statistics().streams == 0)
+        position = console.request()
+        page.mouse.move(50, 50)
+        page.wait_for_selector(f"#d{position}", state="attached")
+
+
 def wait(true: Callable[[], bool]) -> None:
     """Until a function says so, five seconds at most."""
     until = time.monotonic() + 5

@@ -10,11 +10,14 @@
   const LISTS = ["decisions", "log"];
   const RETRY_MIN = 250;
   const RETRY_MAX = 2000;
+  const ASLEEP_AFTER = 30 * 60 * 1000;
   let source = null;
   let retry = RETRY_MIN;
   let again = 0;
   let lostAt = null;
   let paused = false;
+  let asleep = false;
+  let touched = Date.now();
   let state = "";
   const held = new Set();
   const say = (text) => {
@@ -55,7 +58,7 @@
   };
   const open = () => {
     clearTimeout(again);
-    if (source || paused || document.hidden) return;
+    if (source || paused || asleep || document.hidden) return;
     source = new EventSource("/events");
     source.onopen = found;
     source.addEventListener("changed", (event) => refresh(JSON.parse(event.data)));
@@ -80,6 +83,22 @@
   window.addEventListener("pageshow", (event) => { if (event.persisted) open(); });
   document.addEventListener("pointerout", () => setTimeout(flush, 50));
   document.addEventListener("focusout", () => setTimeout(flush, 50));
+  // A page that nobody has touched for long is left open, not looked at.
+  const touch = () => {
+    touched = Date.now();
+    if (!asleep) return;
+    asleep = false;
+    open();
+  };
+  for (const name of ["pointermove", "pointerdown", "keydown", "wheel", "focus"]) {
+    window.addEventListener(name, touch, { passive: true });
+  }
+  setInterval(() => {
+    if (asleep || paused || Date.now() - touched < ASLEEP_AFTER) return;
+    asleep = true;
+    close();
+    say("asleep until somebody is here");
+  }, 60 * 1000);
   const pause = byId("pause");
   const toggle = () => {
     paused = !paused;
@@ -148,7 +167,7 @@
       time.title = `${time.dateTime} · here ${new Date(at).toLocaleString()}`;
     }
   };
-  setInterval(() => { if (!document.hidden && !paused) times(document); }, 1000);
+  setInterval(() => { if (!document.hidden && !paused && !asleep) times(document); }, 1000);
 
   // --- theme: follows the system until somebody chooses --------------------------------------------------
   const theme = byId("theme");
