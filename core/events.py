@@ -298,7 +298,8 @@ class RequestRefused(Fact, frozen=True, tag="request-refused"):
     """A decision: no endpoint.
 
     Decided by `schedule`: `no-endpoints`, `saturated`, `filtered`.
-    Decided before it: `bad-request`, `body-too-large`, `too-many-streams`, `not-ready`.
+    Refused before it: `bad-request`, `body-too-large`, `too-many-streams`, `buffers-full` (request bodies in memory),
+    `not-ready` (the pool is not known yet), `gateway` (it does not send bodies as it must).
     """
 
     origin: Origin
