@@ -72,6 +72,7 @@ class FeedHub:
         tail: Tail,
         append: Append,
         digest_at: Callable[[int], bytes | None],
+        *,
         queued: Callable[[], int],
         ended_among: Callable[[Collection[Key]], Collection[Key]] = lambda keys: keys,
     ) -> None:
