@@ -11,6 +11,8 @@ from msgspec import Struct
 
 DATA_COLOURS = 5
 CHART_WIDTH, CHART_HEIGHT = 480, 132
+SMALLEST_TOP = 1e-6
+"""Less than this is nothing in any unit of ours."""
 
 
 class Branch(Struct, frozen=True):
@@ -242,7 +244,7 @@ def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
 
 def nice_top(highest: float) -> float:
     """The top of an axis: 1, 2, 4, 5 or 10 times a power of ten, above `highest`."""
-    if highest <= 0:
+    if highest < SMALLEST_TOP:
         return 1.0
     power = 1.0
     while power * 10 <= highest:
