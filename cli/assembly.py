@@ -26,6 +26,9 @@ LOG_BYTES_MAX = 16 << 20
 
 PICKER = "picker-1"
 
+HTTP2_ENGINES = ("pointsman", "h2")
+"""Of a picker's ports: our own, and the stock one, which costs more than twice the CPU."""
+
 
 class PickerOptions(msgspec.Struct, frozen=True):
     """What pickers are told beside where their feed is."""
@@ -34,6 +37,7 @@ class PickerOptions(msgspec.Struct, frozen=True):
     tls_min_version: str = ""
     health_checking: bool = False
     message_bytes_max: int = 4 << 20
+    engine: str = HTTP2_ENGINES[0]
     limits: dict[str, int] = {}
     """What one picker takes on, where that is not the default; the names are those of `Limits` in `grpc/protocol.py`."""
 

@@ -61,7 +61,9 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         refresh_interval=max(0.05, flags.refresh_metrics_interval),
         metrics=bound["metrics-port"].fileno(),
     )
-    options = PickerOptions(flags.cert_path, flags.tls_min_version, flags.health_checking, flags.grpc_max_recv_msg_size)
+    options = PickerOptions(
+        flags.cert_path, flags.tls_min_version, flags.health_checking, flags.grpc_max_recv_msg_size, flags.http2
+    )
     plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
     listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])
     # Without Kubernetes nobody takes us out of a list of endpoints while we drain.

@@ -10,6 +10,7 @@ from enum import Enum
 
 import msgspec
 
+from pointsman.cli.assembly import HTTP2_ENGINES
 from pointsman.cli.failure import Failure
 from pointsman.core.distance import wanted
 from pointsman.core.quantities import parse_duration, parse_quantity
@@ -58,9 +59,10 @@ FLAGS = (
     Flag("grpc-max-recv-msg-size", "size", "4Mi", "largest ext_proc message taken"),
     Flag("drain-timeout", "duration", "30s", "serving time after SIGTERM"),
     Flag("allow-experimental-plugins", "bool", "false", "take plugins that are not stable yet"),
-    Flag("v", "int", "2", "verbosity"),
     Flag("manifests", "text", "", "directory of YAML manifests with the pool and its pods (ours)"),
     Flag("data-dir", "text", "", "where the log is kept, .pointsman by default (ours)"),
+    Flag("http2", "text", "pointsman", "engine of the ext_proc port: pointsman, or h2, which is slower (ours)"),
+    Flag("v", "int", "2", "", _ACCEPTED),
     Flag("zap-encoder", "text", "json", "", _ACCEPTED),
     Flag("zap-devel", "bool", "true", "", _ACCEPTED),
     Flag("zap-log-level", "text", "", "", _ACCEPTED),
@@ -121,9 +123,9 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     grpc_max_recv_msg_size: int = 4 << 20
     drain_timeout: float = 30.0
     allow_experimental_plugins: bool = False
-    v: int = 2
     manifests: str = ""
     data_dir: str = ""
+    http2: str = HTTP2_ENGINES[0]
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -236,6 +238,8 @@ def _check(flags: EppFlags) -> None:
         raise Failure(f"--pool-group: found {flags.pool_group!r}, wanted inference.networking.k8s.io", 2)
     if flags.tls_min_version not in ("", "VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"):
         raise Failure(f"--tls-min-version: found {flags.tls_min_version!r}, wanted VersionTLS10 to VersionTLS13", 2)
+    if flags.http2 not in HTTP2_ENGINES:
+        raise Failure(f"--http2: found {flags.http2!r}, wanted {' or '.join(HTTP2_ENGINES)}", 2)
     if flags.drain_timeout < 0:
         raise Failure("--drain-timeout: found less than 0, wanted 0 or more", 2)
 

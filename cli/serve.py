@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
-from pointsman.cli.assembly import Deployment, PickerOptions, supervise
+from pointsman.cli.assembly import HTTP2_ENGINES, Deployment, PickerOptions, supervise
 from pointsman.cli.config import read_config
 from pointsman.cli.console import CONSOLE_PORT, url_of
 from pointsman.cli.failure import Failure
@@ -87,7 +87,7 @@ def _listed(ports: dict[str, int]) -> str:
 
 
 def _picking(options: argparse.Namespace) -> PickerOptions:
-    return PickerOptions(cert_path=options.cert_path, limits={"body_bytes_max": options.body_max})
+    return PickerOptions(cert_path=options.cert_path, engine=options.http2, limits={"body_bytes_max": options.body_max})
 
 
 def _reachable(address: str) -> str:
@@ -134,6 +134,12 @@ def _parser(name: str) -> Parser:
         default=100 << 20,
         metavar="SIZE",
         help="of a request's body; a larger one is answered 413 (default: 100Mi)",
+    )
+    parser.add_argument(
+        "--http2",
+        choices=HTTP2_ENGINES,
+        default=HTTP2_ENGINES[0],
+        help="engine of the picker ports; h2 is slower (default: pointsman)",
     )
     parser.add_argument(
         "--drain-timeout",
