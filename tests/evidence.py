@@ -8,12 +8,14 @@ the log itself says how many entries went.
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from system import pointsman
 
 from pointsman.core.events import (
+    ControlStarted,
     EndpointJoined,
     EntriesLost,
     Entry,
@@ -24,6 +26,9 @@ from pointsman.core.events import (
     RequestRouted,
 )
 from pointsman.eventlog.reader import LogReader
+
+COMMIT = 0.5
+"""Seconds from a decision to its commit, on a machine with other work."""
 
 
 def entries(log: Path) -> list[Entry]:
@@ -122,6 +127,16 @@ def gather(log: list[Entry], request_log: Path, access_log: Path) -> Evidence:
 def undecided(found: Evidence) -> list[str]:
     """Requests that reached a server without a decision."""
     return [request for request in found.served if request not in found.decided]
+
+
+def lost_while_recorded(found: Evidence, log: list[Entry]) -> list[str]:
+    """Requests without a decision that do not lie between a last commit and the start of the next control process."""
+    windows = [
+        (before.recorded_at - COMMIT, entry.recorded_at + COMMIT)
+        for before, entry in pairwise(log)
+        if isinstance(entry.event, ControlStarted)
+    ]
+    return [r for r in undecided(found) if not any(begin <= found.times[r] <= end for begin, end in windows)]
 
 
 def disagreements(found: Evidence, *, gateway_killed: set[str] | None = None) -> list[str]:

@@ -11,7 +11,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from evidence import disagreements, entries, gather, unaccounted, undecided, verified, without_one_end
+from evidence import (
+    disagreements,
+    entries,
+    gather,
+    lost_while_recorded,
+    unaccounted,
+    undecided,
+    verified,
+    without_one_end,
+)
 from load import LLAMA, Load, Outcome, some_streamed
 from system import OLD, demo
 
@@ -122,6 +131,7 @@ def test_kills_at_random_moments_lose_nothing_that_is_not_told(tmp_path: Path) -
 
     assert report["skipped"] == {}
     assert len(missing) <= found.entries_lost
+    assert lost_while_recorded(found, log) == []
     assert disagreements(found, gateway_killed={o.id for o in load.outcomes if met(o, gateway_kills)}) == []
     assert without_one_end(found) == []
     assert unaccounted(found) == []
