@@ -265,9 +265,6 @@ def report(home: Path, port: int, repeat: int) -> bool:
     for name, addresses in pages(home).items():
         times = measure(port, addresses, repeat)
         budget = MATRIX_BUDGET if name.startswith("matrix") else PAGE_BUDGET
-        # A decision's page waits a quarter of a second for its matrix and shows what is stored meanwhile.
-        if name.startswith("decision, "):
-            budget += 0.25
         median = statistics.median(times)
         over = "" if median <= budget else f"   over {budget * 1e3:.0f}"
         good = good and not over

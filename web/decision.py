@@ -16,8 +16,8 @@ from pointsman.web.pages import Missing, Reply, plain
 from pointsman.web.replay_worker import Replayed
 from pointsman.web.replayer import ANSWER_WITHIN, ReplayerBusy
 
-PATIENCE = 0.25
-"""Seconds that a page waits for replay: what is stored is shown at once, the matrix follows where it takes longer."""
+PATIENCE = 0.05
+"""Seconds that a page waits for replay, half of what a page may take: what is stored is shown, the matrix follows."""
 FRAGMENT_PATIENCE = 3.0
 NEIGHBOURS = 3
 """Decisions shown before and after."""
