@@ -7,6 +7,7 @@ import msgspec
 import trio
 from markupsafe import Markup
 
+from pointsman.core.events import RouteObserved
 from pointsman.eventlog.readmodel import ReadModel
 from pointsman.eventlog.rollups import Span
 from pointsman.web import drawing, words
@@ -100,15 +101,20 @@ class Counted(msgspec.Struct, frozen=True):
     over: str
 
 
-async def since_moved(console: Console, routes: Sequence[str]) -> dict[str, Counted]:
+async def since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, Counted]:
     """What each route's shares are observed over: an older request says nothing about the present weights."""
     now, pools = time.time(), sorted(console.state().pools)
+    wanted = {route.route: tuple(rule.backends for rule in route.rules) for route in routes}
 
     def read() -> dict[str, Counted]:
         found, whole = {}, None
         with ReadModel(console.read_model) as model:
-            for route in routes:
+            for route, backends in wanted.items():
                 move = next(iter(model.moves(route, 1)), None)
+                if move is not None and move.backends != backends:
+                    # The read model is a moment behind: what it counts was asked of other weights.
+                    found[route] = Counted({}, "the moment since the weights were set")
+                    continue
                 if move is not None and now - move.recorded_at < OBSERVED:
                     age = max(0.0, now - move.recorded_at)
                     over = f"the last {age:.0f} s, since the weights were set"

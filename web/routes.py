@@ -70,7 +70,7 @@ async def rules(console: Console, only: str = "") -> list[RuleView]:
     state = console.state()
     chosen = [route for key, route in sorted(state.routes.items()) if not only or key == only]
     seen = await figures.observed(console, sorted(state.pools))
-    counted = await figures.since_moved(console, [route.route for route in chosen])
+    counted = await figures.since_moved(console, chosen)
     return [
         _rule(console, route, index, seen, counted[route.route])
         for route in chosen

@@ -83,6 +83,7 @@ def test_a_change_is_recorded_then_written_then_confirmed(console: Running) -> N
     assert found[0].reason == "half & <half>"
     assert [b.weight for b in found[0].before] == [90, 10]
     assert [b.weight for b in found[0].after] == [50, 50]
+    assert "out of step" not in console.ask(answer.headers["location"]).body
     console.call(console.world.index)
     page = console.ask(answer.headers["location"]).body
     assert "recorded, written and read back" in page
