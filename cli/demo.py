@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
 
     def started(ports: dict[str, int]) -> None:
         print(
-            _greeting(options, deployment, gateway, [*_where(console, metrics, deployment), *_pickers(ports)]),
+            _greeting(options, gateway, [*_where(console, metrics, deployment), *_pickers(ports)]),
             flush=True,
         )
 
@@ -102,9 +102,7 @@ def _pickers(ports: dict[str, int]) -> list[str]:
     return [f"picker          127.0.0.1:{port} for {pool}" for pool, port in sorted(ports.items())]
 
 
-def _greeting(
-    options: argparse.Namespace, deployment: Deployment, gateway: GatewaySettings | None, lines: list[str]
-) -> str:
+def _greeting(options: argparse.Namespace, gateway: GatewaySettings | None, lines: list[str]) -> str:
     if gateway is None:
         return "\n".join([*lines, "", "No gateway runs: point yours at the pickers.", "", "Ctrl-C ends everything."])
     url = f"http://127.0.0.1:{gateway.port}"

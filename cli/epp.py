@@ -13,6 +13,7 @@ from pointsman.cli.failure import Failure
 from pointsman.cli.ports import bind_everywhere
 from pointsman.cli.settings import ControlSettings
 from pointsman.cli.supervisor import Listening
+from pointsman.cluster.endpoints_file import POOL
 from pointsman.core.config import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
 
 
@@ -103,4 +104,4 @@ def _pool(flags: EppFlags, config: EffectiveConfig) -> str:
         raise Failure(f"--manifests: found no directory {flags.manifests}, wanted one with YAML files", 2)
     if not flags.pool_name and not in_file:
         raise Failure("found no --pool-name, wanted the name of an InferencePool", 2)
-    return f"{namespace}/{flags.pool_name or 'epp'}"
+    return f"{namespace}/{flags.pool_name or POOL}"

@@ -9,7 +9,7 @@ from pointsman.core.events import Entry
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import Meta, SnapshotRow
+from pointsman.eventlog.segments import SnapshotRow
 from pointsman.eventlog.snapshots import row_digest
 
 
@@ -96,7 +96,7 @@ class _Walk:
                 f"wanted {self.position} with {self.digest.hex()[:16]}",
             )
         self.segments += 1
-        return self._check_snapshot(path, meta)
+        return self._check_snapshot(path)
 
     def follow(self, path: Path, batch: Batch, entries: list[Entry]) -> bool:
         """Check the next batch."""
@@ -114,9 +114,9 @@ class _Walk:
             return self.fail(path, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
         if (inside := next((at for at in self.heads if batch.first <= at < batch.last), None)) is not None:
             return self.fail(path, f"a head at {inside} was published, and no batch ends there", batch)
-        return self._check_snapshot(path, meta)
+        return self._check_snapshot(path)
 
-    def _check_snapshot(self, path: Path, meta: Meta) -> bool:
+    def _check_snapshot(self, path: Path) -> bool:
         statement = "SELECT position, version, state, digest FROM snapshots WHERE position = ?"
         for values in self.reader.query(path, statement, (self.position,)):
             row = SnapshotRow(*values)  # type: ignore[arg-type]  # checked in the next line

@@ -66,7 +66,6 @@ class PickerFeed:
         self._settled = asyncio.Event()
         self._flush_soon = False
         self._flush_later: asyncio.TimerHandle | None = None
-        self._recorded: list[asyncio.Future[None]] = []
         self._note_last_n()
 
     # --- what the process asks and tells ----------------------------------------------------------
@@ -97,24 +96,10 @@ class PickerFeed:
             # Left to fire where a decision takes the outcomes along: cheaper than one timer for each.
             self._flush_later = self._loop.call_later(OUTCOME_DELAY, self._flush_outcomes)
 
-    async def recorded(self) -> None:
-        """Return once what was recorded so far is with the kernel, or where that takes nothing, in the buffer."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._recorded.append(future)
-        if not self._flush_soon:
-            self._flush_soon = True
-            self._loop.call_soon(self._flush)
-        await future
-
     def flush(self) -> None:
         """Hand what was recorded to the socket."""
         if self._socket is not None and not self._writing:
             self._send(self._socket)
-        if self._recorded:
-            for future in self._recorded:
-                if not future.done():
-                    future.set_result(None)
-            self._recorded.clear()
 
     async def wait_fed(self) -> None:
         """Return once there is a cluster state."""

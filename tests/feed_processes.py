@@ -154,7 +154,7 @@ class Decider:
             before = time.perf_counter()
             for _ in range(rate // 100):
                 self.decide()
-            await self.feed.recorded()
+            self.feed.flush()
             self.slowest = max(self.slowest, time.perf_counter() - before)
             await asyncio.sleep(0.01)
 
@@ -162,7 +162,7 @@ class Decider:
         if question[0] == "burst":
             for _ in range(int(question[1])):
                 self.decide()
-            await self.feed.recorded()
+            self.feed.flush()
         settled = question[0] == "settle" and await self.feed.wait_settled(5)
         cluster = self.feed.cluster
         slowest, self.slowest = self.slowest, 0.0

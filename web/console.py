@@ -108,7 +108,7 @@ class NavigationItem(msgspec.Struct, frozen=True):
 def strip(console: Console) -> Strip:
     """How the log, the feed, the samples and replay are, in words."""
     log, now = console.log(), time.time()
-    kind, words_ = _trouble(console, now)
+    kind, words_ = _trouble(console)
     since = console.watch.since(kind, now)
     stalled = 0.0
     if log.stalled_since is not None:
@@ -130,7 +130,7 @@ def strip(console: Console) -> Strip:
     )
 
 
-def _trouble(console: Console, now: float) -> tuple[str, str]:
+def _trouble(console: Console) -> tuple[str, str]:
     """What is wrong, by kind and in words; empty where all is well."""
     log, feed, state = console.log(), console.feed(), console.state()
     if log.stalled_since is not None:

@@ -106,8 +106,6 @@ class Engine:
         """When `advance` will have something to tell; infinite while idle."""
         self._resident: OrderedDict[str, float] = OrderedDict()
         """Adapter to when it is loaded, least recently used first."""
-        self.adapters_changed = 0.0
-        """When a set of adapters last changed, in the caller's time."""
 
     @property
     def kv_usage(self) -> float:
@@ -125,8 +123,6 @@ class Engine:
         assert needed <= self.model.max_model_len, f"{needed} tokens, wanted at most {self.model.max_model_len}"
         sequence.arrived = now
         self.waiting.append(sequence)
-        if sequence.adapter:
-            self.adapters_changed = now
         if math.isinf(self.next_event) or not self.running:
             self._start_step(now)
 
@@ -139,8 +135,6 @@ class Engine:
             self.waiting.remove(sequence)
         else:
             return
-        if sequence.adapter:
-            self.adapters_changed = now
         self.figures.aborted()
         if not self.running and not self.waiting:
             self.next_event = math.inf
@@ -194,8 +188,6 @@ class Engine:
                 del self.running[sequence]
                 self._release(sequence)
                 self.figures.finished(at, sequence)
-                if sequence.adapter:
-                    self.adapters_changed = at
 
     # --- admission ------------------------------------------------------------------------------
 
@@ -214,8 +206,6 @@ class Engine:
                 sequence.scheduled = at
                 self.figures.scheduled(sequence.prompt_tokens, sequence.cached)
             self.running[sequence] = None
-            if sequence.adapter:
-                self.adapters_changed = at
         self.waiting.extendleft(reversed(passed))
 
     def _allocate(self, sequence: Sequence) -> bool:
@@ -249,8 +239,6 @@ class Engine:
             self._release(youngest)
             self.waiting.appendleft(youngest)
             self.figures.preempted()
-            if youngest.adapter:
-                self.adapters_changed = at
             if youngest is sequence:
                 return False
         sequence.private += 1
