@@ -144,6 +144,12 @@ def _trouble(console: Console) -> tuple[str, str]:
         return "samples", "no server tells its load: the values of pools are old"
     if console.replayer.checked.differing:
         return "differs", "replay found decisions that it cannot reproduce"
+    if state.rejected_sources:
+        wrong = min(state.rejected_sources.values(), key=lambda event: event.source)
+        more = len(state.rejected_sources) - 1
+        line = f", line {wrong.line}" if wrong.line else ""
+        also = f" (and {words.plural(more, 'other file')})" if more else ""
+        return "source", f"{wrong.source}{line}: {wrong.message}{also}; what it said before stays in force"
     if feed.entries_lost:
         return "lost", f"{words.plural(feed.entries_lost, 'entry', 'entries')} of picker processes lost"
     return "", ""
