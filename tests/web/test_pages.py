@@ -11,7 +11,7 @@ import pytest
 import trio
 from console_world import NEW, OLD, ROUTE, Running, events_of, running, sample, served, world
 
-from pointsman.core.events import Class, EndpointChanged, RequestRefused, RequestRouted
+from pointsman.core.events import Class, EndpointChanged, RequestRefused, RequestRouted, SourceAccepted, SourceRejected
 from pointsman.eventlog.feed import FeedStatistics
 from pointsman.eventlog.reader import LogReader
 from pointsman.web.app import PAGES
@@ -267,6 +267,18 @@ def test_the_strip_tells_of_trouble_and_since_when(console: Running) -> None:
     assert first["since"] == again["since"] != ""
     assert 'class="strip warn"' in body
     assert 'class="strip warn"' not in console.ask("/pools").body
+
+
+def test_the_strip_tells_of_a_wrong_file_until_it_is_right(console: Running) -> None:
+    async def say(event: SourceRejected | SourceAccepted) -> None:
+        await console.world.appender.append(event)
+
+    console.call(say, SourceRejected("route.yaml", 12, "weight is 'ninety', wanted a whole number"))
+    wrong = console.ask("/api/v1/strip").json["trouble"]
+    console.call(say, SourceAccepted("route.yaml"))
+
+    assert wrong.startswith("route.yaml, line 12: weight is 'ninety', wanted a whole number")
+    assert console.ask("/api/v1/strip").json["trouble"] == ""
 
 
 def test_an_endpoint_that_is_not_ready_shows_on_every_page_of_its_pool(tmp_path: Path) -> None:
