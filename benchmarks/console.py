@@ -178,7 +178,8 @@ def pages(home: Path) -> dict[str, list[str]]:
         head, first = reader.head().position, reader.first()
         middle = model.decisions(Filters(), before=head // 2, limit=500).rows
         oldest = model.decisions(Filters(), after=first, limit=500).rows
-    times = [time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(row.recorded_at)) for row in (oldest[0], middle[0])]
+    moments = (oldest[0].recorded_at, middle[0].recorded_at + 1)
+    times = [time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) for at in moments]
     return {
         "overview": ["/"],
         "pools": ["/pools"],
