@@ -39,6 +39,16 @@ from pointsman.grpc.server import ENGINES, GrpcServer, quiet_grpclib
 
 PATH_HEADERS = (":method", "POST"), (":scheme", "http"), (":authority", "127.0.0.1:19100"), (":path", "/v1/completions")
 MORE_HEADERS = ("content-type", "application/json"), ("x-forwarded-proto", "http"), ("x-envoy-internal", "true")
+STATUS_HEADERS = (
+    (":status", "200"),
+    ("server", "nginx/1.22.1"),
+    ("date", "Sat, 21 Nov 2026 12:34:55 GMT"),
+    ("content-length", "2216"),
+    ("last-modified", "Sat, 21 Nov 2026 12:34:49 GMT"),
+    ("etag", '"6b018fe9-8a8"'),
+    ("accept-ranges", "bytes"),
+    ("x-envoy-upstream-service-time", "1"),
+)
 
 
 class BufferFeed:
@@ -93,7 +103,7 @@ def headers_of(message: HttpHeaders, fields: tuple[tuple[str, str], ...]) -> Non
 
 
 class Gateway:
-    """The bytes that Envoy sends for one request after the other."""
+    """The bytes that Envoy 1.40 sends for one request after the other: each body's end apart, each metadata present."""
 
     def __init__(self, chunks: int) -> None:
         self._hpack = hpack.Encoder()
@@ -105,6 +115,7 @@ class Gateway:
         self._kind = "application/json" if chunks == 1 else "text/event-stream"
 
     def _message(self, message: ProcessingRequest) -> bytes:
+        message.metadata_context.SetInParent()
         data = message.SerializeToString()
         return frame(DATA, 0, self._stream, b"\0" + len(data).to_bytes(4, "big") + data)
 
@@ -114,28 +125,30 @@ class Gateway:
         path = [(":method", "POST"), (":scheme", "http"), (":path", METHOD), (":authority", "picker")]
         more = [("te", "trailers"), ("content-type", "application/grpc"), ("grpc-timeout", "10000m")]
         block = self._hpack.encode([*path, *more, ("x-forwarded-for", "10.0.0.1")])
-        first, second = ProcessingRequest(), ProcessingRequest()
+        first, second, third = ProcessingRequest(), ProcessingRequest(), ProcessingRequest()
         own = ("x-request-id", f"{i:08x}-4b1c-4d6e-9c3f-1f0c5d7a9b2e"), ("content-length", "1200")
         headers_of(first.request_headers, (*PATH_HEADERS, *MORE_HEADERS, *own))
         mode = ProcessingMode.FULL_DUPLEX_STREAMED
         first.protocol_config.request_body_mode = first.protocol_config.response_body_mode = mode
         prompt = f"system prompt number {i % 20} says be nice. " * 20 + f" question {i}"
         second.request_body.body = f'{{"model":"m","max_tokens":50,"prompt":"{prompt}"}}'.encode()
-        second.request_body.end_of_stream = True
+        third.request_body.end_of_stream = True
         head = frame(HEADERS, END_HEADERS, self._stream, block)
-        return head + self._message(first) + self._message(second)
+        return head + self._message(first) + self._message(second) + self._message(third)
 
     def response(self) -> list[bytes]:
         """Headers and body in as many reads as there are chunks, then the gateway's end of the stream."""
         headers = ProcessingRequest()
-        headers_of(headers.response_headers, ((":status", "200"), ("content-type", self._kind), ("server", "nginx")))
+        headers_of(headers.response_headers, (*STATUS_HEADERS, ("content-type", self._kind)))
         reads = []
-        for i, chunk in enumerate(self._chunks):
+        for chunk in self._chunks:
             body = ProcessingRequest()
             body.response_body.body = chunk
-            body.response_body.end_of_stream = i == len(self._chunks) - 1
             reads.append(self._message(body))
+        end = ProcessingRequest()
+        end.response_body.end_of_stream = True
         reads[0] = self._message(headers) + reads[0]
+        reads[-1] += self._message(end)
         return [*reads, frame(RST_STREAM, 0, self._stream, bytes(4))]
 
 
