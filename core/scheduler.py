@@ -4,10 +4,9 @@ It reads the cluster state, the traffic state through `Traffic`, the profile and
 the same arguments give the same decision on every machine.
 """
 
-import struct
-
+import msgspec
 import numpy as np
-from xxhash import xxh3_64
+from xxhash import xxh3_64_digest
 
 from pointsman.core.cluster import Slots
 from pointsman.core.decision import Decision, RefusalReason
@@ -17,7 +16,7 @@ from pointsman.core.packing import Ints, pack, unpack
 from pointsman.core.plugin import FEW, Filter, Reasons, Scores, rejected
 from pointsman.core.profile import PLUGIN_VERSIONS, Profile, compile_profile, profile_for, profile_in_force
 from pointsman.core.projection import ClusterState
-from pointsman.core.scoring import score, standing_scores
+from pointsman.core.scoring import Row, Standing, score, standing_scores
 from pointsman.core.traffic import Traffic
 from pointsman.core.view import Cycle, View, rows_of
 
@@ -34,10 +33,13 @@ __all__ = [
 SCHEDULER_VERSION = 1
 """Of the rules in this file and of the digest."""
 
-_RANKED = struct.Struct("<qd").pack
-
 _BEST = 3
 """Sums that a decision stores."""
+
+_NO_SCORES = np.zeros(0)
+_NO_SLOTS: Slots = np.zeros(0, dtype=np.int64)
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Trace:
@@ -47,12 +49,12 @@ class Trace:
         "avoided",
         "candidates",
         "cycle",
-        "digest",
         "filtered",
         "picks",
         "rejections",
         "saturation",
         "scores",
+        "standing",
         "sums",
         "view",
     )
@@ -65,18 +67,15 @@ class Trace:
         """Those that remain."""
         self.saturation: float | None = None
         """None where it was not asked for."""
-        self.filtered: list[tuple[str, Filter, View, Reasons]] = []
-        self.rejections: list[tuple[str, int]] = []
-        self.digest = xxh3_64()
-        self.scores: list[Scores] = []
-        """A row for each scorer of the profile, a column for each of `view`."""
+        self.filtered: tuple[tuple[str, Filter, View, Reasons], ...] = ()
+        self.rejections: tuple[tuple[str, int], ...] = ()
+        self.standing: Standing | None = None
+        """None where it did not come to scores."""
+        self.scores: list[Row] = []
+        """A row for each scorer of the profile, a number for each of `view`."""
         self.sums: Scores = _NO_SCORES
         self.picks: list[int] = []
         """Indexes in `view`."""
-
-
-_NO_SCORES = np.zeros(0)
-_NO_SLOTS: Slots = np.zeros(0, dtype=np.int64)
 
 
 def schedule(
@@ -107,19 +106,22 @@ def trace(
     for name, filter in profile.filters:
         if not _filter(run, name, filter, request):
             return _decision(run, "filtered"), run
-    view = run.view
-    standing = None
-    keep = keep and not traffic.degraded and view.slots is cluster.ready(request.pool)
-    if keep:
-        standing = profile.kept.find(cluster, request.pool, view.slots)
-    if standing is None:
-        standing = standing_scores(run.cycle, profile.scorers, view.slots, view.positions)
-        if keep:
-            profile.kept.keep(cluster, request.pool, view.slots, standing)
-    run.digest.update(standing.digest)
-    run.scores, run.sums = score(view, request, profile.scorers, standing, run.digest)
+    keep = keep and not traffic.degraded and run.view.slots is cluster.ready(request.pool)
+    run.standing = _standing(run, profile, keep)
+    run.scores, run.sums = score(run.view, request, profile.scorers, run.standing)
     _pick(run, profile, traffic.degraded)
     return _decision(run, None), run
+
+
+def _standing(run: Trace, profile: Profile, keep: bool) -> Standing:
+    cycle, slots = run.cycle, run.view.slots
+    cluster, pool = cycle.cluster, cycle.request.pool
+    standing = profile.kept.find(cluster, pool, slots) if keep else None
+    if standing is None:
+        standing = standing_scores(cycle, profile.scorers, slots, run.view.positions)
+        if keep:
+            profile.kept.keep(cluster, pool, slots, standing)
+    return standing
 
 
 def _candidates(
@@ -148,7 +150,7 @@ def _filter(run: Trace, name: str, filter: Filter, request: RequestFacts) -> boo
     """Apply one filter; False where it leaves nobody."""
     view = run.view = run.view.again()
     codes = rejected(filter, request, view)
-    run.filtered.append((name, filter, view, codes))
+    run.filtered += ((name, filter, view, codes),)
     keep = codes == 0
     kept = int(np.count_nonzero(keep))
     if kept == view.size:
@@ -156,7 +158,7 @@ def _filter(run: Trace, name: str, filter: Filter, request: RequestFacts) -> boo
     counts = np.bincount(codes)
     for code in counts.nonzero()[0].tolist():
         if code:
-            run.rejections.append((f"{name}: {filter.reasons[code - 1]}", int(counts[code])))
+            run.rejections += ((f"{name}: {filter.reasons[code - 1]}", int(counts[code])),)
     run.view = view.narrowed(keep)
     return kept > 0
 
@@ -192,54 +194,66 @@ def _best(numbers: Ints, sums: Scores) -> tuple[tuple[int, float], ...]:
     return tuple(best)
 
 
-def _rests_on(cycle: Cycle) -> bytes:
-    """What a decision depends on beside columns: spelled out, so that a new request fact leaves old digests as they are."""
-    facts, draws, cluster = cycle.request, cycle.draws, cycle.cluster
-    text = (
-        f"{draws.picker}\0{draws.epoch}\0{draws.n}\0{cluster.position}\0{cycle.traffic.degraded}\0{facts.priority}"
-        f"\0{len(facts.prefix)}\0{facts.pool}\0{facts.model}\0{facts.target_model}\0{facts.prefix_block_bytes}\0"
-    )
-    whole = text.encode() + facts.prefix
-    return whole if facts.subset is None else whole + b"subset" + facts.subset
-
-
 def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
-    cycle, view = run.cycle, run.view
+    cycle, view, standing, sums = run.cycle, run.view, run.standing, run.sums
     cluster = cycle.cluster
-    digest = run.digest  # holds what scorers said
-    digest.update(_rests_on(cycle))
-    numbers = cluster.number[rows_of(run.candidates)]
-    digest.update(numbers.data)
     reads = tuple([Read(int(column), pack(values)) for column, values in cycle.reads.items()])
-    for read in reads:
-        digest.update(read.values)
-    for seen in cycle.seen:
-        digest.update(seen.data)
-    if run.saturation is not None:
-        digest.update(struct.pack("<d", run.saturation))
-    for _, _, _, codes in run.filtered:
-        digest.update(codes.data)
     endpoints: tuple[int, ...] = ()
     best: tuple[tuple[int, float], ...] = ()
-    if reason is None:
-        digest.update(run.sums.data)
-        if view.positions is not None:
-            numbers = numbers[view.positions]
-        endpoints = tuple([int(numbers[pick]) for pick in run.picks])
-        best = _best(numbers, run.sums)
-        for number in endpoints:
-            digest.update(f"{number} {cluster.endpoints[number].authority}\n".encode())
-        for number, total in best:
-            digest.update(_RANKED(number, total))
+    if standing is not None:
+        numbers = standing.numbers
+        endpoints = tuple([numbers.item(pick) for pick in run.picks])
+        best = _best(numbers, sums)
     return Decision(
         endpoints,
         reason,
         best,
-        tuple(run.rejections),
+        run.rejections,
         reads,
         pack(run.avoided) if len(run.avoided) else b"",
         cycle.traffic.degraded,
-        digest.digest(),
-        view.slots if reason is None else _NO_SLOTS,
-        run.sums,
+        _digest(run, reads, endpoints, best),
+        _NO_SLOTS if standing is None else view.slots,
+        sums,
+    )
+
+
+def _digest(
+    run: Trace, reads: tuple[Read, ...], endpoints: tuple[int, ...], best: tuple[tuple[int, float], ...]
+) -> bytes:
+    """Over all that the decision depends on, and what came of it.
+
+    Request facts are spelled out, so that a new one leaves old digests as they are.
+    """
+    cycle, standing = run.cycle, run.standing
+    facts, draws, cluster = cycle.request, cycle.draws, cycle.cluster
+    narrowed = standing is None or run.view.positions is not None
+    members = cluster.endpoints
+    return xxh3_64_digest(
+        _encode(
+            (
+                draws.picker,
+                draws.epoch,
+                draws.n,
+                cluster.position,
+                cycle.traffic.degraded,
+                facts.pool,
+                facts.priority,
+                facts.model,
+                facts.target_model,
+                facts.prefix,
+                facts.prefix_block_bytes,
+                facts.subset,
+                cluster.number[rows_of(run.candidates)].tobytes() if narrowed else None,
+                [seen.tobytes() for seen in cycle.seen],
+                reads,
+                run.saturation,
+                [codes.tobytes() for _, _, _, codes in run.filtered],
+                None if standing is None else standing.digest,
+                run.sums.data,
+                endpoints,
+                [(members[number].address, members[number].port) for number in endpoints],
+                best,
+            )
+        )
     )

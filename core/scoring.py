@@ -2,11 +2,12 @@
 
 What standing scorers say holds for every request until the cluster state changes, so it is kept:
 samples come a hundred times a second, requests thousands of times.  Kept or not, the sums are the same.
+So they are whether few candidates are summed as plain numbers or many as arrays.
 """
 
 import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -14,9 +15,10 @@ from xxhash import xxh3_64
 
 from pointsman.core.cluster import Slots
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Scorer, Scores
+from pointsman.core.packing import Ints
+from pointsman.core.plugin import FEW, Scorer, Scores
 from pointsman.core.projection import ClusterState
-from pointsman.core.view import Cycle, View
+from pointsman.core.view import Cycle, View, rows_of
 
 NEUTRAL = 0.5
 """A load scorer's score for each candidate while the feed is lost."""
@@ -24,12 +26,17 @@ NEUTRAL = 0.5
 Scorers = Sequence[tuple[str, Scorer, float]]
 """(plugin, what scores, weight), in the order of the configuration."""
 
+Row: TypeAlias = Scores | list[float]
+"""A number per candidate."""
+
 _ZERO, _ONE = np.zeros(()), np.ones(())
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What the standing scorers say of the candidates."""
+    """What the standing scorers say of the candidates; rows are plain lists where there are few."""
 
+    numbers: Ints
+    """Of the endpoints that are scored."""
     rows: tuple[Scores | None, ...]
     """A row for each scorer; None for those that look at the request."""
     weighted: tuple[Scores | None, ...]
@@ -37,8 +44,10 @@ class Standing(msgspec.Struct, frozen=True):
     """How many scorers stand before the first that looks at the request."""
     sums: Scores
     """Of the leading ones."""
+    plain: tuple[tuple[list[float], ...], list[float]]
+    """`weighted` and `sums` as plain numbers, where there are few."""
     digest: bytes
-    """Over the columns they read and what they said."""
+    """Over the numbers, the columns they read and what they said."""
 
 
 class KeptScores:
@@ -62,14 +71,6 @@ class KeptScores:
         self._by_pool[pool] = (weakref.ref(cluster), cluster.load_version, slots, standing)
 
 
-class Hasher(Protocol):
-    """What a digest is made with."""
-
-    def update(self, data: memoryview, /) -> None:
-        """Take in `data`."""
-        ...
-
-
 def standing_scores(cycle: Cycle, scorers: Scorers, slots: Slots, positions: Slots | None) -> Standing:
     """Ask the standing scorers about `slots`."""
     degraded = cycle.traffic.degraded
@@ -80,7 +81,8 @@ def standing_scores(cycle: Cycle, scorers: Scorers, slots: Slots, positions: Slo
         rows.append(_row(scorer, cycle.request, view, degraded) if scorer.standing else None)
     assert not own.reads, "standing scorers read nothing of the traffic state"
     assert not own.drawn, "standing scorers draw nothing"
-    digest = xxh3_64()
+    numbers = cycle.cluster.number[rows_of(slots)]
+    digest = xxh3_64(numbers.tobytes())
     for column in own.seen:
         digest.update(column.data)
     weighted: list[Scores | None] = []
@@ -92,24 +94,35 @@ def standing_scores(cycle: Cycle, scorers: Scorers, slots: Slots, positions: Slo
     sums = np.zeros(len(slots))
     for part in weighted[:leading]:
         sums += part  # type: ignore[arg-type]  # leading ones are rows
-    return Standing(tuple(rows), tuple(weighted), leading, sums, digest.digest())
+    plain: tuple[tuple[list[float], ...], list[float]] = (), []
+    if len(slots) <= FEW:
+        plain = tuple([[] if row is None else row.tolist() for row in weighted]), sums.tolist()
+    return Standing(numbers.copy(), tuple(rows), tuple(weighted), leading, sums, plain, digest.digest())
 
 
-def score(
-    view: View, request: RequestFacts, scorers: Scorers, standing: Standing, digest: Hasher
-) -> tuple[list[Scores], Scores]:
-    """Ask the other scorers, and sum up: the rows of all scorers, and the sums.  New rows go into `digest`."""
-    rows = list(standing.rows)
-    sums = standing.sums.copy()
-    for i in range(standing.leading, len(scorers)):
-        weighted = standing.weighted[i]
-        if weighted is None:
+def score(view: View, request: RequestFacts, scorers: Scorers, standing: Standing) -> tuple[list[Row], Scores]:
+    """Ask the other scorers, and sum up: the rows of all scorers, and the sums."""
+    degraded = view.degraded
+    rows: list[Row] = list(standing.rows)  # type: ignore[arg-type]  # what is None becomes a row
+    if view.size <= FEW:
+        weighted, listed = standing.plain
+        for i in range(standing.leading, len(scorers)):
+            if more := weighted[i]:
+                listed = [a + b for a, b in zip(listed, more, strict=True)]
+                continue
             _, scorer, weight = scorers[i]
-            row = rows[i] = _row(scorer, request, view, view.degraded)
-            digest.update(row.data)
-            weighted = row * weight
-        sums += weighted
-    return rows, sums  # type: ignore[return-value]  # what was None is a row by here
+            few = rows[i] = _few(scorer, request, view, degraded)
+            listed = [a + b * weight for a, b in zip(listed, few, strict=True)]
+        return rows, np.array(listed)
+    sums = standing.sums
+    for i in range(standing.leading, len(scorers)):
+        part = standing.weighted[i]
+        if part is None:
+            _, scorer, weight = scorers[i]
+            row = rows[i] = _row(scorer, request, view, degraded)
+            part = row * weight
+        sums = sums + part
+    return rows, sums
 
 
 def _row(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> Scores:
@@ -119,3 +132,11 @@ def _row(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> S
     np.fmin(row, _ONE, row)
     np.add(row, _ZERO, row)  # one zero: the sign that fmax leaves is the machine's choice
     return row
+
+
+def _few(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> list[float]:
+    """The same as plain numbers."""
+    if degraded and scorer.load:
+        return [NEUTRAL] * view.size
+    listed: list[float] = scorer.score(request, view).tolist()
+    return [value + 0.0 if 0.0 <= value <= 1.0 else 1.0 if value > 1.0 else 0.0 for value in listed]

@@ -63,7 +63,7 @@ class View:
         """Where they stand among all candidates; None while they are all."""
         self.size = len(slots)
         self._columns: dict[str, npt.NDArray[np.generic]] = {}
-        self._rows = rows_of(slots)
+        self._rows: Slots | slice | None = None
         self._start = cycle.drawn
 
     def narrowed(self, keep: Mask) -> "View":
@@ -113,13 +113,13 @@ class View:
 
     def adapter_fit(self, model: str) -> npt.NDArray[np.int8]:
         """3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
-        values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self._rows]
+        values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self._at()]
         self._cycle.seen.append(values)
         return values
 
     def adapter_held(self, model: str) -> Mask:
         """The LoRA adapter runs or waits."""
-        values: Mask = self._cycle.cluster.lora_held(model)[self._rows]
+        values: Mask = self._cycle.cluster.lora_held(model)[self._at()]
         self._cycle.seen.append(values)
         return values
 
@@ -154,6 +154,12 @@ class View:
 
     # --- columns --------------------------------------------------------------------------------
 
+    def _at(self) -> Slots | slice:
+        rows = self._rows
+        if rows is None:
+            rows = self._rows = rows_of(self.slots)
+        return rows
+
     def _traffic(self, column: Column) -> Ints:
         values = self._cycle.traffic_column(column)
         return values if self.positions is None else values[self.positions]
@@ -161,13 +167,13 @@ class View:
     def _ints(self, name: str, column: Ints) -> Ints:
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column[self._rows]
+            values = self._columns[name] = column[self._at()]
             self._cycle.seen.append(values)
         return values  # type: ignore[return-value]  # the dictionary holds columns of both types
 
     def _floats(self, name: str, column: Floats) -> Floats:
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column[self._rows]
+            values = self._columns[name] = column[self._at()]
             self._cycle.seen.append(values)
         return values  # type: ignore[return-value]  # the dictionary holds columns of both types

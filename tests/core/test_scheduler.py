@@ -329,7 +329,7 @@ ALL = profile_of(
 
 
 def test_decisions_are_bitwise_those_of_every_other_machine() -> None:
-    digests = hashlib.sha256()
+    decisions, digests = hashlib.sha256(), hashlib.sha256()
     for count in (1, 2, 5, 17, 100, 333):
         for n in range(20):
             draw = Draws("golden", count, n)
@@ -339,11 +339,38 @@ def test_decisions_are_bitwise_those_of_every_other_machine() -> None:
             request = RequestFacts("id", POOL, "llama", prefix=bytes(64), prefix_block_bytes=64, priority=-(n % 2))
             for profile in (DEFAULT, ALL):
                 decision = schedule(cluster, traffic, profile, request, Draws("golden", count, n))
-                digests.update(
-                    repr((decision.endpoints, decision.best, decision.rejections)).encode() + decision.digest
-                )
+                decisions.update(repr((decision.endpoints, decision.best, decision.rejections)).encode())
+                decisions.update(decision.sums.tobytes() + repr(decision.reads).encode())
+                digests.update(decision.digest)
 
-    assert digests.hexdigest() == "fd99bb686d331d9f65d8ce134b06d8d33570ad34689db7aa58932b0458bd8669"
+    assert decisions.hexdigest() == "36bd8b1613f452475743cc6a19af3099eaa7f9c3e1acfd271a240f3e52c18bc8"
+    assert digests.hexdigest() == "20936aeb59a48686d9a2d26553be2bc8eae0b916d47934f7eeda43885f1b9130"
+
+
+@given(
+    st.lists(st.sampled_from((0.0, 1.0, -0.5, 2.0, float("nan"), -0.0)) | st.floats(0.0, 1.0), min_size=1, max_size=48),
+    st.lists(st.integers(0, 9), min_size=48, max_size=48),
+    st.tuples(*[st.floats(-1e12, 1e12, allow_nan=False)] * 3),
+    st.booleans(),
+)
+def test_few_candidates_are_summed_to_the_same_bits_as_many(
+    kv_cache: list[float], held: list[int], weights: tuple[float, float, float], standing_first: bool
+) -> None:
+    scorers = [
+        {"type": "kv-cache-scorer", "weight": weights[0]},
+        {"type": "prefix-cache-scorer", "weight": weights[1], "parameters": {"matchLengthWeight": 0.3}},
+        {"type": "kv-cache-utilization-scorer", "weight": weights[2]},
+    ]
+    profile = profile_of(*(scorers if standing_first else scorers[1:]))
+    few, many = kv_cache, kv_cache + [0.5] * 48
+    traffic = Readings({Column.PREFIX_BLOCKS: dict(enumerate(held))})
+
+    sums = [
+        schedule(folded(pool_of([0] * len(shares), kv_cache=shares)), traffic, profile, REQUEST, draws()).sums
+        for shares in (few, many)
+    ]
+
+    assert sums[0].tobytes() == sums[1][: len(few)].tobytes()
 
 
 @settings(max_examples=30)
