@@ -30,7 +30,8 @@ def pack(values: Ints) -> bytes:
         first, lowest, highest, filled = listed[0], min(listed), max(listed), n - listed.count(0)
     else:
         listed = []
-        first, lowest, highest = int(values[0]), int(values.min()), int(values.max())
+        # sooner than `min` and `max`
+        first, lowest, highest = values.item(0), values.item(values.argmin()), values.item(values.argmax())
         filled = int(np.count_nonzero(values))
     assert lowest >= 0, "packed columns hold unsigned values"
     if highest == lowest:

@@ -9,14 +9,14 @@ and is cleaned up a little with each update before its bit is used again.
 """
 
 import heapq
-from itertools import groupby
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pointsman.core.blocks import BlockTable, Found, Rows, TableFullError
+from pointsman.core.blocks import BlockTable, Found, Rows
+from pointsman.core.lane_sets import counted, numbers_of, runs_of
 from pointsman.core.packing import Ints
 from pointsman.core.prompt_blocks import REQUEST_BLOCKS_MAX
 
@@ -28,11 +28,12 @@ _SWEEP: Final = 64
 """Blocks of lanes let go that each update cleans up: as many as a request of 4 KiB brings."""
 _QUEUE: Final = 64
 _INTERNED: Final = 4096
-_SETS_MAX: Final = 8
-"""Holder sets of one prompt that are counted one by one: beyond, their sum is made bit by bit."""
-
 _FEW: Final = 16
 """Slots up to which plain numbers are sooner done than arrays."""
+
+_FEW_LANES: Final = 4
+_ASKED_SETS: Final = 64
+"""Sets of lanes kept as a number for each slot: 512 KB for 1,000 slots."""
 
 Queue = npt.NDArray[np.uint32]
 
@@ -118,6 +119,11 @@ class PrefixIndex:
         self._live: Ints = np.zeros(16, dtype=np.int64)
         self._interned: dict[int, int] = {}
         self._latest: tuple[bytes, int, Found] | None = None
+        self._asked: Ints | None = None
+        self._asked_bits: list[int] = []
+        self._asked_at: dict[int, int] = {}
+        self._asked_sets: dict[int, Ints] = {}
+        self._asked_lanes: Ints = np.zeros(0, dtype=np.int64)
         self._evicted = 0
         self._squeezed = 0
 
@@ -128,38 +134,51 @@ class PrefixIndex:
         if not hashes or not self._by_slot:
             return np.zeros(len(slots), dtype=np.int64)
         found = self._find(hashes)
-        held = self._table.holders.take(found.rows[: found.leading]).tolist()
-        weights = self._count(held) if held else {}
+        held: list[int] = self._table.holders.take(found.rows[: found.leading]).tolist()
+        weights = counted(held, self._alive)
         if not weights:
             return np.zeros(len(slots), dtype=np.int64)
+        if slots is not self._asked:
+            self._ask(slots)
         if len(slots) <= _FEW:  # the same result, sooner
-            lanes_of = self._lane_of.take(slots, mode="clip").tolist()
             if len(weights) == 1:
                 ((lanes, weight),) = weights.items()
-                few = [weight if lane >= 0 and lanes >> lane & 1 else 0 for lane in lanes_of]
+                return np.array([weight if lanes & bit else 0 for bit in self._asked_bits])
+            parts = list(weights.items())
+            return np.array([sum([w for lanes, w in parts if lanes & bit]) for bit in self._asked_bits])
+        counts = np.zeros(len(slots), dtype=np.int64)
+        for lanes, weight in weights.items():
+            if lanes.bit_count() <= _FEW_LANES:
+                for lane in numbers_of(lanes):
+                    if (at := self._asked_at.get(lane)) is not None:
+                        counts[at] += weight
             else:
-                parts = list(weights.items())
-                few = [sum([w for m, w in parts if m >> lane & 1]) if lane >= 0 else 0 for lane in lanes_of]
-            return np.array(few, dtype=np.int64)
-        width = len(self._lanes) // 8 + 1
-        packed = b"".join([lanes.to_bytes(width, "little") for lanes in weights])
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8).reshape(len(weights), width), axis=1, bitorder="little")
-        counts = np.array(list(weights.values()), dtype=np.float32) @ bits.astype(np.float32)  # exact below 2**24
-        # Slots never seen are clipped to the last one, which has no lane, like lane -1, which wraps to a spare bit.
-        return counts.take(self._lane_of.take(slots, mode="clip"), mode="wrap").astype(np.int64)
+                counts += self._spread(lanes) * weight
+        return counts
 
-    def _count(self, held: list[int]) -> dict[int, int]:
-        """Sets of lanes with a weight each: a lane holds as many blocks as the weights of its sets add up to."""
-        alive = self._alive
-        weights: dict[int, int] = {}
-        if held.count(held[0]) == len(held):
-            return {lanes: len(held)} if (lanes := held[0] & alive) else weights
-        for mask, run in groupby(held):
-            lanes = mask & alive
-            if not lanes:
-                break
-            weights[lanes] = weights.get(lanes, 0) + sum(1 for _ in run)
-        return weights if len(weights) <= _SETS_MAX else _planes(weights)
+    def _spread(self, lanes: int) -> Ints:
+        """1 for each of the slots asked whose lane is in `lanes`; sets that many blocks have come again and again."""
+        found = self._asked_sets.get(lanes)
+        if found is None:
+            packed = np.frombuffer(lanes.to_bytes(len(self._lanes) // 8 + 1, "little"), np.uint8)
+            found = np.unpackbits(packed, bitorder="little").take(self._asked_lanes).astype(np.int64)
+            if len(self._asked_sets) >= _ASKED_SETS:
+                self._asked_sets.clear()
+            self._asked_sets[lanes] = found
+        return found
+
+    def _ask(self, slots: Ints) -> None:
+        """Prepare the lanes of `slots`: decisions ask for the same ones again and again."""
+        # Slots never seen are clipped to the last one, which has no lane; whoever has none gets a spare bit.
+        lanes = self._lane_of.take(slots, mode="clip")
+        listed = lanes.tolist()
+        self._asked_sets.clear()
+        if len(slots) <= _FEW:
+            self._asked_bits = [1 << lane if lane >= 0 else 0 for lane in listed]
+        else:
+            self._asked_at = {lane: i for i, lane in enumerate(listed) if lane >= 0}
+            self._asked_lanes = np.where(lanes < 0, len(self._lanes), lanes)
+        self._asked = None if slots.flags.writeable else slots
 
     def held(self, slot: int) -> int:
         """How many blocks the slot's server holds."""
@@ -213,6 +232,7 @@ class PrefixIndex:
         if lane is None:
             return
         self._alive &= ~lane.bit
+        self._asked = None
         self._lane_of[slot] = -1
         self._live[slot] = 0
         self._let_go.append(lane)
@@ -227,15 +247,10 @@ class PrefixIndex:
         return found
 
     def _insert(self, found: Found) -> Rows:
-        if self._table.full(len(found.hashes)):
+        if found.leading < len(found.there) and self._table.full(len(found.there)):
             self._grow()
             found = self._table.find(found.hashes.tobytes())
-        while True:
-            try:
-                return self._table.insert(found)
-            except TableFullError:
-                self._grow()
-                found = self._table.find(found.hashes.tobytes())
+        return self._table.insert(found)
 
     def _grow(self) -> None:
         moved = self._table.grow()
@@ -254,6 +269,7 @@ class PrefixIndex:
         else:
             number = len(self._lanes)
             self._lanes.append(None)
+        self._asked = None
         lane = _Lane(number, slot, capacity)
         self._lanes[number] = self._by_slot[slot] = lane
         self._lane_of[slot] = number
@@ -268,24 +284,15 @@ class PrefixIndex:
     def _hold(self, lane: _Lane, rows: Rows, touched: list[int]) -> list[int]:
         """Set the lane's bit in the rows; returns those where it was set."""
         bit, holders = lane.bit, self._table.holders
-        masks = holders.take(rows).tolist()
-        first = masks[0]
+        runs = runs_of(holders.take(rows).tolist())
+        if len(runs) == 1 and runs[0][0] & bit:
+            return touched
         known: list[int] = []
-        if masks.count(first) == len(masks):
-            if first & bit:
-                return touched
-            holders[rows] = self._intern(first | bit)
-        else:
-            known = [row for row, mask in zip(touched, masks, strict=True) if mask & bit]
-            if len(known) == len(touched):
-                return known
-            last, new = -1, 0
-            sets = []
-            for mask in masks:
-                if mask != last:
-                    last, new = mask, self._intern(mask | bit)
-                sets.append(new)
-            holders[rows] = sets
+        for mask, start, end in runs:
+            if mask & bit:
+                known += touched[start:end]
+            else:
+                holders[rows[start:end]] = self._intern(mask | bit)
         fresh = len(touched) - len(known)
         lane.live += fresh
         self.blocks += fresh
@@ -314,29 +321,22 @@ class PrefixIndex:
         lane.live -= len(victims)
         self._drop(lane, victims)
 
-    def _drop(self, lane: _Lane, rows: list[int]) -> int:
+    def _drop(self, lane: _Lane, touched: list[int]) -> None:
         """Clear the lane's bit in these rows where it is set; rows that nobody holds become free."""
-        bit = lane.bit
-        holders = self._table.holders
-        last, new = -1, 0
-        cleared, sets, free = [], [], []
-        for row, mask in zip(rows, holders.take(rows).tolist() if rows else (), strict=True):
-            if not mask & bit:
-                continue
-            if mask != last:
-                last, new = mask, self._intern(mask ^ bit)
-            cleared.append(row)
-            sets.append(new)
-            if not new:
-                free.append(row)
-        if cleared:
-            holders[cleared] = sets
-        if free:
-            self._table.free(free)
-        self.blocks -= len(cleared)
+        if not touched:
+            return
+        bit, holders = lane.bit, self._table.holders
+        rows = np.array(touched, dtype=np.int64)
+        cleared = 0
+        for mask, start, end in runs_of(holders.take(rows).tolist()):
+            if mask & bit:
+                left = holders[rows[start:end]] = self._intern(mask ^ bit)
+                cleared += end - start
+                if not left:
+                    self._table.free(rows[start:end])
+        self.blocks -= cleared
         if self._by_slot.get(lane.slot) is lane:
             self._live[lane.slot] = lane.live
-        return len(cleared)
 
     def _sweep(self, count: int) -> None:
         """Clean up some blocks of the lane that was let go first."""
@@ -358,25 +358,3 @@ class PrefixIndex:
             count = min(over, lane.live)
             self._squeezed += count
             self._evict(lane, count)
-
-
-def _planes(weights: dict[int, int]) -> dict[int, int]:
-    """The same counts as few sets: one for each bit of them."""
-    planes: dict[int, int] = {}
-    for lanes, weight in weights.items():
-        for power in range(weight.bit_length()):
-            if weight >> power & 1:
-                _add(planes, lanes, power)
-    sets: dict[int, int] = {}
-    for power, plane in planes.items():
-        sets[plane] = sets.get(plane, 0) + (1 << power)
-    return sets
-
-
-def _add(planes: dict[int, int], carry: int, power: int) -> None:
-    """Add `carry << power` to the counts that the planes are."""
-    while carry:
-        plane = planes.get(power, 0)
-        planes[power] = plane ^ carry
-        carry &= plane
-        power += 1

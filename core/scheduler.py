@@ -184,19 +184,18 @@ def _best(numbers: Ints, sums: Scores) -> tuple[tuple[int, float], ...]:
     if len(sums) <= FEW:  # the same result, sooner
         values = sums.tolist()
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:_BEST]
-        return tuple([(int(numbers[i]), values[i]) for i in order])
+        return tuple([(numbers.item(i), values[i]) for i in order])
     rest = sums.copy()
     best = []
     for _ in range(_BEST):
         top = int(rest.argmax())
-        best.append((int(numbers[top]), float(sums[top])))
+        best.append((numbers.item(top), sums.item(top)))
         rest[top] = -np.inf
     return tuple(best)
 
 
 def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
     cycle, view, standing, sums = run.cycle, run.view, run.standing, run.sums
-    cluster = cycle.cluster
     reads = tuple([Read(int(column), pack(values)) for column, values in cycle.reads.items()])
     endpoints: tuple[int, ...] = ()
     best: tuple[tuple[int, float], ...] = ()

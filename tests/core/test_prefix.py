@@ -71,11 +71,14 @@ def scattered(number: int) -> int:
     space=st.sampled_from((20, 200, 3000)),
     blocks_max=st.sampled_from((40, 400, 10**6)),
     scatter=st.booleans(),
+    asked=st.sampled_from((SLOTS, 40)),
 )
 def test_the_index_does_what_ordered_dictionaries_do(
-    seed: int, capacity: int, space: int, blocks_max: int, scatter: bool
+    seed: int, capacity: int, space: int, blocks_max: int, scatter: bool, asked: int
 ) -> None:
     chance = random.Random(seed)
+    slots = np.arange(asked)
+    slots.flags.writeable = False  # asked for again and again, as the slots of a pool are
     index, slow = PrefixIndex(blocks_max), Slow(blocks_max)
     for _ in range(300):
         slot, kind = chance.randrange(SLOTS), chance.random()
@@ -89,7 +92,7 @@ def test_the_index_does_what_ordered_dictionaries_do(
             index.record(slot, packed(blocks), capacity)
             slow.record(slot, blocks, capacity)
         else:
-            assert index.matches(packed(blocks), np.arange(SLOTS)).tolist() == slow.matches(blocks)
+            assert index.matches(packed(blocks), slots).tolist() == slow.matches(blocks) + [0] * (asked - SLOTS)
         assert [index.held(slot) for slot in range(SLOTS)] == [len(slow.servers.get(slot, ())) for slot in range(SLOTS)]
 
 
@@ -143,6 +146,29 @@ def test_the_table_keeps_its_blocks_when_it_grows() -> None:
     assert rows == [places[value] for value in hashes]
     assert table.holders[rows].tolist() == hashes
     assert table.used == 2000
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(0, 3))
+def test_blocks_that_crowd_one_bucket_are_found_moved_and_freed(steps: list[int], home: int) -> None:
+    table = BlockTable(rows=256)
+    places: dict[int, int] = {}
+    for step in steps:
+        values = [1 + home + 16 * 1024 * n for n in range(step, step + 30)]  # the same bucket until the table is large
+        found = table.find(packed(values))
+        assert found.leading == next((i for i, value in enumerate(values) if value not in places), len(values))
+        if found.leading == len(values):
+            gone = [value for value in values if value % 3 == 0]
+            table.free(ints(*(places.pop(value) for value in gone)))
+            continue
+        if table.full(len(values)):
+            moved = table.grow()
+            places = dict(zip(places, moved(ints(*places.values())).tolist(), strict=True))
+            found = table.find(packed(values))
+        for value, row in zip(values, table.insert(found).tolist(), strict=True):
+            assert places.setdefault(value, row) == row
+
+        assert len(set(places.values())) == len(places) == table.used
+        assert table.find(packed(list(places))).rows.tolist() == list(places.values())
 
 
 def test_a_block_of_a_server_takes_at_most_100_bytes() -> None:
