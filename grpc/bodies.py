@@ -1,9 +1,10 @@
 """Body chunks in and out without protobuf: most messages of a streamed response are nothing else.
 
-A message that holds only a body is read by its bytes, and one that answers it is written around the body;
+A message that holds only a body is read by its bytes, and one that answers it is written around the body, framed;
 whatever has any other field goes through protobuf.  Field numbers come from the messages' descriptors.
 """
 
+import struct
 from functools import lru_cache
 from typing import Final
 
@@ -19,34 +20,37 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
     StreamedBodyResponse,
 )
 
-_VARINT, _BYTES = 0, 2
+VARINT, BYTES = 0, 2
 """Wire types."""
-_SMALL: Final = 128
+SMALL: Final = 128
 """Field numbers and lengths below take one byte."""
 
 
-def _tag(message: Descriptor, field: str, kind: int) -> int:
+def tag_of(message: Descriptor, field: str, kind: int) -> int:
     tag = message.fields_by_name[field].number << 3 | kind
-    assert tag < _SMALL, f"{field} has a tag of more than one byte"
+    assert tag < SMALL, f"{field} has a tag of more than one byte"
     return tag
 
 
-_REQUEST: Final = _tag(ProcessingRequest.DESCRIPTOR, "request_body", _BYTES)
-_RESPONSE: Final = _tag(ProcessingRequest.DESCRIPTOR, "response_body", _BYTES)
-_BODY: Final = _tag(HttpBody.DESCRIPTOR, "body", _BYTES)
-_END: Final = bytes((_tag(HttpBody.DESCRIPTOR, "end_of_stream", _VARINT), 1))
+_REQUEST: Final = tag_of(ProcessingRequest.DESCRIPTOR, "request_body", BYTES)
+_RESPONSE: Final = tag_of(ProcessingRequest.DESCRIPTOR, "response_body", BYTES)
+_BODY: Final = tag_of(HttpBody.DESCRIPTOR, "body", BYTES)
+_END: Final = bytes((tag_of(HttpBody.DESCRIPTOR, "end_of_stream", VARINT), 1))
 
-_ANSWER_BODY: Final = _tag(StreamedBodyResponse.DESCRIPTOR, "body", _BYTES)
-_ANSWER_END: Final = bytes((_tag(StreamedBodyResponse.DESCRIPTOR, "end_of_stream", _VARINT), 1))
+NO_METADATA: Final = bytes((tag_of(ProcessingRequest.DESCRIPTOR, "metadata_context", BYTES), 0))
+"""What Envoy puts behind each body."""
+
+_ANSWER_BODY: Final = tag_of(StreamedBodyResponse.DESCRIPTOR, "body", BYTES)
+_ANSWER_END: Final = bytes((tag_of(StreamedBodyResponse.DESCRIPTOR, "end_of_stream", VARINT), 1))
 _INNER: Final = (
-    _tag(BodyMutation.DESCRIPTOR, "streamed_response", _BYTES),
-    _tag(CommonResponse.DESCRIPTOR, "body_mutation", _BYTES),
-    _tag(BodyResponse.DESCRIPTOR, "response", _BYTES),
+    tag_of(BodyMutation.DESCRIPTOR, "streamed_response", BYTES),
+    tag_of(CommonResponse.DESCRIPTOR, "body_mutation", BYTES),
+    tag_of(BodyResponse.DESCRIPTOR, "response", BYTES),
 )
 """From the innermost message outwards."""
 _OUTER: Final = {
-    True: _tag(ProcessingResponse.DESCRIPTOR, "request_body", _BYTES),
-    False: _tag(ProcessingResponse.DESCRIPTOR, "response_body", _BYTES),
+    True: tag_of(ProcessingResponse.DESCRIPTOR, "request_body", BYTES),
+    False: tag_of(ProcessingResponse.DESCRIPTOR, "response_body", BYTES),
 }
 
 
@@ -56,38 +60,48 @@ def read_body(message: bytes) -> tuple[bool, bytes, bool] | None:
     if size < 2 or ((tag := message[0]) != _RESPONSE and tag != _REQUEST):
         return None
     length, at = message[1], 2
-    if length >= _SMALL:
-        length, at = _varint(message, 1)
+    if length >= SMALL:
+        length, at = varint(message, 1)
     if at + length != size:
-        return None
+        if message[at + length :] != NO_METADATA:
+            return None
+        size -= len(NO_METADATA)
     chunk = b""
     if at < size and message[at] == _BODY:
         if at + 1 == size:
             return None
         length, at = message[at + 1], at + 2
-        if length >= _SMALL:
-            length, at = _varint(message, at - 1)
+        if length >= SMALL:
+            length, at = varint(message, at - 1)
         chunk = message[at : at + length]
         at += length
     if at == size:
         return tag == _REQUEST, chunk, False
-    return (tag == _REQUEST, chunk, True) if message[at:] == _END else None
+    return (tag == _REQUEST, chunk, True) if message[at:size] == _END else None
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at `at` and where it ends; one that no message is long enough for where it is broken."""
     value = shift = 0
     for position in range(at, min(at + 5, len(data))):
         byte = data[position]
         value |= (byte & 127) << shift
-        if byte < _SMALL:
+        if byte < SMALL:
             return value, position + 1
         shift += 7
     return 1 << 40, at
 
 
+_prefix = struct.Struct(">BI").pack
+
+
+def framed(message: bytes) -> bytes:
+    """A gRPC message as it goes out: not compressed, its length, its bytes."""
+    return _prefix(0, len(message)) + message
+
+
 def write_body(request: bool, chunk: bytes, end: bool) -> bytes:
-    """The answer that passes on `chunk` of the request's or the response's body."""
+    """The answer that passes on `chunk` of the request's or the response's body, framed."""
     whole = _before(request, len(chunk), end) + chunk
     return whole + _ANSWER_END if end else whole
 
@@ -101,13 +115,13 @@ def _before(request: bool, size: int, end: bool) -> bytes:
         prefix = bytes((tag,)) + _number(inside)
         data = prefix + data
         inside += len(prefix)
-    return data
+    return _prefix(0, inside) + data
 
 
 def _number(value: int) -> bytes:
     """A varint."""
     out = bytearray()
-    while value >= _SMALL:
+    while value >= SMALL:
         out.append(value & 127 | 128)
         value >>= 7
     out.append(value)

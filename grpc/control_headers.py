@@ -3,7 +3,7 @@
 Names are compared in lower case.  Values are bytes: Envoy passes on what is not UTF-8, and we keep it readable.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pointsman.core.request import FAIRNESS_ID, MODEL_REWRITE, OBJECTIVE, REQUEST_ID, text
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import HeaderValue
@@ -38,29 +38,34 @@ PATHS = (":path", "x-original-path", "x-forwarded-path")
 WANTED = frozenset((*PATHS, ":method", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
 """What every decision reads; plugins add theirs."""
 
-_READ = WANTED | REMOVED
+READ = WANTED | REMOVED
+
+
+def fields_of(headers: Iterable[HeaderValue]) -> Iterator[tuple[str, bytes]]:
+    """Names as they came, and values: the bytes where there are any."""
+    for header in headers:
+        yield header.key, header.raw_value or header.value.encode()
 
 
 def read_headers(
-    headers: Iterable[HeaderValue], more: frozenset[str] = frozenset()
+    fields: Iterable[tuple[str, bytes]], more: frozenset[str] = frozenset()
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the wanted headers and the names of those to remove; of a repeated header the last value counts.
 
     `more` holds the names that plugins read, in lower case.
     """
     wanted: dict[str, str] = {}
-    removed: list[str] = []
-    read = _READ | more if more else _READ
-    for header in headers:
-        name = header.key
+    removed: tuple[str, ...] = ()
+    read = READ | more if more else READ
+    for name, value in fields:
         if name not in read:
             name = name.lower()
             if name not in read:
                 continue
         if name in REMOVED and name not in removed:
-            removed.append(name)
-        wanted[name] = text(header.raw_value or header.value.encode())
-    return wanted, tuple(removed)
+            removed += (name,)
+        wanted[name] = text(value)
+    return wanted, removed
 
 
 def first_of(headers: dict[str, str], names: tuple[str, ...]) -> str | None:

@@ -1,8 +1,8 @@
 """The picker process's end of the feed.
 
 Rules.
-- The decisions of one turn of the loop go out in one send, when the turn ends; outcomes go with the next send, within
-  OUTCOME_DELAY.  `n` is in the page shared with the supervisor before anything is sent or answered.
+- The decisions of one turn of the loop go out in one send, when the turn ends and its owner says `flush`; outcomes go
+  with the next send, within OUTCOME_DELAY.  `n` is in the page shared with the supervisor before anything is sent or answered.
 - Nobody waits for the control process.  What its socket does not take stays in the buffer, whose bound is the feed's.
 - Everything runs in turns of the loop, on the plain socket: what arrives is applied where it is read.
 """
@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pointsman.core.events import Origin, PickerEvent, RequestRefused, RequestRouted
+from pointsman.core.events import Origin, PickerEvent
 from pointsman.core.feed import EpochRefusedError, FeedError
 from pointsman.core.feed_buffer import BUFFER_BYTES_MAX
 from pointsman.core.feed_picker import PickerEnd, PickerFeedStatistics, PickerIdentity
@@ -34,8 +34,6 @@ STEADY = 1.0
 """A connection that held so long is tried again at once."""
 READ_BYTES = 256 << 10
 """More than a Unix socket holds."""
-
-_DECISIONS = (RequestRouted, RequestRefused)
 
 _logger = logging.getLogger("pointsman.feed")
 
@@ -64,7 +62,6 @@ class PickerFeed:
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._fed = asyncio.Event()
         self._settled = asyncio.Event()
-        self._flush_soon = False
         self._flush_later: asyncio.TimerHandle | None = None
         self._note_last_n()
 
@@ -85,14 +82,11 @@ class PickerFeed:
         return self._end.origin()
 
     def record(self, event: PickerEvent) -> None:
-        """Give out the `n` that `origin` told; a decision goes out when this turn ends, an outcome soon."""
+        """Give out the `n` that `origin` told; the entry goes out with the next `flush`, or soon."""
         self._end.record(event)
-        self._note_last_n()
-        if isinstance(event, _DECISIONS):
-            if not self._flush_soon:
-                self._flush_soon = True
-                self._loop.call_soon(self._flush)
-        elif self._flush_later is None:
+        if self._page is not None:
+            write_last_n(self._page, self._end.buffer.last_n)
+        if self._flush_later is None:
             # Left to fire where a decision takes the outcomes along: cheaper than one timer for each.
             self._flush_later = self._loop.call_later(OUTCOME_DELAY, self._flush_outcomes)
 
@@ -217,10 +211,6 @@ class PickerFeed:
         if not len(self._end.buffer):
             self._settled.set()
         self._after_end()
-
-    def _flush(self) -> None:
-        self._flush_soon = False
-        self.flush()
 
     def _flush_outcomes(self) -> None:
         self._flush_later = None

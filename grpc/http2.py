@@ -5,18 +5,15 @@ Rules.  A connection error raises one of h2's `ProtocolError`s, after the GOAWAY
 A stream error resets the stream and is reported as `StreamReset(remote_reset=False)`.  Each bound is a constant.
 """
 
+from collections.abc import Callable
+
 from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
-    PingAckReceived,
-    PingReceived,
     PriorityUpdated,
-    RemoteSettingsChanged,
     RequestReceived,
-    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     TrailersReceived,
@@ -31,44 +28,41 @@ from h2.exceptions import (
     StreamClosedError,
     TooManyStreamsError,
 )
-from h2.settings import ChangedSetting, SettingCodes
 
-from pointsman.grpc.headers import LIST_BYTES_MAX, Block, HeaderReader, TooLarge, Undecodable
+from pointsman.grpc.headers import LIST_BYTES_MAX, Block, HeaderReader, Headers, TooLarge, Undecodable
+from pointsman.grpc.http2_control import Controller, error_code
 from pointsman.grpc.http2_send import (
-    ACK,
     CONTINUATION,
     CONTINUATIONS_MAX,
     END_HEADERS,
     END_STREAM,
     FRAME_BYTES,
     HAS_PRIORITY,
-    NUISANCES_MAX,
     PADDED,
-    PING,
     PREFACE,
     RST_STREAM,
     SETTINGS,
     STREAMS_MAX,
     WINDOW_MAX,
-    Sender,
     StreamState,
+    Taker,
     frame,
     read_head,
 )
 
 
-class ServerConnection(Sender):
+class ServerConnection(Controller):
     """One connection; not thread-safe, no I/O, no clock."""
 
     def __init__(self, config: object = None, streams_max: int = STREAMS_MAX) -> None:
         super().__init__(streams_max)
+        self.accept: Callable[[int, Headers], Taker | None] | None = None
+        """Asked for each stream that begins, by its number and headers: who takes what comes on it; None for events."""
         self._reader = HeaderReader()
         self._input = b""
         self._preface_seen = False
-        self._settings_seen = False
         self._block: tuple[int, int, bytearray] | None = None
         self._continuations = 0
-        self._nuisances = 0
         self._readers = (
             self._read_data,
             self._read_headers,
@@ -81,10 +75,6 @@ class ServerConnection(Sender):
             self._read_window_update,
             self._read_continuation,
         )
-
-    def forgive(self) -> None:
-        """Start counting nuisances anew; the owner, who has a clock, calls this once a second."""
-        self._nuisances = 0
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Read what came; raises a `ProtocolError` when the connection is over."""
@@ -122,15 +112,6 @@ class ServerConnection(Sender):
         self._input = data[position:] if position < size else b""
         return events
 
-    def _nuisance(self) -> None:
-        self._nuisances += 1
-        if self._nuisances > NUISANCES_MAX:
-            self._fail(
-                DenialOfServiceError(
-                    f"{self._nuisances} frames that carry nothing, wanted at most {NUISANCES_MAX} a second"
-                )
-            )
-
     def _read_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         length = len(payload)
         if flags & PADDED:
@@ -155,10 +136,20 @@ class ServerConnection(Sender):
                 return
         if not payload and not flags & END_STREAM:
             self._nuisance()
-        events.append(DataReceived(stream_id=stream_id, data=payload, flow_controlled_length=length))
+        if stream.taker is not None:
+            stream.taker.take(payload, length)
+        else:
+            events.append(DataReceived(stream_id=stream_id, data=payload, flow_controlled_length=length))
         if flags & END_STREAM:
-            self._close_remote(stream)
-            events.append(StreamEnded(stream_id=stream_id))
+            self._end_remote(stream, events)
+
+    def _end_remote(self, stream: StreamState, events: list[Event]) -> None:
+        """The peer ends its side."""
+        self._close_remote(stream)
+        if stream.taker is not None:
+            stream.taker.half_closed()
+        else:
+            events.append(StreamEnded(stream_id=stream.id))
 
     def _data_on_closed(self, stream_id: int, length: int, stream: StreamState | None) -> None:
         """The bytes still count for the connection; whoever closed decides what the peer hears (section 5.1)."""
@@ -245,10 +236,12 @@ class ServerConnection(Sender):
             return
         stream = self.streams[stream_id] = StreamState(stream_id, self._stream_window_in, self._stream_window_out)
         stream.content_left = block.content_length
-        events.append(RequestReceived(stream_id=stream_id, headers=block.headers))  # type: ignore[arg-type]
+        if self.accept is not None:
+            stream.taker = self.accept(stream_id, block.headers)
+        if stream.taker is None:
+            events.append(RequestReceived(stream_id=stream_id, headers=block.headers))  # type: ignore[arg-type]
         if flags & END_STREAM:
-            self._close_remote(stream)
-            events.append(StreamEnded(stream_id=stream_id))
+            self._end_remote(stream, events)
 
     def _trailers(self, stream: StreamState, flags: int, block: Block, events: list[Event]) -> None:
         if stream.remote_closed:
@@ -256,33 +249,18 @@ class ServerConnection(Sender):
         if not flags & END_STREAM or block.as_trailers or stream.content_left:
             self._stream_error(stream.id, ErrorCodes.PROTOCOL_ERROR, events)
             return
-        events.append(TrailersReceived(stream_id=stream.id, headers=block.headers))  # type: ignore[arg-type]
-        self._close_remote(stream)
-        events.append(StreamEnded(stream_id=stream.id))
+        if stream.taker is None:
+            events.append(TrailersReceived(stream_id=stream.id, headers=block.headers))  # type: ignore[arg-type]
+        self._end_remote(stream, events)
 
     def _stream_error(self, stream_id: int, code: ErrorCodes, events: list[Event]) -> None:
         self._nuisance()
+        taker = self.streams[stream_id].taker
         self._reset(stream_id, code)
-        events.append(StreamReset(stream_id=stream_id, error_code=code, remote_reset=False))
-
-    def _priority(self, stream_id: int, payload: bytes) -> PriorityUpdated:
-        depends_on = int.from_bytes(payload[:4], "big")
-        if depends_on & 0x7FFFFFFF == stream_id:
-            self._fail(ProtocolError(f"stream {stream_id} depends on itself"))
-        event = PriorityUpdated()
-        event.stream_id = stream_id
-        event.depends_on = depends_on & 0x7FFFFFFF
-        event.exclusive = bool(depends_on >> 31)
-        event.weight = payload[4] + 1
-        return event
-
-    def _read_priority(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        self._nuisance()
-        if stream_id == 0:
-            self._fail(ProtocolError("PRIORITY on stream 0"))
-        if len(payload) != 5:
-            self._fail(FrameDataMissingError(f"PRIORITY of {len(payload)} bytes, wanted 5"))
-        events.append(self._priority(stream_id, payload))
+        if taker is not None:
+            taker.reset()
+        else:
+            events.append(StreamReset(stream_id=stream_id, error_code=code, remote_reset=False))
 
     def _read_reset(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
@@ -290,80 +268,14 @@ class ServerConnection(Sender):
         if stream_id == 0 or stream_id > self._highest or not stream_id & 1:
             self._fail(ProtocolError(f"RST_STREAM on stream {stream_id}, which was never open"))
         self._nuisance()
-        if stream_id in self.streams:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
             self._forget(stream_id, self._closed_by_reset)
-            code = int.from_bytes(payload, "big")
-            events.append(StreamReset(stream_id=stream_id, error_code=_error_code(code)))
-
-    def _read_settings(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        self._nuisance()
-        if stream_id:
-            self._fail(ProtocolError(f"SETTINGS on stream {stream_id}, wanted 0"))
-        if flags & ACK:
-            if payload:
-                self._fail(FrameDataMissingError("SETTINGS acknowledgement with a payload"))
-            self._settings_seen = True
-            event = SettingsAcknowledged()
-            if self._settings_sent:
-                for code, value in self._settings_sent.popleft().items():
-                    event.changed_settings[code] = ChangedSetting(code, None, value)
-            events.append(event)
-            return
-        self._settings_seen = True
-        if len(payload) % 6:
-            self._fail(FrameDataMissingError(f"SETTINGS of {len(payload)} bytes, wanted a multiple of 6"))
-        changed = RemoteSettingsChanged()
-        for start in range(0, len(payload), 6):
-            code = int.from_bytes(payload[start : start + 2], "big")
-            value = int.from_bytes(payload[start + 2 : start + 6], "big")
-            changed.changed_settings[code] = ChangedSetting(code, None, value)
-            self._setting(code, value)
-        self._output.append(frame(SETTINGS, ACK, 0))
-        events.append(changed)
-
-    def _setting(self, code: int, value: int) -> None:
-        if code == SettingCodes.INITIAL_WINDOW_SIZE:
-            if value > WINDOW_MAX:
-                self._fail(ProtocolError(f"initial window of {value} bytes"), ErrorCodes.FLOW_CONTROL_ERROR)
-            change = value - self._stream_window_out
-            for stream in self.streams.values():
-                stream.sendable += change
-                if stream.sendable > WINDOW_MAX:
-                    self._fail(FlowControlError(f"window of stream {stream.id} is {stream.sendable}"))
-            self._stream_window_out = value
-        elif code == SettingCodes.MAX_FRAME_SIZE:
-            if not FRAME_BYTES <= value < 1 << 24:
-                self._fail(ProtocolError(f"maximum frame size of {value} bytes"))
-            self.max_outbound_frame_size = value
-        elif code == SettingCodes.ENABLE_PUSH and value > 1:
-            self._fail(ProtocolError(f"ENABLE_PUSH is {value}, wanted 0 or 1"))
-
-    def _read_push_promise(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        self._fail(ProtocolError("PUSH_PROMISE from a client"))
-
-    def _read_ping(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        self._nuisance()
-        if stream_id:
-            self._fail(ProtocolError(f"PING on stream {stream_id}, wanted 0"))
-        if len(payload) != 8:
-            self._fail(FrameDataMissingError(f"PING of {len(payload)} bytes, wanted 8"))
-        if flags & ACK:
-            events.append(PingAckReceived(ping_data=payload))
-        else:
-            self._output.append(frame(PING, ACK, 0, payload))
-            events.append(PingReceived(ping_data=payload))
-
-    def _read_goaway(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        if stream_id:
-            self._fail(ProtocolError(f"GOAWAY on stream {stream_id}, wanted 0"))
-        if len(payload) < 8:
-            self._fail(FrameDataMissingError(f"GOAWAY of {len(payload)} bytes, wanted at least 8"))
-        event = ConnectionTerminated()
-        event.error_code = _error_code(int.from_bytes(payload[4:8], "big"))
-        event.last_stream_id = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
-        event.additional_data = payload[8:] or None
-        self.state_machine.state = ConnectionState.CLOSED
-        events.append(event)
+            if stream.taker is not None:
+                stream.taker.reset()
+            else:
+                code = int.from_bytes(payload, "big")
+                events.append(StreamReset(stream_id=stream_id, error_code=error_code(code)))
 
     def _read_window_update(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
@@ -391,10 +303,3 @@ class ServerConnection(Sender):
                 self._stream_error(stream_id, ErrorCodes.FLOW_CONTROL_ERROR, events)
                 return
         events.append(WindowUpdated(stream_id=stream_id, delta=increment))
-
-
-def _error_code(code: int) -> ErrorCodes | int:
-    try:
-        return ErrorCodes(code)
-    except ValueError:
-        return code

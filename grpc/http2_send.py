@@ -2,7 +2,7 @@
 
 import struct
 from collections import deque
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
@@ -53,10 +53,35 @@ class StateMachine:
         self.state = ConnectionState.IDLE
 
 
+class Taker(Protocol):
+    """Takes what comes on one stream, in place of events."""
+
+    def take(self, data: bytes, size: int) -> None:
+        """Data came; `size` is what it counts for in the windows."""
+        ...
+
+    def half_closed(self) -> None:
+        """The peer will send nothing more."""
+        ...
+
+    def reset(self) -> None:
+        """The stream is gone."""
+        ...
+
+
 class StreamState:
     """One stream of the peer's."""
 
-    __slots__ = ("content_left", "id", "local_closed", "receivable", "remote_closed", "sendable", "unacknowledged")
+    __slots__ = (
+        "content_left",
+        "id",
+        "local_closed",
+        "receivable",
+        "remote_closed",
+        "sendable",
+        "taker",
+        "unacknowledged",
+    )
 
     def __init__(self, stream_id: int, receivable: int, sendable: int) -> None:
         self.id = stream_id
@@ -67,6 +92,8 @@ class StreamState:
         self.unacknowledged = 0
         """Bytes consumed that the peer was not told of yet."""
         self.content_left: int | None = None
+        self.taker: Taker | None = None
+        """None where events tell of the stream."""
         self.local_closed = False
         self.remote_closed = False
 
@@ -185,6 +212,26 @@ class Sender:
         self._output.append(frame(DATA, END_STREAM if end_stream else 0, stream_id, data))
         if end_stream:
             self._close_local(stream)
+
+    def send_whole(self, stream_id: int, head: bytes, data: bytes, tail: bytes) -> bool:
+        """Send headers, one DATA frame and trailers that end the stream; head or tail may be empty.
+
+        They are blocks that fit a frame.  False, and nothing sent, where windows or frame size do not allow all of it.
+        """
+        stream = self._sending(stream_id)
+        size = len(data)
+        if size > stream.sendable or size > self.outbound_flow_control_window or size > self.max_outbound_frame_size:
+            return False
+        stream.sendable -= size
+        self.outbound_flow_control_window -= size
+        output = self._output
+        if head:
+            output += (_head(len(head) << 8 | HEADERS, END_HEADERS, stream_id), head)
+        output += (_head(size << 8 | DATA, 0, stream_id), data)
+        if tail:
+            output += (_head(len(tail) << 8 | HEADERS, END_HEADERS | END_STREAM, stream_id), tail)
+            self._close_local(stream)
+        return True
 
     def end_stream(self, stream_id: int) -> None:
         """End our side of the stream."""

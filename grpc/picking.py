@@ -14,7 +14,7 @@ from pointsman.core.projection import ClusterState
 from pointsman.core.request import REQUEST_ID, HttpRequest, RoutingRules, request_facts
 from pointsman.core.scheduler import schedule
 from pointsman.core.traffic import PrefixRoom, TrafficState
-from pointsman.grpc.actions import Decide, Refuse, Routed
+from pointsman.grpc.actions import Incoming, Routed
 from pointsman.grpc.control_headers import PATHS, first_of
 
 _NO_BODY = ParsedRequest("")
@@ -71,8 +71,12 @@ class Picking(Protocol):
         """Names of the request headers that its plugins read, in lower case."""
         ...
 
-    def pick(self, wish: Decide | Refuse) -> Picked:
+    def pick(self, incoming: Incoming) -> Picked:
         """Decide at once; nothing is recorded yet."""
+        ...
+
+    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> Refusal:
+        """The decision for none that the protocol wants; nothing is recorded yet."""
         ...
 
 
@@ -88,6 +92,16 @@ class _Rules:
         self.room = PrefixRoom(prefix.lru_capacity, prefix.auto_tune) if prefix is not None else PrefixRoom()
 
 
+def _request(incoming: Incoming) -> HttpRequest:
+    """What a parser and the facts need; a request without an id gets one."""
+    headers = incoming.headers
+    path = first_of(headers, PATHS) or "/v1/completions"
+    if "?" in path:
+        path = path.partition("?")[0]
+    request_id = headers.get(REQUEST_ID) or str(uuid.uuid4())
+    return HttpRequest(request_id, path, headers, incoming.body_bytes, incoming.subset)
+
+
 class PoolPicking:
     """Decides for one pool, from memory and without waiting."""
 
@@ -101,26 +115,33 @@ class PoolPicking:
         """Names of the request headers that plugins read."""
         return self._rules.routing.headers if self._rules is not None else frozenset()
 
-    def pick(self, wish: Decide | Refuse) -> Picked:
+    def pick(self, incoming: Incoming) -> Picked:
         """Decide at once; nothing is recorded yet."""
         now = time.time()
-        request_id = wish.request.headers.get(REQUEST_ID, "")
-        new_id = () if request_id else ((REQUEST_ID, request_id := str(uuid.uuid4())),)
-        path = (first_of(wish.request.headers, PATHS) or "/v1/completions").partition("?")[0]
-        request = HttpRequest(request_id, path, wish.request.headers, wish.request.body_bytes, wish.request.subset)
-        if isinstance(wish, Refuse):
-            return self._refused(request, now, wish.reason, wish.status, wish.message)
+        request = _request(incoming)
         cluster = self._feed.cluster
         if cluster is None or self.pool not in cluster.pools:
             return self._refused(request, now, "not-ready", 503, f"pool {self.pool} is not known yet")
         rules = self._in_force(cluster)
         try:
-            parsed = _NO_BODY if wish.request.bodyless else parse_request(path, wish.request.body, rules.parsers)
+            parsed = _NO_BODY if incoming.bodyless else parse_request(request.path, incoming.body, rules.parsers)
             facts = request_facts(request, parsed, self.pool, cluster, rules.routing)
         except BadRequest as error:
             return self._refused(request, now, "bad-request", 400, str(error))
-        rename = (facts.model, facts.target_model) if parsed.rewritable and facts.target_model else None
-        return self._schedule(cluster, rules.profile, facts, now, Routed("", new_id, rename))
+        origin, traffic = self._feed.origin(), self._feed.traffic
+        begun = time.perf_counter_ns()
+        decision = schedule(cluster, traffic, rules.profile, facts, Draws(origin.picker, origin.epoch, origin.n))
+        event = decision.to_event(origin, now, facts, (time.perf_counter_ns() - begun) // 1000)
+        if isinstance(event, RequestRefused):
+            return Refusal(event)
+        new_id = () if incoming.headers.get(REQUEST_ID) else ((REQUEST_ID, request.request_id),)
+        rename = (facts.model, facts.target_model) if facts.target_model and parsed.rewritable else None
+        scores = tuple(decision.endpoint_scores(cluster)) if rules.profile.config.flags.emit_endpoint_scores else ()
+        return Routing(event, Routed(",".join(decision.authorities(cluster)), new_id, rename, scores))
+
+    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> Refusal:
+        """The decision for none that the protocol wants; nothing is recorded yet."""
+        return self._refused(_request(incoming), time.time(), reason, status, message)
 
     def _in_force(self, cluster: ClusterState) -> _Rules:
         profile = profile_in_force(cluster, self.pool)
@@ -128,19 +149,6 @@ class PoolPicking:
             self._rules = _Rules(profile)
             self._feed.traffic.rooms[self.pool] = self._rules.room
         return self._rules
-
-    def _schedule(
-        self, cluster: ClusterState, profile: Profile, facts: RequestFacts, now: float, unrouted: Routed
-    ) -> Picked:
-        origin = self._feed.origin()
-        begun = time.perf_counter_ns()
-        decision = schedule(cluster, self._feed.traffic, profile, facts, Draws(origin.picker, origin.epoch, origin.n))
-        event = decision.to_event(origin, now, facts, (time.perf_counter_ns() - begun) // 1000)
-        if isinstance(event, RequestRefused):
-            return Refusal(event)
-        scores = decision.endpoint_scores(cluster) if profile.config.flags.emit_endpoint_scores else []
-        routed = Routed(",".join(decision.authorities(cluster)), unrouted.set_headers, unrouted.rename, tuple(scores))
-        return Routing(event, routed)
 
     def _refused(self, request: HttpRequest, now: float, reason: str, status: int, message: str) -> Refusal:
         facts = RequestFacts(request.request_id, self.pool, path=request.path, body_bytes=request.body_bytes)

@@ -1,13 +1,14 @@
-"""One ext_proc stream as a state machine without I/O: messages in, actions out (envoy.service.ext_proc.v3).
+"""One ext_proc stream as a state machine without I/O: messages in, answers out (envoy.service.ext_proc.v3).
 
 Rules.
 The headers of a request are answered once its body has ended (FULL_DUPLEX_STREAMED mode), with the decision.
-The machine asks for a decision by `Decide` or `Refuse`, and is told it by `routed` or `refused`, at once or later.
-Whatever the order of messages: at most one `Decide` or `Refuse`, and exactly one `Finished` for a routed request.
+The machine asks its owner by `decide` or `refuse`, and is told by `routed` or `refused`, at once or later.
+Whatever the order of messages: at most one `decide` or `refuse`, and exactly one `finished` for a routed request.
 What comes in no order that the protocol knows is ignored; the gateway has its own timeout for that.
 `now` is a monotonic time in seconds, taken by the caller.
 """
 
+from abc import ABC, abstractmethod
 from enum import Enum, auto
 
 import msgspec
@@ -15,15 +16,18 @@ from google.protobuf.struct_pb2 import Struct
 
 from pointsman.core.parsers import replace_model
 from pointsman.grpc import replies
-from pointsman.grpc.actions import Action, Decide, End, Incoming, Refuse, Reply, Routed
-from pointsman.grpc.control_headers import SUBSET, read_headers
+from pointsman.grpc.actions import Finished, Incoming, Routed
+from pointsman.grpc.bodies import read_body
+from pointsman.grpc.control_headers import SUBSET, fields_of, read_headers
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
+from pointsman.grpc.heads import request_heads
 from pointsman.grpc.model_name import NameRestorer
-from pointsman.grpc.response import ONE_ANSWER_EACH, Response
+from pointsman.grpc.response import ONE_ANSWER_EACH, RESPONSE_HEADS, Response, observed, served
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+_DUPLEX: int = ProcessingMode.FULL_DUPLEX_STREAMED
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -57,10 +61,14 @@ class Phase(Enum):
     ENDED = auto()
 
 
-class Stream:
-    """One stream; the caller feeds it messages and, whatever happens, calls `closed` once at the end."""
+class Stream(ABC):
+    """One stream; its owner feeds it messages and, whatever happens, calls `closed` once at the end."""
 
     def __init__(self, load: Load, plugin_headers: frozenset[str] = frozenset()) -> None:
+        self.out: list[bytes] = []
+        """Messages to send, in this order; the owner takes them out."""
+        self.ended = False
+        """Nothing more will be said: the stream is to be ended with OK."""
         self._load = load
         self._plugin_headers = plugin_headers
         self._phase = Phase.NEW
@@ -73,125 +81,166 @@ class Stream:
         self._bodyless = False
         self._body_ended = False
         self._trailers_due = False
-        self._response_mode: int = ProcessingMode.FULL_DUPLEX_STREAMED
+        self._response_mode = _DUPLEX
         self._response: Response | None = None
         self._routed = False
         self._open = True
         load.streams += 1
         self._crowded = load.streams > load.limits.streams_max
 
+    # --- what the owner does ----------------------------------------------------------------------
+
+    @abstractmethod
+    def decide(self, request: Incoming) -> None:
+        """The request is complete: pick an endpoint, then tell by `routed` or `refused`."""
+
+    @abstractmethod
+    def refuse(self, request: Incoming, reason: str, status: int, message: str) -> None:
+        """Refuse the request before scheduling, then tell by `refused`; `reason` as in `RequestRefused`."""
+
+    @abstractmethod
+    def started(self, status: int, after: float, served: str) -> None:
+        """The response of a routed request began; as in `ResponseStarted`."""
+
+    @abstractmethod
+    def finished(self, finished: Finished) -> None:
+        """The one end of a routed request."""
+
+    # --- messages ---------------------------------------------------------------------------------
+
     @property
     def waiting(self) -> bool:
         """Whether a decision is wanted; a stream that is not has gone on or away meanwhile."""
         return self._phase is Phase.DECIDING
 
-    def receive(self, message: ProcessingRequest, now: float) -> list[Action]:
-        """Take the next message."""
+    def receive(self, data: bytes, now: float) -> None:
+        """Take the next message's bytes; `DecodeError` where they are none."""
+        body = read_body(data)
+        if body is not None:
+            if self._phase is not Phase.ENDED:
+                request, chunk, end = body
+                if request:
+                    self._request_body(chunk, end, now)
+                else:
+                    (self._response or self._responding()).body(self, chunk, end, now)
+                    self._after_response()
+            return
+        head = RESPONSE_HEADS.read(data)
+        if head is not None:
+            if self._phase is not Phase.ENDED:
+                (self._response or self._responding()).headers(self, observed(head.fields, head.end), now)
+                self._after_response()
+            return
+        head = request_heads(self._plugin_headers).read(data)
+        if head is None:
+            self._receive(ProcessingRequest.FromString(data), now)
+        elif self._phase is Phase.NEW:
+            self._headers, self._removed = read_headers(head.fields, self._plugin_headers)
+            self._request_headers(head.end, head.modes, now)
+
+    def _receive(self, message: ProcessingRequest, now: float) -> None:
+        """Take a message that is not one of the usual few."""
         if self._phase is Phase.ENDED:
-            return []
+            return
         kind = message.WhichOneof("request")
         if kind == "response_body":
-            body = message.response_body
-            return self.receive_body(False, body.body, _ends(body), now)
-        if kind == "response_headers":
-            actions = self._responding().headers(message.response_headers, message.metadata_context, now)
+            self._responding().body(self, message.response_body.body, _ends(message.response_body), now)
+        elif kind == "response_headers":
+            head = message.response_headers
+            seen = observed(fields_of(head.headers.headers), head.end_of_stream, served(message.metadata_context))
+            self._responding().headers(self, seen, now)
         elif kind == "response_trailers":
-            actions = self._responding().trailers(now)
-        elif kind is None:
-            return []
-        else:
-            return self._receive_request(kind, message, now)
+            self._responding().trailers(self, now)
+        elif kind is not None:
+            self._receive_request(kind, message, now)
+            return
+        self._after_response()
+
+    def _after_response(self) -> None:
         if self._response is not None and self._response.ended:
             self._phase = Phase.ENDED
-        return actions
-
-    def receive_body(self, request: bool, chunk: bytes, end: bool, now: float) -> list[Action]:
-        """Take a chunk of the request's body, or of the response's."""
-        if self._phase is Phase.ENDED:
-            return []
-        if request:
-            if self._phase is Phase.NEW:
-                self._received = now
-            return self._request_body(chunk, end)
-        response = self._response or self._responding()
-        actions = response.body(chunk, end, now)
-        if response.ended:
-            self._phase = Phase.ENDED
-        return actions
 
     # --- the request ----------------------------------------------------------------------------
 
-    def _receive_request(self, kind: str, message: ProcessingRequest, now: float) -> list[Action]:
-        if self._phase is Phase.NEW:
-            self._received = now
+    def _receive_request(self, kind: str, message: ProcessingRequest, now: float) -> None:
         if message.HasField("metadata_context"):
             self._read_subset(message.metadata_context)
         if kind == "request_headers":
-            return self._request_headers(message.request_headers, message)
-        if kind == "request_body":
-            return self._request_body(message.request_body.body, _ends(message.request_body))
-        return self._request_trailers()
+            self._read_request_message(message.request_headers, message, now)
+        elif kind == "request_body":
+            self._request_body(message.request_body.body, _ends(message.request_body), now)
+        else:
+            self._request_trailers(now)
 
-    def _request_headers(self, message: HttpHeaders, outer: ProcessingRequest) -> list[Action]:
+    def _read_request_message(self, message: HttpHeaders, outer: ProcessingRequest, now: float) -> None:
         if self._phase is not Phase.NEW:
-            return []
+            return
+        self._headers, self._removed = read_headers(fields_of(message.headers.headers), self._plugin_headers)
+        modes = None
+        if outer.HasField("protocol_config"):
+            modes = outer.protocol_config.request_body_mode, outer.protocol_config.response_body_mode
+        self._request_headers(message.end_of_stream, modes, now)
+
+    def _request_headers(self, end: bool, modes: tuple[int, int] | None, now: float) -> None:
         self._phase = Phase.BODY
-        self._headers, self._removed = read_headers(message.headers.headers, self._plugin_headers)
+        self._received = now
         if self._crowded:
             found, wanted = self._load.streams, self._load.limits.streams_max
-            return self._refuse("too-many-streams", 503, f"{found} requests in flight, wanted {wanted} at most")
-        mode: int = ProcessingMode.FULL_DUPLEX_STREAMED
-        if outer.HasField("protocol_config"):
-            self._response_mode = outer.protocol_config.response_body_mode
-            mode = outer.protocol_config.request_body_mode
-        if message.end_of_stream:
+            self._refuse("too-many-streams", 503, f"{found} requests in flight, wanted {wanted} at most")
+            return
+        mode = _DUPLEX
+        if modes is not None:
+            mode, self._response_mode = modes
+        if end:
             self._bodyless = self._body_ended = True
-            return self._decide()
-        if mode in ONE_ANSWER_EACH:
+            self._decide()
+        elif mode in ONE_ANSWER_EACH:
             name = ProcessingMode.BodySendMode.Name(mode)  # type: ignore[arg-type]  # an open enum
-            return self._refuse("gateway", 500, f"request_body_mode is {name}, wanted FULL_DUPLEX_STREAMED")
-        length = self._headers.get("content-length", "")
-        if length.isascii() and length.isdigit() and len(length) < 20:
-            return self._check_size(int(length))
-        return []
+            self._refuse("gateway", 500, f"request_body_mode is {name}, wanted FULL_DUPLEX_STREAMED")
+        else:
+            length = self._headers.get("content-length", "")
+            if length.isascii() and length.isdigit() and len(length) < 20:
+                self._check_size(int(length))
 
-    def _request_body(self, chunk: bytes, end: bool) -> list[Action]:
+    def _request_body(self, chunk: bytes, end: bool, now: float) -> None:
         if self._phase is Phase.NEW:
             self._phase = Phase.BODY
+            self._received = now
         elif self._phase is not Phase.BODY or self._body_ended:
-            return []
-        self._body_bytes += len(chunk)
-        if refusal := self._check_size(self._body_bytes):
-            return refusal
+            return
         if chunk:
+            size = len(chunk)
+            self._body_bytes += size
+            if self._body_bytes > self._load.limits.body_bytes_max:
+                self._check_size(self._body_bytes)
+                return
             self._chunks.append(chunk)
-            self._load.held_bytes += len(chunk)
+            self._load.held_bytes += size
             if self._load.held_bytes > self._load.limits.held_bytes_max:
                 wanted = self._load.limits.held_bytes_max
-                return self._refuse("buffers-full", 503, f"request bodies in flight exceed {wanted} bytes")
+                self._refuse("buffers-full", 503, f"request bodies in flight exceed {wanted} bytes")
+                return
         if end:
             self._body_ended = True
-            return self._decide()
-        return []
+            self._decide()
 
-    def _check_size(self, found: int) -> list[Action]:
+    def _check_size(self, found: int) -> None:
         wanted = self._load.limits.body_bytes_max
-        if found <= wanted:
-            return []
-        return self._refuse("body-too-large", 413, f"request body of {found} bytes or more, wanted {wanted} at most")
+        if found > wanted:
+            message = f"request body of {found} bytes or more, wanted {wanted} at most"
+            self._refuse("body-too-large", 413, message)
 
-    def _request_trailers(self) -> list[Action]:
+    def _request_trailers(self, now: float) -> None:
         """Trailers end a body; the server waits for them, so each is answered."""
         if self._trailers_due:
-            return []
+            return
         if self._phase is Phase.BODY:
             self._trailers_due = True
-            return self._decide()
-        if self._phase is Phase.DECIDING:
+            self._decide()
+        elif self._phase is Phase.DECIDING:
             self._trailers_due = True
-            return []
-        overtaken = self._phase is Phase.PASSED and not self._routed
-        return [] if overtaken else [Reply(replies.REQUEST_TRAILERS)]
+        elif self._phase is not Phase.PASSED or self._routed:
+            self.out.append(replies.REQUEST_TRAILERS)
 
     def _read_subset(self, metadata: Metadata) -> None:
         if SUBSET_NAMESPACE in metadata.filter_metadata:
@@ -202,16 +251,16 @@ class Stream:
     def _incoming(self, body: bytes) -> Incoming:
         return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless)
 
-    def _decide(self) -> list[Action]:
+    def _decide(self) -> None:
         self._phase = Phase.DECIDING
         if len(self._chunks) > 1:
             self._chunks = [b"".join(self._chunks)]
-        return [Decide(self._incoming(self._chunks[0] if self._chunks else b""))]
+        self.decide(self._incoming(self._chunks[0] if self._chunks else b""))
 
-    def _refuse(self, reason: str, status: int, message: str) -> list[Action]:
+    def _refuse(self, reason: str, status: int, message: str) -> None:
         self._phase = Phase.DECIDING
         self._release()
-        return [Refuse(self._incoming(b""), reason, status, message)]
+        self.refuse(self._incoming(b""), reason, status, message)
 
     def _release(self) -> None:
         if self._chunks:
@@ -220,7 +269,7 @@ class Stream:
 
     # --- the decision ---------------------------------------------------------------------------
 
-    def routed(self, decision: Routed) -> list[Action]:
+    def routed(self, decision: Routed) -> None:
         """Send the request on; `waiting` must be true."""
         assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
         self._phase = Phase.PASSED
@@ -237,20 +286,19 @@ class Stream:
             if "content-length" in self._headers:
                 set_headers = (*set_headers, ("content-length", str(len(body))))
         self._response = Response(self._received, restorer, self._response_mode)
-        change = replies.Change(set_headers, self._removed)
-        actions: list[Action] = [Reply(replies.routed(decision.destination, change, decision.scores))]
+        self.out.append(replies.routed(decision.destination, set_headers, self._removed, decision.scores))
         if not self._bodyless and (self._body_ended or body):
-            actions += [Reply(data) for data in replies.request_chunks(body, self._body_ended)]
+            self.out += replies.request_chunks(body, self._body_ended)
         if self._trailers_due:
-            actions.append(Reply(replies.REQUEST_TRAILERS))
-        return actions
+            self.out.append(replies.REQUEST_TRAILERS)
 
-    def refused(self, reason: str, status: int, message: str) -> list[Action]:
+    def refused(self, reason: str, status: int, message: str) -> None:
         """Answer the client ourselves; `waiting` must be true."""
         assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
         self._release()
         self._phase = Phase.ENDED
-        return [Reply(replies.immediate(status, message, reason)), End()]
+        self.out.append(replies.immediate(status, message, reason))
+        self.ended = True
 
     # --- the response, the end ------------------------------------------------------------------
 
@@ -262,24 +310,24 @@ class Stream:
             self._response = Response(None, None, self._response_mode)
         return self._response
 
-    def let_go(self, now: float) -> list[Action]:
+    def let_go(self, now: float) -> None:
         """End a routed request's stream in the middle without harm to it; nothing for any other stream.
 
         "If the server closes the gRPC stream cleanly, then Envoy proceeds without consulting the server."
         """
-        if not self._routed or self._response is None or self._phase is Phase.ENDED:
-            return []
-        self._phase = Phase.ENDED
-        return self._response.let_go(now)
+        if self._routed and self._response is not None and self._phase is not Phase.ENDED:
+            self._phase = Phase.ENDED
+            self._response.let_go(self, now)
 
-    def closed(self, cause: str, now: float) -> list[Action]:
+    def closed(self, cause: str, now: float) -> None:
         """The stream is over, ours or theirs; a routed request without an end gets it, with this cause."""
         if self._open:
             self._open = False
             self._load.streams -= 1
             self._release()
         self._phase = Phase.ENDED
-        return self._response.closed(cause, now) if self._response is not None else []
+        if self._response is not None:
+            self._response.closed(self, cause, now)
 
 
 def _ends(body: HttpBody) -> bool:

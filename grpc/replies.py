@@ -1,4 +1,4 @@
-"""The bytes of what we answer: every `ProcessingResponse` is built here.
+"""The bytes of what we answer: every `ProcessingResponse` is built here, as a gRPC message with its prefix.
 
 Rules.  Header values go into `raw_value`; Envoy reads nothing else.
 Headers that stay as they are, are not mentioned.  A set without `append_action` overwrites.
@@ -6,9 +6,7 @@ Headers that stay as they are, are not mentioned.  A set without `append_action`
 
 from functools import lru_cache
 
-import msgspec
-
-from pointsman.grpc.bodies import write_body
+from pointsman.grpc.bodies import framed, write_body
 from pointsman.grpc.control_headers import DESTINATION, DROPPED_REASON, SCORES
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HeaderMutation, ProcessingResponse
 
@@ -41,13 +39,6 @@ _DROPPED_REASONS = {
 """What clients read for each reason of a `RequestRefused`; a bad request has none."""
 
 
-class Change(msgspec.Struct, frozen=True):
-    """What the answer to a request's headers changes besides the destination; hashable, so answers can be kept."""
-
-    set_headers: tuple[tuple[str, str], ...] = ()
-    remove_headers: tuple[str, ...] = ()
-
-
 def set_header(mutation: HeaderMutation, name: str, value: bytes) -> None:
     """Overwrite one header."""
     header = mutation.set_headers.add().header
@@ -55,30 +46,39 @@ def set_header(mutation: HeaderMutation, name: str, value: bytes) -> None:
     header.raw_value = value
 
 
-def routed(destination: str, change: Change, scores: tuple[tuple[str, float], ...] = ()) -> bytes:
+Pairs = tuple[tuple[str, str], ...]
+
+
+def routed(
+    destination: str, set_headers: Pairs, remove_headers: tuple[str, ...], scores: tuple[tuple[str, float], ...] = ()
+) -> bytes:
     """The answer to the headers of a request that goes to `destination`, a comma-separated list.
 
     `scores` tell the gateway what each endpoint was worth.
     """
-    return _routed(destination, change, scores) if scores or change.set_headers else _kept(destination, change)
+    if scores or set_headers:
+        return _routed(destination, set_headers, remove_headers, scores)
+    return _kept(destination, (), remove_headers)
 
 
-def _routed(destination: str, change: Change, scores: tuple[tuple[str, float], ...] = ()) -> bytes:
+def _routed(
+    destination: str, set_headers: Pairs, remove_headers: tuple[str, ...], scores: tuple[tuple[str, float], ...] = ()
+) -> bytes:
     reply = ProcessingResponse()
     response = reply.request_headers.response
     response.clear_route_cache = True
     mutation = response.header_mutation
     set_header(mutation, DESTINATION, destination.encode())
-    for name, value in change.set_headers:
+    for name, value in set_headers:
         set_header(mutation, name, value.encode())
-    mutation.remove_headers.extend(change.remove_headers)
+    mutation.remove_headers.extend(remove_headers)
     inner = reply.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value
     inner.fields[DESTINATION].string_value = destination
     if scores:
         told = inner.fields[SCORES].struct_value
         for endpoint, score in scores:
             told.fields[endpoint].number_value = score
-    return reply.SerializeToString()
+    return framed(reply.SerializeToString())
 
 
 _kept = lru_cache(maxsize=4096)(_routed)
@@ -92,7 +92,7 @@ def response_headers(remove_length: bool) -> bytes:
     set_header(mutation, "x-went-into-resp-headers", b"true")
     if remove_length:
         mutation.remove_headers.append("content-length")
-    return reply.SerializeToString()
+    return framed(reply.SerializeToString())
 
 
 def _chunks(request: bool, body: bytes, end: bool) -> list[bytes]:
@@ -125,7 +125,7 @@ def whole_response_body(body: bytes | None) -> bytes:
         response.body_mutation.body = body
     else:
         response.body_mutation.clear_body = True
-    return reply.SerializeToString()
+    return framed(reply.SerializeToString())
 
 
 def immediate(status: int, message: str, reason: str) -> bytes:
@@ -137,13 +137,13 @@ def immediate(status: int, message: str, reason: str) -> bytes:
     dropped = _DROPPED_REASONS.get(reason)
     if dropped is not None:
         set_header(response.headers, DROPPED_REASON, dropped.encode())
-    return reply.SerializeToString()
+    return framed(reply.SerializeToString())
 
 
 def _empty(name: str) -> bytes:
     reply = ProcessingResponse()
     getattr(reply, name).SetInParent()
-    return reply.SerializeToString()
+    return framed(reply.SerializeToString())
 
 
 REQUEST_TRAILERS = _empty("request_trailers")

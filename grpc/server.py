@@ -22,9 +22,11 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from pointsman.grpc.calls import Answering, Calls, Turn, acceptable
+from pointsman.grpc.calls import Answering, Call, Calls
 from pointsman.grpc.headers import Headers
 from pointsman.grpc.http2 import ServerConnection
+from pointsman.grpc.messages import acceptable
+from pointsman.grpc.turn import Turn
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -126,34 +128,34 @@ class _Events(EventsProcessor):
         """Ignore what grpclib does not know: "Implementations MUST ignore and discard frames of unknown types"
         (RFC 9113, 4.1)."""
         calls, kind = self._calls, event.__class__
-        if kind is RequestReceived and self._begin(event):  # type: ignore[arg-type]
-            pass
-        elif kind is StreamEnded and event.stream_id in calls:  # type: ignore[attr-defined]
-            calls.half_closed(event.stream_id)  # type: ignore[attr-defined]
-        elif kind is StreamReset and event.stream_id in calls:  # type: ignore[attr-defined]
-            calls.reset(event.stream_id)  # type: ignore[attr-defined]
-        else:
-            if kind is WindowUpdated:
-                calls.window_opened(event.stream_id)  # type: ignore[attr-defined]
-            elif kind is RemoteSettingsChanged:
-                calls.window_opened(0)
-            processors = getattr(self, "processors", {})  # gone once the connection is closed
-            handle = processors.get(kind)
-            if handle is not None:
-                handle(event)
+        if kind is WindowUpdated:
+            calls.window_opened(event.stream_id)  # type: ignore[attr-defined]
+        elif kind is RemoteSettingsChanged:
+            calls.window_opened(0)
+        elif kind is RequestReceived:
+            if self.accept(event.stream_id, event.headers) is not None:  # type: ignore[attr-defined]
+                return
+        elif (call := calls.get(getattr(event, "stream_id", 0))) is not None:
+            if kind is DataReceived:
+                call.take(event.data, event.flow_controlled_length)  # type: ignore[attr-defined]
+            elif kind is StreamEnded:
+                call.half_closed()
+            elif kind is StreamReset:
+                call.reset()
+            return
+        processors = getattr(self, "processors", {})  # gone once the connection is closed
+        handle = processors.get(kind)
+        if handle is not None:
+            handle(event)
 
-    def _begin(self, event: RequestReceived) -> bool:
-        """Take a call that is answered at once; False where it is none."""
-        headers: Headers = event.headers  # type: ignore[assignment]  # text, as the engine is told
+    def accept(self, stream_id: int, headers: Headers) -> Call | None:
+        """Take a call that is answered at once; None where it is none."""
         if headers is not self._known[0]:
             found = dict(headers)
             begin = self._answers.get(found.get(":path", "")) if acceptable(headers) else None
             self._known = (headers, begin, found.get("grpc-timeout"))
         _, begin, timeout = self._known
-        if begin is None:
-            return False
-        self._calls.begin(event.stream_id, timeout, begin())
-        return True
+        return None if begin is None else self._calls.begin(stream_id, timeout, begin())
 
     def close(self, reason: str = "Connection closed") -> None:
         """As grpclib does it; calls end with their connection."""
@@ -187,6 +189,8 @@ class _Connection(H2Protocol):
         server = self._server
         self.calls = Calls(self.engine, transport.write, server.turn, server.message_bytes_max)
         self.processor = _Events(self.handler, self.connection, server.answers, self.calls)
+        if isinstance(self.engine, ServerConnection):
+            self.engine.accept = self.processor.accept
         self._counted_from = 0.0
         self._server.connections.add(self)
 
@@ -200,18 +204,22 @@ class _Connection(H2Protocol):
             if self.transport.get_write_buffer_size() > UNREAD_MAX:
                 self.transport.abort()  # it sends, and reads nothing of what it is answered
                 return
+        turn = self._server.turn
+        turn.read()
+        try:
+            self._read(data)
+        finally:
+            turn.settle()
+
+    def _read(self, data: bytes) -> None:
         try:
             events = self.engine.receive_data(data)
         except ProtocolError:
             self.connection.flush()
             self.processor.close("Protocol error")
             return
-        calls, process = self.calls, self.processor.process
         for event in events:
-            if event.__class__ is DataReceived and event.stream_id in calls:
-                calls.data(event.stream_id, event.data, event.flow_controlled_length)
-            else:
-                process(event)
+            self.processor.process(event)
         if self.calls not in self._server.turn and not self.connection.is_closing():
             self.connection.flush()
 

@@ -15,7 +15,7 @@ from hyperframe.frame import Frame, HeadersFrame, SettingsFrame
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.projection import ClusterState
 from pointsman.core.traffic import TrafficState
-from pointsman.grpc.actions import Decide, Refuse, Routed
+from pointsman.grpc.actions import Incoming, Routed
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
     HttpHeaders,
     ProcessingRequest,
@@ -213,14 +213,18 @@ class FixedPicking:
         self._feed = feed
         self.destination = destination
 
-    def pick(self, wish: Decide | Refuse) -> Picked:
+    def pick(self, incoming: Incoming) -> Picked:
         """Decide."""
-        facts = RequestFacts(
-            wish.request.headers.get("x-request-id", ""), "ns/pool", body_bytes=wish.request.body_bytes
-        )
-        if isinstance(wish, Refuse):
-            return Refusal(RequestRefused(self._feed.origin(), 0.0, facts, wish.reason, wish.status, wish.message))
-        return Routing(RequestRouted(self._feed.origin(), 0.0, facts, (1,)), Routed(self.destination))
+        event = RequestRouted(self._feed.origin(), 0.0, _facts(incoming), (1,))
+        return Routing(event, Routed(self.destination))
+
+    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> Refusal:
+        """Refuse."""
+        return Refusal(RequestRefused(self._feed.origin(), 0.0, _facts(incoming), reason, status, message))
+
+
+def _facts(incoming: Incoming) -> RequestFacts:
+    return RequestFacts(incoming.headers.get("x-request-id", ""), "ns/pool", body_bytes=incoming.body_bytes)
 
 
 class RawClient:

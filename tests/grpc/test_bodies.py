@@ -17,14 +17,17 @@ def by_protobuf(request: bool, chunk: bytes, end: bool) -> bytes:
 
 @given(st.booleans(), SIZES, st.booleans())
 def test_an_answer_is_written_as_protobuf_writes_it(request: bool, chunk: bytes, end: bool) -> None:
-    assert write_body(request, chunk, end) == by_protobuf(request, chunk, end)
+    message = by_protobuf(request, chunk, end)
+    assert write_body(request, chunk, end) == b"\0" + len(message).to_bytes(4, "big") + message
 
 
-@given(st.booleans(), SIZES, st.booleans())
-def test_a_message_that_holds_only_a_body_is_read(request: bool, chunk: bytes, end: bool) -> None:
+@given(st.booleans(), SIZES, st.booleans(), st.booleans())
+def test_a_message_that_holds_only_a_body_is_read(request: bool, chunk: bytes, end: bool, envoy: bool) -> None:
     message = ProcessingRequest()
     body = message.request_body if request else message.response_body
     body.body, body.end_of_stream = chunk, end
+    if envoy:
+        message.metadata_context.SetInParent()
     assert read_body(message.SerializeToString()) == (request, chunk, end)
 
 
@@ -36,7 +39,7 @@ def test_a_message_with_any_other_field_is_left_to_protobuf(request: bool, chunk
     if which == 1:
         body.end_of_stream_without_message = True
     elif which == 2:
-        message.metadata_context.SetInParent()
+        message.metadata_context.filter_metadata["a"].SetInParent()
     elif which == 3:
         message.observability_mode = True
     else:

@@ -36,9 +36,9 @@ from pointsman.core.projection import ClusterState
 from pointsman.core.replay import Verdict, verify_decision
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
-from pointsman.grpc.epp import Exchange
+from pointsman.grpc.epp import Exchange, ExternalProcessor
 from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.protocol import Limits, Load, Stream
+from pointsman.grpc.protocol import Limits, Load
 
 POOL = "ns/pool"
 PROMPT = "system prompt, be nice. " * 100
@@ -66,13 +66,14 @@ class Talk:
         self.now = 50.0
 
     def open(self) -> Exchange:
-        return Exchange(self.picking, self.feed, Stream(self.load, self.picking.headers))
+        return ExternalProcessor(self.picking, self.feed, self.load).exchange()
 
     def say(self, exchange: Exchange, *messages: ProcessingRequest) -> list[ProcessingResponse]:
         replies: list[ProcessingResponse] = []
         for message in messages:
-            data, _ = exchange.take(message, self.now)
-            replies += [ProcessingResponse.FromString(d) for d in data]
+            exchange.take_bytes(message.SerializeToString(), False, self.now)
+            replies += [ProcessingResponse.FromString(framed[5:]) for framed in exchange.out]
+            exchange.out.clear()
             self.now += 0.25
         return replies
 
@@ -121,7 +122,7 @@ def test_decisions_change_the_traffic_state_at_once_and_their_ends_too() -> None
     for exchange in exchanges[:3]:
         talk.say(exchange, response_headers(), response_body(b"{}"))
     for exchange in exchanges[3:]:
-        exchange.close("disconnected", talk.now)
+        exchange.closed("disconnected", talk.now)
 
     assert talk.feed.traffic.statistics().open == 0
     assert len(talk.feed.of(ResponseStarted)) == 3
@@ -293,7 +294,7 @@ def test_whatever_a_client_sends_is_decided_once(
     more: list[tuple[str, str | bytes]] = [*headers]
 
     replies = talk.say(exchange, request_headers(*more, path=path), request_body(body))
-    exchange.close("disconnected", talk.now)
+    exchange.closed("disconnected", talk.now)
 
     decisions = talk.feed.of(RequestRouted) + talk.feed.of(RequestRefused)
     assert len(decisions) == 1

@@ -293,6 +293,7 @@ def test_the_decisions_of_a_turn_are_one_frame_and_recorded_waits_for_it(
             async def decide() -> int:
                 for _ in range(3):
                     feed.record(RequestRefused(feed.origin(), 1.0, RequestFacts("r", POOL), "saturated", 429))
+                loop.call_soon(feed.flush)
                 await asyncio.sleep(0)
                 return len(list(Framer(1 << 20).receive(connected.recv(1 << 20, socket.MSG_PEEK))))
 

@@ -14,7 +14,7 @@ from wire import (
     streamed,
 )
 
-from pointsman.grpc.actions import Routed, Started
+from pointsman.grpc.actions import Routed
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 
@@ -33,9 +33,8 @@ def test_a_response_passes_through_as_it_comes() -> None:
     assert not replies[0].request_headers.response.clear_route_cache
     assert streamed(replies) == (b"onetwo", True)
     assert talk.ended
-    started = [a for a in talk.actions if isinstance(a, Started)]
-    assert started == [Started(status=200, after=0.25, served="10.0.0.1:8000")]
-    end = talk.finished[0]
+    assert talk.starts == [(200, 0.25, "10.0.0.1:8000")]
+    end = talk.ends[0]
     assert (end.cause, end.status, end.duration, end.first_token) == ("complete", 200, 0.5, 0.375)
     assert (end.response_bytes, end.chunks, end.streamed) == (6, 2, False)
 
@@ -50,8 +49,8 @@ def test_usage_is_read_from_json_and_from_events() -> None:
         talk.say(response_headers(("content-type", kind)), *[response_body(body[i : i + 1], False) for i in range(9)])
         talk.say(response_body(body[9:]))
 
-        assert (talk.finished[0].usage.prompt_tokens, talk.finished[0].usage.completion_tokens) == (12, 4)
-        assert talk.finished[0].streamed is streaming
+        assert (talk.ends[0].usage.prompt_tokens, talk.ends[0].usage.completion_tokens) == (12, 4)
+        assert talk.ends[0].streamed is streaming
 
 
 def test_the_clients_model_name_is_restored_across_chunks() -> None:
@@ -76,7 +75,7 @@ def test_held_back_bytes_precede_the_trailers() -> None:
 
     assert kinds(replies)[-2:] == ["response_body", "response_trailers"]
     assert streamed(replies) == (b'{"model":"ser', False)
-    assert talk.finished[0].cause == "complete"
+    assert talk.ends[0].cause == "complete"
 
 
 def test_large_chunks_are_split() -> None:
@@ -85,7 +84,7 @@ def test_large_chunks_are_split() -> None:
     replies = talk.say(response_headers(), response_body(b"y" * 150_000))
 
     assert streamed(replies) == (b"y" * 150_000, True)
-    assert talk.finished[0].chunks == 1
+    assert talk.ends[0].chunks == 1
 
 
 def test_a_response_without_body_is_complete_at_its_headers() -> None:
@@ -93,7 +92,7 @@ def test_a_response_without_body_is_complete_at_its_headers() -> None:
 
     talk.say(response_headers(status=204, end=True))
 
-    assert [(f.cause, f.status, f.first_token) for f in talk.finished] == [("complete", 204, None)]
+    assert [(f.cause, f.status, f.first_token) for f in talk.ends] == [("complete", 204, None)]
     assert talk.ended
 
 
@@ -104,7 +103,7 @@ def test_trailers_complete_a_response() -> None:
 
     assert kinds(replies) == ["response_headers", "response_body", "response_trailers"]
     assert talk.ended
-    assert talk.finished[0].cause == "complete"
+    assert talk.ends[0].cause == "complete"
 
 
 @pytest.mark.parametrize("cause", ["disconnected", "deadline", "drained", "lost"])
@@ -115,7 +114,7 @@ def test_a_stream_that_breaks_off_ends_its_request_with_the_cause(cause: str) ->
     talk.close(cause)
     talk.close(cause)
 
-    assert [(f.cause, f.status, f.chunks) for f in talk.finished] == [(cause, 500, 1)]
+    assert [(f.cause, f.status, f.chunks) for f in talk.ends] == [(cause, 500, 1)]
     assert talk.load.streams == 0
 
 
@@ -134,7 +133,7 @@ def test_an_early_response_belongs_to_no_routed_request() -> None:
 
     assert kinds(replies) == ["response_headers", "response_body"]
     assert talk.decided == []
-    assert talk.finished == []
+    assert talk.ends == []
     assert talk.ended
     assert talk.load.held_bytes == 0
 
@@ -143,9 +142,9 @@ def test_a_response_that_overtakes_the_decision_withdraws_the_wish() -> None:
     talk = Talk(answer=None)
     talk.say(request_headers(), request_body(BODY), response_headers(status=504), response_body(b"gone"))
 
-    assert not talk.stream.waiting
+    assert not talk.waiting
     talk.close()
-    assert talk.finished == []
+    assert talk.ends == []
 
 
 def test_a_gateway_that_sends_no_bodies_back_completes_by_closing() -> None:
@@ -157,7 +156,7 @@ def test_a_gateway_that_sends_no_bodies_back_completes_by_closing() -> None:
 
     talk.close()
 
-    assert talk.finished[0].cause == "complete"
+    assert talk.ends[0].cause == "complete"
 
 
 def test_other_body_modes_of_the_response_are_answered_one_for_one() -> None:
@@ -170,7 +169,7 @@ def test_other_body_modes_of_the_response_are_answered_one_for_one() -> None:
 
     last = [r.response_body.response for r in replies[-2:]]
     assert [r.HasField("body_mutation") for r in last] == [False, False]
-    assert talk.finished[0].chunks == 2
+    assert talk.ends[0].chunks == 2
 
 
 @pytest.mark.parametrize("status", ["", "2xx", "-10", "1000", "\uff12\uff10\uff10"])
@@ -182,4 +181,4 @@ def test_an_odd_status_is_no_status(status: str) -> None:
 
     talk.say(message, response_body(b""))
 
-    assert talk.finished[0].status == 0
+    assert talk.ends[0].status == 0

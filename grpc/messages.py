@@ -1,0 +1,42 @@
+"""gRPC messages and calls as they come: which may be answered here, and what is under a compressed one."""
+
+import zlib
+from collections.abc import Iterable
+
+from grpclib.const import Status
+
+
+class RefusedMessage(Exception):
+    """A message that no call may hold."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def inflated(data: bytes, bytes_max: int) -> bytes:
+    """The message under gzip (or zlib), whose size counts as it will be."""
+    try:
+        inflated = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, bytes_max + 1)
+    except zlib.error as error:
+        raise RefusedMessage(
+            Status.UNIMPLEMENTED, f"grpc: compressed message is no gzip, wanted gzip or none: {error}"
+        ) from error
+    if len(inflated) > bytes_max:
+        raise RefusedMessage(
+            Status.RESOURCE_EXHAUSTED,
+            f"grpc: received message after decompression larger than max ({len(inflated)} vs. {bytes_max})",
+        )
+    return inflated
+
+
+def acceptable(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether a request for the method is one that can be answered here; what is not, grpclib refuses in its words."""
+    found = dict(headers)
+    content_type = found.get("content-type", "")
+    if found.get(":method") != "POST" or found.get("te") != "trailers":
+        return False
+    if content_type not in ("application/grpc", "application/grpc+proto"):
+        return False
+    timeout = found.get("grpc-timeout")
+    return timeout is None or (timeout[:-1].isdigit() and timeout[-1:] in "HMSmun")
