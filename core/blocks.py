@@ -94,13 +94,14 @@ class BlockTable:
 
     def insert(self, found: Found) -> Rows:
         """Give the missing hashes rows; returns the rows of all, in order.  There must be room: see `full`."""
-        n = len(found.there)
-        if found.leading == n:
+        there, leading = found.there, found.leading
+        if leading == len(there):
             return found.rows
         self.version += 1
-        if 1 not in found.there:
-            return self._place(found.hashes, found.buckets, found.cells)
-        missing = (np.frombuffer(found.there, np.uint8) == _ZERO).nonzero()[0]
+        if 1 not in there[leading:]:  # as nearly always: a prompt goes on where nobody has been
+            new = self._place(found.hashes[leading:], found.buckets[leading:], found.cells[leading:])
+            return np.concatenate((found.rows[:leading], new)) if leading else new
+        missing = (np.frombuffer(there, np.uint8) == _ZERO).nonzero()[0]
         rows = found.rows.copy()
         hashes, buckets = found.hashes.take(missing), found.buckets.take(missing)
         rows[missing] = self._place(hashes, buckets, found.cells.take(missing, 0))
