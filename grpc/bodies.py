@@ -32,8 +32,10 @@ def tag_of(message: Descriptor, field: str, kind: int) -> int:
     return tag
 
 
-_REQUEST: Final = tag_of(ProcessingRequest.DESCRIPTOR, "request_body", BYTES)
-_RESPONSE: Final = tag_of(ProcessingRequest.DESCRIPTOR, "response_body", BYTES)
+REQUEST_BODY: Final = tag_of(ProcessingRequest.DESCRIPTOR, "request_body", BYTES)
+RESPONSE_BODY: Final = tag_of(ProcessingRequest.DESCRIPTOR, "response_body", BYTES)
+BODIES: Final = (RESPONSE_BODY, REQUEST_BODY)
+"""First bytes of messages."""
 _BODY: Final = tag_of(HttpBody.DESCRIPTOR, "body", BYTES)
 _END: Final = bytes((tag_of(HttpBody.DESCRIPTOR, "end_of_stream", VARINT), 1))
 
@@ -54,10 +56,13 @@ _OUTER: Final = {
 }
 
 
-def read_body(message: bytes) -> tuple[bool, bytes, bool] | None:
-    """Whose body a message holds (the request's?), its bytes and whether it ends; None where it is not only that."""
+def read_body(message: bytes) -> tuple[bytes, bool] | None:
+    """A chunk of a body and whether the body ends with it; None where the message holds anything else.
+
+    Its first byte tells whose body it is: `REQUEST_BODY` or `RESPONSE_BODY`.
+    """
     size = len(message)
-    if size < 2 or ((tag := message[0]) != _RESPONSE and tag != _REQUEST):
+    if size < 2 or message[0] not in BODIES:
         return None
     length, at = message[1], 2
     if length >= SMALL:
@@ -76,12 +81,17 @@ def read_body(message: bytes) -> tuple[bool, bytes, bool] | None:
         chunk = message[at : at + length]
         at += length
     if at == size:
-        return tag == _REQUEST, chunk, False
-    return (tag == _REQUEST, chunk, True) if message[at:size] == _END else None
+        return chunk, False
+    return (chunk, True) if message[at:size] == _END else None
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at `at` and where it ends; one that no message is long enough for where it is broken."""
+    first = data[at]
+    if first < SMALL:
+        return first, at + 1
+    if at + 1 < len(data) and (second := data[at + 1]) < SMALL:
+        return first & 127 | second << 7, at + 2
     value = shift = 0
     for position in range(at, min(at + 5, len(data))):
         byte = data[position]

@@ -120,11 +120,33 @@ class Call:
     def take(self, data: bytes, size: int) -> None:
         """Bytes came; `size` is what they count for in the windows."""
         calls, answering = self.calls, self.answering
-        if self.ended is None:
-            self._read(self.buffer + data if self.buffer else data)
-            if answering.decided:
-                answering.decided = False
-                calls.turn.decided = True
+        if self.buffer:
+            data, self.buffer = self.buffer + data, b""
+        position, whole = 0, len(data)
+        now = monotonic()
+        while whole - position >= PREFIX_BYTES and self.ended is None:
+            compressed, length = _unprefix(data, position)
+            start = position + PREFIX_BYTES
+            position = start + length
+            if position > whole or length > calls.message_bytes_max:
+                position = start - PREFIX_BYTES
+                if length > calls.message_bytes_max:
+                    limit = calls.message_bytes_max
+                    words = f"grpc: received message larger than max ({length} vs. {limit})"
+                    self.fail(Status.RESOURCE_EXHAUSTED, words, "disconnected", now)
+                break
+            try:
+                answering.take_bytes(data[start:position], compressed == 1, now)
+            except RefusedMessage as refused:
+                self.fail(refused.status, str(refused), "disconnected", now)
+            if answering.ended and self.ended is None:
+                answering.closed("lost", now)
+                self.ended = _OK
+        if position < whole and self.ended is None:
+            self.buffer = data[position:]
+        if answering.decided:
+            answering.decided = False
+            calls.turn.decided = True
         if self.backlog > BACKLOG_MAX:
             self.unacknowledged += size
         else:
@@ -132,38 +154,11 @@ class Call:
         if answering.out or (self.ended is not None and not self.gone):
             calls.touch(self)
 
-    def _read(self, data: bytes) -> None:
-        """Give every whole message in `data` to the call; keep the rest."""
-        now, answering = monotonic(), self.answering
-        position, size = 0, len(data)
-        while size - position >= PREFIX_BYTES:
-            compressed, length = _unprefix(data, position)
-            if length > self.calls.message_bytes_max:
-                limit = self.calls.message_bytes_max
-                words = f"grpc: received message larger than max ({length} vs. {limit})"
-                self._fail(Status.RESOURCE_EXHAUSTED, words)
-                return
-            end = position + PREFIX_BYTES + length
-            if end > size:
-                break
-            try:
-                answering.take_bytes(data[position + PREFIX_BYTES : end], compressed == 1, now)
-            except RefusedMessage as refused:
-                self._fail(refused.status, str(refused))
-                return
-            if answering.ended:
-                answering.closed("lost", now)
-                self.ended = _OK
-                self.buffer = b""
-                return
-            position = end
-        self.buffer = data[position:] if position < size else b""
-
     def half_closed(self) -> None:
         """The peer will send nothing more."""
         if self.ended is None:
             if self.buffer:
-                self._fail(Status.INTERNAL, "the stream ended within a message")
+                self.fail(Status.INTERNAL, "the stream ended within a message", "disconnected", monotonic())
             else:
                 self.answering.closed("disconnected", monotonic())
                 self.ended = _OK
@@ -181,10 +176,6 @@ class Call:
         self.answering.closed(cause, now)
         trailers = [("grpc-status", str(status.value)), ("grpc-message", message)]
         self.ended = trailers if self.begun or self.out or self.answering.out else [*_RESPONSE, *trailers]
-
-    def _fail(self, status: Status, message: str) -> None:
-        self.buffer = b""
-        self.fail(status, message, "disconnected", monotonic())
 
 
 class Calls:

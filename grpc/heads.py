@@ -27,8 +27,9 @@ def _tag(message: Descriptor, field: str) -> int:
     return tag_of(message, field, BYTES)
 
 
-_REQUEST: Final = _tag(ProcessingRequest.DESCRIPTOR, "request_headers")
-_RESPONSE: Final = _tag(ProcessingRequest.DESCRIPTOR, "response_headers")
+REQUEST_HEADERS: Final = _tag(ProcessingRequest.DESCRIPTOR, "request_headers")
+RESPONSE_HEADERS: Final = _tag(ProcessingRequest.DESCRIPTOR, "response_headers")
+"""First byte of a message."""
 _MAP: Final = _tag(HttpHeaders.DESCRIPTOR, "headers")
 _ENTRY: Final = _tag(HeaderMap.DESCRIPTOR, "headers")
 _KEY: Final = _tag(HeaderValue.DESCRIPTOR, "key")
@@ -59,7 +60,7 @@ class HeadReader:
 
     def __init__(self, request: bool, names: Iterable[str]) -> None:
         """Names in lower case."""
-        self._tag = _REQUEST if request else _RESPONSE
+        self._tag = REQUEST_HEADERS if request else RESPONSE_HEADERS
         self._names: dict[bytes, str | None] = {name.encode(): name for name in names}
         """And, as they are met, those that are not wanted."""
 
@@ -137,6 +138,7 @@ class HeadReader:
         return False
 
 
+@lru_cache(maxsize=64)
 def _modes(config: bytes) -> tuple[int, int] | None:
     """The body modes of a `protocol_config` that ends the message and holds nothing else."""
     found = [0, 0]

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from google.protobuf.internal import api_implementation
 
+from pointsman.core.feed_buffer import BUFFER_BYTES_MAX
 from pointsman.core.feed_picker import PickerIdentity
 from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.core.traffic import TrafficState
@@ -47,6 +48,8 @@ class PickerSettings(msgspec.Struct, frozen=True):
     engine: str = "pointsman"
     """One of `server.ENGINES`."""
     limits: Limits = Limits()
+    buffer_bytes_max: int = BUFFER_BYTES_MAX
+    """Of entries that the log has not acknowledged."""
     message_bytes_max: int = MESSAGE_BYTES_MAX
     connection_streams_max: int = STREAMS_MAX
     cert_path: str = ""
@@ -74,7 +77,8 @@ async def _run(settings: PickerSettings) -> None:
     leash = held_leash(settings.stop_within)
     me = PickerIdentity(settings.picker, secrets.randbits(64), settings.build, SCHEDULER_VERSION, dict(PLUGIN_VERSIONS))
     page = Path(settings.page) if settings.page else None
-    feed = PickerFeed(Path(settings.feed), me, TrafficState(), page=page)
+    traffic = TrafficState()
+    feed = PickerFeed(Path(settings.feed), me, traffic, page=page, buffer_bytes_max=settings.buffer_bytes_max)
     picker = Picker(settings, feed, leash)
     feeding = asyncio.create_task(feed.run())
     serving = asyncio.create_task(picker.serve())

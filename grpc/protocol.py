@@ -17,12 +17,12 @@ from google.protobuf.struct_pb2 import Struct
 from pointsman.core.parsers import replace_model
 from pointsman.grpc import replies
 from pointsman.grpc.actions import Finished, Incoming, Routed
-from pointsman.grpc.bodies import read_body
+from pointsman.grpc.bodies import BODIES, REQUEST_BODY, read_body
 from pointsman.grpc.control_headers import SUBSET, fields_of, read_headers
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
-from pointsman.grpc.heads import request_heads
+from pointsman.grpc.heads import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
 from pointsman.grpc.model_name import NameRestorer
 from pointsman.grpc.response import ONE_ANSWER_EACH, RESPONSE_HEADS, Response, observed, served
 
@@ -115,28 +115,33 @@ class Stream(ABC):
 
     def receive(self, data: bytes, now: float) -> None:
         """Take the next message's bytes; `DecodeError` where they are none."""
-        body = read_body(data)
-        if body is not None:
-            if self._phase is not Phase.ENDED:
-                request, chunk, end = body
-                if request:
-                    self._request_body(chunk, end, now)
+        kind = data[0] if data else 0
+        if kind in BODIES:
+            body = read_body(data)
+            if body is not None:
+                if self._phase is Phase.ENDED:
+                    return
+                if kind == REQUEST_BODY:
+                    self._request_body(*body, now)
                 else:
-                    (self._response or self._responding()).body(self, chunk, end, now)
+                    (self._response or self._responding()).body(self, *body, now)
                     self._after_response()
-            return
-        head = RESPONSE_HEADS.read(data)
-        if head is not None:
-            if self._phase is not Phase.ENDED:
-                (self._response or self._responding()).headers(self, observed(head.fields, head.end), now)
-                self._after_response()
-            return
-        head = request_heads(self._plugin_headers).read(data)
-        if head is None:
-            self._receive(ProcessingRequest.FromString(data), now)
-        elif self._phase is Phase.NEW:
-            self._headers, self._removed = read_headers(head.fields, self._plugin_headers)
-            self._request_headers(head.end, head.modes, now)
+                return
+        elif kind == REQUEST_HEADERS:
+            head = request_heads(self._plugin_headers).read(data)
+            if head is not None:
+                if self._phase is Phase.NEW:
+                    self._headers, self._removed = read_headers(head.fields, self._plugin_headers)
+                    self._request_headers(head.end, head.modes, now)
+                return
+        elif kind == RESPONSE_HEADERS:
+            head = RESPONSE_HEADS.read(data)
+            if head is not None:
+                if self._phase is not Phase.ENDED:
+                    (self._response or self._responding()).headers(self, observed(head.fields, head.end), now)
+                    self._after_response()
+                return
+        self._receive(ProcessingRequest.FromString(data), now)
 
     def _receive(self, message: ProcessingRequest, now: float) -> None:
         """Take a message that is not one of the usual few."""

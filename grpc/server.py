@@ -220,7 +220,7 @@ class _Connection(H2Protocol):
             return
         for event in events:
             self.processor.process(event)
-        if self.calls not in self._server.turn and not self.connection.is_closing():
+        if self.calls not in self._server.turn.dirty and not self.connection.is_closing():
             self.connection.flush()
 
     def pause_writing(self) -> None:

@@ -18,7 +18,8 @@ class Turn:
 
     def __init__(self, flush_feed: Callable[[], None]) -> None:
         self._flush_feed = flush_feed
-        self._dirty: dict[Sends, None] = {}
+        self.dirty: dict[Sends, None] = {}
+        """What has something to send."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: Sized | None = None
         """What the loop has still to run in this turn; None where it does not say."""
@@ -26,18 +27,15 @@ class Turn:
         self._reading = False
         self.decided = False
 
-    def __contains__(self, sender: Sends) -> bool:
-        return sender in self._dirty
-
     def wants(self, sender: Sends) -> None:
         """Have `sender` send what it has when this turn ends."""
-        self._dirty[sender] = None
+        self.dirty[sender] = None
         if not self._reading:
             self._schedule()
 
     def forget(self, sender: Sends) -> None:
         """Its connection is gone."""
-        self._dirty.pop(sender, None)
+        self.dirty.pop(sender, None)
 
     def read(self) -> None:
         """A connection's bytes are about to be read: `settle` follows."""
@@ -46,7 +44,7 @@ class Turn:
     def settle(self) -> None:
         """They were read: send now where nothing else is to be run in this turn, which saves a turn; else at its end."""
         self._reading = False
-        if not self._dirty and not self.decided:
+        if not self.dirty and not self.decided:
             return
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -69,6 +67,6 @@ class Turn:
         if self.decided:
             self.decided = False
             self._flush_feed()
-        dirty, self._dirty = self._dirty, {}
+        dirty, self.dirty = self.dirty, {}
         for sender in dirty:
             sender.send()
