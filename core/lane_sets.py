@@ -31,6 +31,8 @@ def counted(sets: list[int], alive: int) -> dict[int, int]:
     A lane is in as many of `sets` as the weights of those it is in add up to.
     """
     weights: dict[int, int] = {}
+    if sets and sets.count(sets[0]) == len(sets):
+        return {lanes: len(sets)} if (lanes := sets[0] & alive) else weights
     for mask, start, end in runs_of(sets):
         lanes = mask & alive
         if not lanes:
