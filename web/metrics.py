@@ -8,18 +8,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pointsman.core.events import (
-    Class,
-    Entry,
-    OpenRequestsListed,
-    PickerEnded,
-    RequestFinished,
-    RequestRefused,
-    RequestRouted,
-    ResponseStarted,
-    ScrapeFailed,
-    decode,
-)
+from pointsman.core.events import Event, OpenRequestsListed, Origin, PickerEnded, ScrapeFailed
+from pointsman.core.marks import FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.packing import unpack
 from pointsman.core.projection import ClusterState
 from pointsman.web.exposition import Bounded, Histogram
@@ -57,6 +47,9 @@ _ENDED_CODES = {"lost": "Internal"}
 """Codes by the cause of an end that is not `complete`; all others are Unknown."""
 
 
+_NO_EPOCH = ("", -1)
+
+
 class Series:
     """What is counted for one combination of model, target model, fairness id and priority."""
 
@@ -80,7 +73,7 @@ class Series:
         """Count an error."""
         self.errors[code] = self.errors.get(code, 0) + 1
 
-    def finished(self, event: RequestFinished) -> None:
+    def finished(self, event: FinishedMark) -> None:
         """Count a request's end."""
         self.duration.observe(event.duration)
         if event.first_token is not None:
@@ -120,6 +113,7 @@ class Metrics:
         """By the values of its labels."""
         self.attempts: dict[Attempt, int] = {}
         self.scheduling = Histogram(SCHEDULER)
+        self.samples = 0
         self.scrapes_failed = 0
         self._models = Bounded(LABEL_VALUES_MAX)
         self._fairness = Bounded(LABEL_VALUES_MAX)
@@ -127,62 +121,74 @@ class Metrics:
         self._attempts_known: dict[tuple[str, int], Attempt] = {}
         """Of a target and an endpoint's number, which is never used again."""
         self._open: dict[tuple[str, int], dict[int, Series]] = {}
+        self._epoch, self._open_there = _NO_EPOCH, dict[int, Series]()
+        """Whose request was counted last, and that epoch's part of `_open`."""
 
-    def follow(self, entries: Iterable[Entry], cluster: ClusterState) -> None:
-        """Count the entries of a commit; `cluster` is the state after it, and names the endpoints."""
-        for entry in entries:
-            if entry.kind == Class.TRAFFIC:
-                if entry.body[2:18] != b"response-started":  # nothing is counted of it
-                    self._traffic(decode(entry.body), cluster)
-            elif entry.kind == Class.CONTROL:
-                event = decode(entry.body)
-                if isinstance(event, PickerEnded):
-                    self._epoch_ended((event.picker, event.epoch))
-            elif entry.body[2:15] == b"scrape-failed":
-                failed = decode(entry.body)
-                assert isinstance(failed, ScrapeFailed)
-                self.scrapes_failed += len(unpack(failed.endpoints))
-
-    def _traffic(self, event: object, cluster: ClusterState) -> None:
-        match event:
-            case RequestRouted(origin, _, request, endpoints):
-                series = self._series(event)
-                series.requests += 1
-                series.running += 1
-                series.request_bytes.observe(request.body_bytes)
-                self._open.setdefault((origin.picker, origin.epoch), {})[origin.n] = series
-                self.scheduling.observe(event.took / 1e6)
-                self._attempted(series.target, endpoints[0], cluster)
-            case RequestRefused(reason=reason):
-                series = self._series(event)
-                series.failed(_REFUSED_CODES.get(reason, "ServiceUnavailable"))
-                if event.digest:
-                    self.scheduling.observe(event.took / 1e6)
-                    self._count_attempt(Attempt("failure", series.target))
-            case RequestFinished(origin, request_n):
+    def follow(self, events: Iterable[Event | Mark], cluster: ClusterState) -> None:
+        """Count the entries of a commit, as skimmed; `cluster` is the state after it, and names the endpoints."""
+        chosen: dict[tuple[str, int], int] = {}
+        for event in events:
+            if isinstance(event, RoutedMark):
+                series = self._routed(event)
+                attempt = (series.target, event.endpoints[0])
+                chosen[attempt] = chosen.get(attempt, 0) + 1
+            elif isinstance(event, FinishedMark):
                 # One that was routed before this process began has nothing to be counted under.
-                open_series = self._open.get((origin.picker, origin.epoch), {}).pop(request_n, None)
+                open_series = self._of_epoch(event.origin).pop(event.request_n, None)
                 if open_series is not None:
                     open_series.running -= 1
                     open_series.finished(event)
+            elif not isinstance(event, StartedMark):  # nothing is counted of that
+                self._count_rare(event)
+        for (target, endpoint), count in chosen.items():
+            self._attempted(target, endpoint, count, cluster)
+
+    def _routed(self, event: RoutedMark) -> Series:
+        series, request = self._series(event.request), event.request
+        series.requests += 1
+        series.running += 1
+        series.request_bytes.observe(request.body_bytes)
+        self._of_epoch(event.origin)[event.origin.n] = series
+        self.scheduling.observe(event.took / 1e6)
+        return series
+
+    def _of_epoch(self, origin: Origin) -> dict[int, Series]:
+        if origin.epoch != self._epoch[1] or origin.picker != self._epoch[0]:
+            self._epoch = (origin.picker, origin.epoch)
+            self._open_there = self._open.setdefault(self._epoch, {})
+        return self._open_there
+
+    def _count_rare(self, event: Event | Mark) -> None:
+        match event:
+            case RefusedMark(reason=reason):
+                series = self._series(event.request)
+                series.failed(_REFUSED_CODES.get(reason, "ServiceUnavailable"))
+                if event.digest:
+                    self.scheduling.observe(event.took / 1e6)
+                    self._count_attempt(Attempt("failure", series.target), 1)
             case OpenRequestsListed(origin, listed):
                 kept = set(unpack(listed).tolist())
-                mine = self._open.get((origin.picker, origin.epoch), {})
+                mine = self._of_epoch(origin)
                 for n in [n for n in mine if n not in kept]:
                     self._lost(mine.pop(n))
-            case ResponseStarted() | _:
+            case PickerEnded(picker, epoch):
+                self._epoch_ended((picker, epoch))
+            case ScrapeFailed(endpoints):
+                self.scrapes_failed += len(unpack(endpoints))
+            case _:
                 pass
 
     def _epoch_ended(self, life: tuple[str, int]) -> None:
         for series in self._open.pop(life, {}).values():
             self._lost(series)
+        if life == self._epoch:
+            self._epoch, self._open_there = _NO_EPOCH, {}
 
     def _lost(self, series: Series) -> None:
         series.running -= 1
         series.failed("Internal")
 
-    def _series(self, event: RequestRouted | RequestRefused) -> Series:
-        request = event.request
+    def _series(self, request: FactsMark) -> Series:
         key = (request.model, request.target_model, request.fairness_id, request.priority)
         known = self._by_facts.get(key)
         if known is not None:
@@ -200,7 +206,7 @@ class Metrics:
             self._by_facts[key] = series
         return series
 
-    def _attempted(self, target: str, number: int, cluster: ClusterState) -> None:
+    def _attempted(self, target: str, number: int, count: int, cluster: ClusterState) -> None:
         attempt = self._attempts_known.get((target, number))
         if attempt is None:
             member = cluster.endpoints.get(number)
@@ -211,9 +217,9 @@ class Metrics:
                 if len(self._attempts_known) >= SERIES_MAX:
                     self._attempts_known.clear()
                 self._attempts_known[target, number] = attempt
-        self._count_attempt(attempt)
+        self._count_attempt(attempt, count)
 
-    def _count_attempt(self, attempt: Attempt) -> None:
+    def _count_attempt(self, attempt: Attempt, count: int) -> None:
         if attempt not in self.attempts and len(self.attempts) >= SERIES_MAX:
             attempt = Attempt(attempt.status, "other")
-        self.attempts[attempt] = self.attempts.get(attempt, 0) + 1
+        self.attempts[attempt] = self.attempts.get(attempt, 0) + count

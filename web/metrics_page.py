@@ -216,6 +216,8 @@ def _scheduler(page: Page, metrics: Metrics) -> None:
                 for attempt, count in metrics.attempts.items()
             ],
         )
+    about = "Samples of model servers' load that the log took."
+    _plain(page, "pointsman_load_samples_total", "counter", about, [((), metrics.samples)])
     for prefix in ("llm_d_epp", "llm_d_inference_scheduler"):
         _plain(
             page,

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from pointsman.core.events import (
     EndpointJoined,
     Entry,
     Event,
+    LoadSampled,
     Origin,
     PickerEnded,
     PoolApplied,
@@ -18,9 +20,12 @@ from pointsman.core.events import (
     RequestFinished,
     RequestRefused,
     RequestRouted,
+    ScrapeFailed,
     class_of,
     encode,
 )
+from pointsman.core.packing import pack, pack_floats
+from pointsman.core.marks import skim
 from pointsman.core.projection import ClusterState
 from pointsman.web.exposition import Bounded, Histogram, Page
 from pointsman.web.metrics import LABEL_VALUES_MAX, LATENCY, Metrics
@@ -51,7 +56,7 @@ def folded(*events: Event) -> tuple[Metrics, ClusterState]:
     for position, event in enumerate(events, 1):
         one = entry(position, event)
         state.apply(one)
-        metrics.follow([one], state)
+        metrics.follow([skim(one.kind, one.body)], state)
     return metrics, state
 
 
@@ -180,3 +185,15 @@ def test_an_empty_page_has_its_families() -> None:
     page.family("a_total", "counter", "Things\nin two lines.")
 
     assert page.text() == "# HELP a_total Things\\nin two lines.\n# TYPE a_total counter\n"
+
+
+def test_samples_and_failed_scrapes_are_counted_by_endpoint() -> None:
+    numbers, nothing = pack(np.array([1, 2])), pack(np.zeros(2, dtype=np.int64))
+    sampled = LoadSampled(numbers, 1.0, nothing, nothing, nothing, pack_floats(np.zeros(2)))
+    failed = ScrapeFailed(pack(np.array([1])), pack(np.array([70])), ((1, "timed out"),))
+    second = EndpointJoined(2, "ns/pool", "v", "ns", "pod-1", "10.0.0.2", 8000)
+
+    page = samples(metrics_page(*folded(*POOL, second, sampled, sampled, failed), "test"))
+
+    assert page["pointsman_load_samples_total"] == 4
+    assert page['llm_d_epp_datalayer_poll_errors_total{source_type="metrics-data-source"}'] == 1
