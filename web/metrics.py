@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pointsman.core.events import Event, OpenRequestsListed, Origin, PickerEnded, ScrapeFailed
+from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, Origin, PickerEnded, ScrapeFailed
 from pointsman.core.marks import FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.packing import unpack
 from pointsman.core.projection import ClusterState
@@ -160,6 +160,8 @@ class Metrics:
 
     def _count_rare(self, event: Event | Mark) -> None:
         match event:
+            case LoadSampled(numbers):
+                self.samples += len(unpack(numbers))
             case RefusedMark(reason=reason):
                 series = self._series(event.request)
                 series.failed(_REFUSED_CODES.get(reason, "ServiceUnavailable"))
