@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 import sys
+import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "shared/bench"))
@@ -21,7 +22,8 @@ class Snapshots:
     def __init__(self) -> None:
         self._cpu = compare.cpu
         self._root = 0
-        self.taken: list[tuple[dict[str, float], dict[str, int]]] = []
+        self.taken: list[tuple[dict[str, float], dict[str, int], int]] = []
+        """CPU seconds and KiB by role, and how many samples of model servers the log had taken."""
 
     def __call__(self, pid: int) -> dict[int, float]:
         """In the place of `compare.cpu`; of two processes the picker is asked about first."""
@@ -35,7 +37,7 @@ class Snapshots:
                 role = role_of(process)
                 cpu[role] = cpu.get(role, 0.0) + used
                 memory[role] = memory.get(role, 0) + kib_of(process)
-            self.taken.append((cpu, memory))
+            self.taken.append((cpu, memory, samples_taken()))
         return seconds
 
 
@@ -46,6 +48,16 @@ def role_of(pid: int) -> str:
     except FileNotFoundError:
         return "gone"
     return next((role for role in ROLES if role in words), "other")
+
+
+def samples_taken() -> int:
+    """As the picker's metrics tell; 0 where they do not."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{compare.METRICS}/metrics", timeout=5) as page:
+            found = re.search(rb"^pointsman_load_samples_total (\d+)", page.read(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) if found else 0
 
 
 def kib_of(pid: int) -> int:
@@ -76,14 +88,17 @@ def main() -> None:
                 command = f"{{python}} {Path(compare.__file__).parent / 'yardstick.py'} {{port}}"
             snapshots = compare.cpu = Snapshots()
             rows = compare.measure(label, command, options)
-            idle = [cpu for cpu, _ in snapshots.taken[:2]]
+            (idle_from, _, samples_from), (idle_to, _, samples_to) = snapshots.taken[:2]
             for at, row in enumerate(rows):
-                (before, _), (after, memory) = snapshots.taken[2 + 2 * at : 4 + 2 * at]
+                (before, _, sampled), (after, memory, sampled_to) = snapshots.taken[2 + 2 * at : 4 + 2 * at]
                 requests = row["rate"] * options.seconds
                 row["endpoints"], row["chunks"] = options.endpoints, options.chunks
                 row["by_role"] = {r: 1e6 * (after[r] - before.get(r, 0.0)) / requests for r in after}
                 # What goes on without requests, most of it scraping: CPU seconds a second, and its share of each.
-                row["idle_by_role"] = {r: (idle[1][r] - idle[0].get(r, 0.0)) / 3 for r in idle[1]}
+                row["idle_by_role"] = {r: (idle_to[r] - idle_from.get(r, 0.0)) / 3 for r in idle_to}
+                # A load takes its time from scraping: so many of the samples that came in a second before came still.
+                scraped = (sampled_to - sampled) / options.seconds
+                row["still_scraped"] = scraped * 3 / (samples_to - samples_from) if samples_to > samples_from else 1.0
                 row["memory_by_role"] = {r: kib / 1024 for r, kib in memory.items()}
                 print(json.dumps(row), flush=True)
 
