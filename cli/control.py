@@ -81,7 +81,7 @@ class Control:
 
     def _committed(self, commit: Commit) -> None:
         self.hub.publish(commit)
-        self.metrics.follow(commit.entries, self.log.state)
+        self.metrics.follow(commit.events, self.log.state)
         self.broadcast.changed("log", "strip")
         kinds = {entry.kind for entry in commit.entries}
         if Class.TRAFFIC in kinds:

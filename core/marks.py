@@ -1,4 +1,8 @@
-"""As much of a traffic entry as folding reads: decoding the rest would be two thirds of the work."""
+"""As much of a traffic entry as folding reads, here, in the read model and in `/metrics`.
+
+The feed decodes each entry once, and what it found goes with the entry wherever it is folded.
+What nobody folds stays as it is on the wire.
+"""
 
 from typing import TypeAlias
 
@@ -7,42 +11,94 @@ import msgspec
 from pointsman.core.events import Class, Event, Origin, decode
 
 
+class FactsMark(msgspec.Struct, frozen=True, array_like=True):
+    """What is read of a decision's RequestFacts."""
+
+    request_id: str
+    pool: str
+    model: str = ""
+    target_model: str = ""
+    path: str = ""
+    objective: str = ""
+    priority: int = 0
+    fairness_id: str = ""
+    body_bytes: int = 0
+
+
+_NOTHING = msgspec.Raw()
+
+
 class RoutedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-routed"):
-    """What the fold reads of a RequestRouted."""
+    """What is read of a RequestRouted."""
 
     origin: Origin
     decided_at: float
-    request: msgspec.Raw
+    request: FactsMark
     endpoints: tuple[int, ...]
+    best: msgspec.Raw = _NOTHING
+    rejections: msgspec.Raw = _NOTHING
+    reads: msgspec.Raw = _NOTHING
+    avoided: msgspec.Raw = _NOTHING
+    degraded: bool = False
+    digest: msgspec.Raw = _NOTHING
+    took: int = 0
 
 
 class RefusedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-refused"):
-    """What the fold reads of a RequestRefused."""
+    """What is read of a RequestRefused; with its origin alone, what a picker folds of its own traffic."""
 
     origin: Origin
+    decided_at: float = 0.0
+    request: FactsMark = FactsMark("", "")
+    reason: str = ""
+    status: int = 0
+    message: msgspec.Raw = _NOTHING
+    rejections: msgspec.Raw = _NOTHING
+    reads: msgspec.Raw = _NOTHING
+    avoided: msgspec.Raw = _NOTHING
+    degraded: bool = False
+    digest: bytes = b""
+    took: int = 0
 
 
 class StartedMark(msgspec.Struct, frozen=True, array_like=True, tag="response-started"):
-    """What the fold reads of a ResponseStarted."""
-
-    origin: Origin
-
-
-class FinishedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-finished"):
-    """What the fold reads of a RequestFinished."""
+    """What is read of a ResponseStarted."""
 
     origin: Origin
     request_n: int
+    status: int
+    after: float
+
+
+class FinishedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-finished"):
+    """What is read of a RequestFinished."""
+
+    origin: Origin
+    request_n: int
+    cause: str
+    status: int
+    duration: float
+    first_token: float | None = None
+    response_bytes: int = 0
+    chunks: int = 0
+    streamed: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 Mark: TypeAlias = RoutedMark | RefusedMark | StartedMark | FinishedMark
 MARKS = (RoutedMark, RefusedMark, StartedMark, FinishedMark)
-_marks: msgspec.msgpack.Decoder[Mark] = msgspec.msgpack.Decoder(Mark)
+_decoder: msgspec.msgpack.Decoder[Mark] = msgspec.msgpack.Decoder(Mark)
+_TRAFFIC = int(Class.TRAFFIC)
+
+decode_mark = _decoder.decode
+"""As `skim`, of the body of a traffic entry."""
 
 
 def skim(kind: int, body: bytes) -> Event | Mark:
-    """Decode as much of an entry's body as the fold reads; of traffic that is a third of the work.
+    """Decode as much of an entry's body as the folds read.
 
     `msgspec.DecodeError` for a tag or a shape that this version does not know.
     """
-    return _marks.decode(body) if kind == Class.TRAFFIC else decode(body)
+    return decode_mark(body) if kind == _TRAFFIC else decode(body)
