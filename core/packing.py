@@ -17,6 +17,8 @@ Ints = npt.NDArray[np.int64]
 
 _FEW = 48
 """Where both take equally long."""
+_SHORT = 9
+"""Up to here no form but `C` is shorter than a byte for each."""
 _TYPES = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
@@ -27,6 +29,8 @@ def pack(values: Ints) -> bytes:
         return b""
     if n <= _FEW:  # plain numbers are sooner done than arrays
         listed = values.tolist()
+        if n <= _SHORT and 0 <= min(listed) < max(listed) < 1 << 8:
+            return b"1" + bytes(listed)
         first, lowest, highest, filled = listed[0], min(listed), max(listed), n - listed.count(0)
     else:
         listed = []

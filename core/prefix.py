@@ -284,11 +284,11 @@ class PrefixIndex:
     def _hold(self, lane: _Lane, rows: Rows, touched: list[int]) -> list[int]:
         """Set the lane's bit in the rows; returns those where it was set."""
         bit, holders = lane.bit, self._table.holders
-        runs = runs_of(holders.take(rows).tolist())
-        if len(runs) == 1 and runs[0][0] & bit:
+        masks = holders.take(rows).tolist()
+        if masks[0] & bit and masks.count(masks[0]) == len(masks):
             return touched
         known: list[int] = []
-        for mask, start, end in runs:
+        for mask, start, end in runs_of(masks):
             if mask & bit:
                 known += touched[start:end]
             else:
