@@ -17,6 +17,7 @@ from pointsman.cli.failure import Failure
 from pointsman.cli.settings import ControlSettings, GatewaySettings, encode
 from pointsman.cli.supervisor import Listening, Supervisor
 from pointsman.cluster.envoy import BOOTSTRAP, EnvoyMissing, envoy_command, find_envoy
+from pointsman.core.feed_buffer import BUFFER_BYTES_MAX
 
 SOCKET_PATH_BYTES = 100
 """What a Unix socket's path may have everywhere is 104 with its end."""
@@ -38,6 +39,7 @@ class PickerOptions(msgspec.Struct, frozen=True):
     health_checking: bool = False
     message_bytes_max: int = 4 << 20
     engine: str = HTTP2_ENGINES[0]
+    buffer_bytes_max: int = BUFFER_BYTES_MAX
     limits: dict[str, int] = {}
     """What one picker takes on, where that is not the default; the names are those of `Limits` in `grpc/protocol.py`."""
 

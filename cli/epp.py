@@ -63,7 +63,12 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         metrics=bound["metrics-port"].fileno(),
     )
     options = PickerOptions(
-        flags.cert_path, flags.tls_min_version, flags.health_checking, flags.grpc_max_recv_msg_size, flags.http2
+        flags.cert_path,
+        flags.tls_min_version,
+        flags.health_checking,
+        flags.grpc_max_recv_msg_size,
+        flags.http2,
+        flags.buffer_max,
     )
     plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
     listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])

@@ -13,6 +13,7 @@ import msgspec
 from pointsman.cli.assembly import HTTP2_ENGINES
 from pointsman.cli.failure import Failure
 from pointsman.core.distance import wanted
+from pointsman.core.feed_buffer import BUFFER_BYTES_MAX
 from pointsman.core.quantities import parse_duration, parse_quantity
 
 
@@ -61,6 +62,7 @@ FLAGS = (
     Flag("allow-experimental-plugins", "bool", "false", "take plugins that are not stable yet"),
     Flag("manifests", "text", "", "directory of YAML manifests with the pool and its pods (ours)"),
     Flag("data-dir", "text", "", "where the log is kept, .pointsman by default (ours)"),
+    Flag("buffer-max", "size", "64Mi", "what is kept while the log cannot take it; more is dropped and counted (ours)"),
     Flag("http2", "text", "pointsman", "engine of the ext_proc port: pointsman, or h2, which is slower (ours)"),
     Flag("v", "int", "2", "", _ACCEPTED),
     Flag("zap-encoder", "text", "json", "", _ACCEPTED),
@@ -125,6 +127,7 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     allow_experimental_plugins: bool = False
     manifests: str = ""
     data_dir: str = ""
+    buffer_max: int = BUFFER_BYTES_MAX
     http2: str = HTTP2_ENGINES[0]
 
 
@@ -215,7 +218,7 @@ def _value(flag: Flag, text: str) -> Value:
             case "duration":
                 return float(parse_duration(text))
             case "size":
-                return _size(text)
+                return _size(text or flag.default)
     except ValueError as error:
         raise Failure(f"--{flag.name}: {error}", 2) from error
     return text

@@ -13,6 +13,7 @@ from pointsman.cli.ports import bind_everywhere
 from pointsman.cli.settings import ControlSettings
 from pointsman.cli.supervisor import Listening
 from pointsman.core.config import PickingFlags
+from pointsman.core.feed_buffer import BUFFER_BYTES_MAX
 from pointsman.core.quantities import parse_duration, parse_quantity
 from pointsman.web.loopback import NotLoopback, listen
 
@@ -87,7 +88,12 @@ def _listed(ports: dict[str, int]) -> str:
 
 
 def _picking(options: argparse.Namespace) -> PickerOptions:
-    return PickerOptions(cert_path=options.cert_path, engine=options.http2, limits={"body_bytes_max": options.body_max})
+    return PickerOptions(
+        cert_path=options.cert_path,
+        engine=options.http2,
+        buffer_bytes_max=options.buffer_max,
+        limits={"body_bytes_max": options.body_max},
+    )
 
 
 def _reachable(address: str) -> str:
@@ -119,6 +125,18 @@ def _parser(name: str) -> Parser:
     )
     parser.add_argument("--health-port", type=_port, default=9003, metavar="PORT", help="(default: 9003)")
     parser.add_argument("--metrics-port", type=_port, default=9090, metavar="PORT", help="(default: 9090)")
+    _picker_options(parser)
+    parser.add_argument(
+        "--drain-timeout",
+        type=_duration,
+        default=30.0,
+        metavar="TIME",
+        help="serving time after SIGTERM (default: 30s)",
+    )
+    return parser
+
+
+def _picker_options(parser: Parser) -> None:
     parser.add_argument(
         "--secure-serving",
         action=argparse.BooleanOptionalAction,
@@ -136,19 +154,18 @@ def _parser(name: str) -> Parser:
         help="of a request's body; a larger one is answered 413 (default: 100Mi)",
     )
     parser.add_argument(
+        "--buffer-max",
+        type=_bytes,
+        default=BUFFER_BYTES_MAX,
+        metavar="SIZE",
+        help="of what a picker keeps while the log cannot take it; more is dropped and counted (default: 64Mi)",
+    )
+    parser.add_argument(
         "--http2",
         choices=HTTP2_ENGINES,
         default=HTTP2_ENGINES[0],
         help="engine of the picker ports; h2 is slower (default: pointsman)",
     )
-    parser.add_argument(
-        "--drain-timeout",
-        type=_duration,
-        default=30.0,
-        metavar="TIME",
-        help="serving time after SIGTERM (default: 30s)",
-    )
-    return parser
 
 
 def _port(text: str) -> int:

@@ -145,6 +145,7 @@ def test_the_nearest_name_is_the_one_that_was_meant() -> None:
         ("--drain-timeout=-1s", "wanted 0 or more"),
         ("--grpc-max-recv-msg-size=many", "wanted a quantity"),
         ("--grpc-max-recv-msg-size=-1", "wanted 1 to 2Gi"),
+        ("--buffer-max=3Gi", "wanted 1 to 2Gi"),
         ("--v=loud", "wanted a whole number"),
         ("--http2=h3", "wanted pointsman or h2"),
         ("--pool-group=apps", "wanted inference.networking.k8s.io"),
