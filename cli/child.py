@@ -91,9 +91,7 @@ class Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if self.plan.page:
-                new = Path(f"{self.plan.page}.new")
-                new.write_bytes(bytes(PAGE_BYTES))
-                new.replace(self.plan.page)  # a life before this one may still have its page mapped
+                _make_page(Path(self.plan.page))
             self.process = self._spawn(os.environ | {LEASH: str(theirs.fileno())}, theirs.fileno())
         except OSError:
             ours.close()
@@ -154,6 +152,18 @@ class Child:
                 return [line.decode(errors="replace").rstrip() for line in deque(file, LAST_LINES)]
         except OSError as error:
             return [f"its output cannot be read: {error}"]
+
+
+def _make_page(path: Path) -> None:
+    """Put an empty page where a life before this one had its own."""
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_bytes(bytes(PAGE_BYTES))
+        new.replace(path)  # that life may still have its page mapped
+    except OSError:
+        # A disk without room for another file has the block of the former one.
+        with open(path, "r+b") as former:
+            former.write(bytes(PAGE_BYTES))
 
 
 def _signal_name(number: int) -> str:

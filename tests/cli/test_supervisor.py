@@ -1,16 +1,20 @@
 """The supervisor over real processes: what ends is started again, and nothing outlives it."""
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from pointsman.cli.child import Child, ChildPlan, Role
+from pointsman.core.lastpage import PAGE_BYTES, LastPage, begin_page
 
 PROGRAM = """
 import sys
@@ -115,6 +119,30 @@ def test_however_often_it_crashes_the_next_start_is_due_well_within_two_seconds(
 
         assert child.may_start(now + 1.0)
     assert not child.may_start(now)
+
+
+def test_a_picker_is_started_again_where_the_disk_has_no_room_for_its_page(tmp_path: Path) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        page = mount / "page"
+        child = Child(ChildPlan("picker", Role.PICKER, (sys.executable, "-c", ""), page=str(page)))
+        for life in range(2):
+            child.start(float(life))
+            assert child.last_page() is None
+            with open(page, "r+b") as shared, mmap.mmap(shared.fileno(), PAGE_BYTES) as mapped:
+                begin_page(memoryview(mapped), life + 7)
+            child.ended(os.waitpid(child.pid, 0)[1], float(life))
+            with open(mount / "ballast", "ab", buffering=0) as ballast, suppress(OSError):
+                while ballast.write(b"x" * 4096):
+                    pass
+
+            assert child.last_page() == LastPage(life + 7, 0)
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
 def test_the_last_lines_of_a_crash_are_shown(tmp_path: Path) -> None:
