@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from system import pointsman
+from load import Load
+from system import System, pointsman
 
 from pointsman.core.events import (
     ControlStarted,
@@ -181,3 +182,15 @@ def unaccounted(found: Evidence) -> list[str]:
         if numbers != sorted(set(numbers)) or sorted(numbers + lost) != wanted:
             wrong.append(f"{key}: {len(numbers)} entries and {len(lost)} lost, the last is {last or numbers[-1]}")
     return wrong
+
+
+def all_is_told(system: System, load: Load) -> None:
+    """Every request was answered, and the log has all of it."""
+    assert load.broken() == []
+    found = gather(entries(system.log), system.request_log, system.access_log)
+    assert {outcome.id for outcome in load.outcomes} <= set(found.decided)
+    assert found.refused.total() == 0
+    assert found.lost == []
+    assert disagreements(found) == []
+    assert unaccounted(found) == []
+    assert verified(system.data)["skipped"] == {}

@@ -1,20 +1,17 @@
-"""Disks, clocks, model servers and clients that misbehave while requests are served."""
+"""Clocks, model servers and clients that misbehave while requests are served."""
 
 import json
 import os
-import shutil
 import socket
 import struct
-import subprocess
 import time
-from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from evidence import disagreements, entries, gather, unaccounted, verified, without_one_end
+from evidence import all_is_told, entries, gather, unaccounted, verified, without_one_end
 from load import LLAMA, Load, some_streamed
-from system import OLD, System, demo, wait_for
+from system import OLD, System, demo
 
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import ClockStepped, FeedLost, FeedRestored, ScrapeFailed
@@ -23,16 +20,6 @@ from pointsman.core.packing import unpack
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 
 RATE = 200.0
-
-SLOW_FSYNC = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <unistd.h>
-static void wait_if_told(void) { const char *flag = getenv("SLOW_FSYNC"); if (flag && !access(flag, F_OK)) usleep(500000); }
-int fsync(int fd) { wait_if_told(); return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd); }
-int fdatasync(int fd) { wait_if_told(); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
-"""
 
 STEPPED = """
 import os, threading, time
@@ -50,79 +37,6 @@ def look():
 time.time = lambda: as_it_was() + offset
 threading.Thread(target=look, daemon=True).start()
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB for the log, and nothing else."""
-    mount = tmp_path / "data" / "log"
-    mount.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
-def all_is_told(system: System, load: Load) -> None:
-    """Every request was answered, and the log has all of it."""
-    assert load.broken() == []
-    log = entries(system.log)
-    found = gather(log, system.request_log, system.access_log)
-    assert {outcome.id for outcome in load.outcomes} <= set(found.decided)
-    assert found.refused.total() == 0
-    assert found.lost == []
-    assert disagreements(found) == []
-    assert unaccounted(found) == []
-    assert verified(system.data)["skipped"] == {}
-
-
-def test_on_a_full_disk_routing_goes_on_and_what_was_decided_is_recorded_when_there_is_room(
-    tmp_path: Path, small_disk: Path
-) -> None:
-    with demo(tmp_path) as system:
-        with Load(system.gateway, RATE) as load:
-            load.wait_sent(200, 20)
-            ballast = small_disk / "ballast"
-            with open(ballast, "wb") as file:
-                free = shutil.disk_usage(small_disk).free
-                file.write(b"x" * (free - 4096))
-            load.wait_sent(len(load.outcomes) + 1200, 30)
-            ballast.unlink()
-            load.wait_sent(len(load.outcomes) + 400, 30)
-        wait_for(lambda: isinstance([e.event for e in entries(system.log)][-1], object), 5)
-        system.stop()
-    lost = [e.event for e in entries(system.log) if isinstance(e.event, FeedLost)]
-    print(
-        f"the disk was full: {[event.cause for event in lost]}; {len(load.outcomes)} requests, all answered and recorded"
-    )
-    assert "commits have stalled" in {event.cause for event in lost}
-    all_is_told(system, load)
-
-
-def test_with_a_slow_disk_routing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    (tmp_path / "slow.c").write_text(SLOW_FSYNC)
-    shim, flag = tmp_path / "slow.so", tmp_path / "slow"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(shim), str(tmp_path / "slow.c"), "-ldl"], check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(shim))
-    monkeypatch.setenv("SLOW_FSYNC", str(flag))
-    with demo(tmp_path) as system:
-        with Load(system.gateway, RATE) as load:
-            load.wait_sent(200, 20)
-            flag.touch()
-            load.wait_sent(len(load.outcomes) + 1200, 30)
-            flag.unlink()
-            load.wait_sent(len(load.outcomes) + 300, 30)
-        system.stop()
-    batches = len({entry.recorded_at for entry in entries(system.log)})
-    slow = sorted(o.ended - o.began for o in load.outcomes)[len(load.outcomes) // 2]
-    print(
-        f"fsync took 500 ms: {len(load.outcomes)} requests in {batches} batches, half of them within {slow * 1000:.0f} ms"
-    )
-    assert slow < 0.4, "nobody waits for the disk"
-    all_is_told(system, load)
 
 
 def test_a_stepped_clock_is_recorded_and_changes_no_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
