@@ -347,32 +347,6 @@ def test_decisions_are_bitwise_those_of_every_other_machine() -> None:
     assert digests.hexdigest() == "20936aeb59a48686d9a2d26553be2bc8eae0b916d47934f7eeda43885f1b9130"
 
 
-@given(
-    st.lists(st.sampled_from((0.0, 1.0, -0.5, 2.0, float("nan"), -0.0)) | st.floats(0.0, 1.0), min_size=1, max_size=48),
-    st.lists(st.integers(0, 9), min_size=48, max_size=48),
-    st.tuples(*[st.floats(-1e12, 1e12, allow_nan=False)] * 3),
-    st.booleans(),
-)
-def test_few_candidates_are_summed_to_the_same_bits_as_many(
-    kv_cache: list[float], held: list[int], weights: tuple[float, float, float], standing_first: bool
-) -> None:
-    scorers = [
-        {"type": "kv-cache-scorer", "weight": weights[0]},
-        {"type": "prefix-cache-scorer", "weight": weights[1], "parameters": {"matchLengthWeight": 0.3}},
-        {"type": "kv-cache-utilization-scorer", "weight": weights[2]},
-    ]
-    profile = profile_of(*(scorers if standing_first else scorers[1:]))
-    few, many = kv_cache, kv_cache + [0.5] * 48
-    traffic = Readings({Column.PREFIX_BLOCKS: dict(enumerate(held))})
-
-    sums = [
-        schedule(folded(pool_of([0] * len(shares), kv_cache=shares)), traffic, profile, REQUEST, draws()).sums
-        for shares in (few, many)
-    ]
-
-    assert sums[0].tobytes() == sums[1][: len(few)].tobytes()
-
-
 @settings(max_examples=30)
 @given(st.integers(1, 300))
 def test_the_best_three_do_not_depend_on_how_they_are_found(count: int) -> None:
