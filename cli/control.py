@@ -68,7 +68,7 @@ def _print_head(did: str, log: Log) -> None:
 class Control:
     """What follows each commit."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, read_model: Path) -> None:
         self.log = log
         self.metrics = Metrics()
         self.last_request = float("-inf")
@@ -78,10 +78,12 @@ class Control:
         self.hub = FeedHub.over(log, self.appender)
         self.broadcast = Broadcast()
         self.leash: ControlLeash | None = None
+        self.model = ReadModelWriter(read_model, log.directory)
 
     def _committed(self, commit: Commit) -> None:
         self.hub.publish(commit)
         self.metrics.follow(commit.events, self.log.state)
+        self.model.tell(commit)
         self.broadcast.changed("log", "strip")
         kinds = {entry.kind for entry in commit.entries}
         if Class.TRAFFIC in kinds:
@@ -100,7 +102,7 @@ class Control:
 
 
 async def _control(settings: ControlSettings, log: Log) -> None:
-    control = Control(log)
+    control = Control(log, Path(settings.data) / "readmodel.db")
     head = log.head
     async with trio.open_nursery() as outer:
         await outer.start(control.appender.run)
@@ -125,8 +127,8 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         nursery.start_soon(serve_feed, hub, listener)
         nursery.start_soon(config.run)
         nursery.start_soon(run_scraper, settings, config, recorder, log, lambda: control.last_request)
-        model = ReadModelWriter(Path(settings.data) / "readmodel.db", log.directory)
-        nursery.start_soon(follow_log, model, partial(control.broadcast.changed, "decisions", "pools", "routes"))
+        folded = partial(control.broadcast.changed, "decisions", "pools", "routes")
+        nursery.start_soon(follow_log, control.model, folded)
         nursery.start_soon(_watch_clock, appender)
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
         if settings.metrics >= 0:

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from pointsman.core.events import Class, Event, class_of, encode
-from pointsman.core.marks import Mark
+from pointsman.core.marks import Mark, skim
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.log import Log
 from pointsman.eventlog.reader import Head
@@ -83,7 +83,8 @@ class Appender:
 
     def append_nowait(self, event: Event) -> int:
         """Queue an event; the position it will have.  `LogFullError` where the queue is full."""
-        return self._queue(class_of(event), encode(event), event)
+        kind, body = class_of(event), encode(event)
+        return self._queue(kind, body, skim(kind, body) if kind is Class.TRAFFIC else event)
 
     def append_skimmed_nowait(self, kind: Class, body: bytes, event: Event | Mark) -> int:
         """Queue an event that a picker process encoded and the feed has skimmed."""

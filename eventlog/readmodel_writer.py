@@ -2,11 +2,14 @@
 
 Rules.  Everything in it follows from the log: delete the file and it comes back.
 A fold takes a bounded number of entries and one transaction; the writer of the log never waits for it.
+Commits that are told are folded as they are; whatever was not told, or found no room, is read from the log.
 It belongs to one log: another log id, or another digest where it stopped, and it begins again.
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable
+from itertools import chain, groupby
 from pathlib import Path
 
 import msgspec
@@ -14,6 +17,8 @@ import trio
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
+from pointsman.core.events import Entry
+from pointsman.core.marks import skim
 from pointsman.eventlog.errors import NotKeptError
 from pointsman.eventlog.reader import LogReader
 from pointsman.eventlog.readmodel import (
@@ -30,18 +35,35 @@ from pointsman.eventlog.readmodel import (
 )
 from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Summary
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
+from pointsman.eventlog.store import Commit
 
 VERSION = 3
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
-"""Commit batches to one fold: under load two thirds of a second, and some ten thousand entries at most."""
+"""Commit batches that are read for one fold: under load two thirds of a second."""
+
+ENTRIES = 20_000
+"""Of told commits to one fold: a second at most, and as many rows to a transaction as a disk takes at once."""
 
 TRIM = 5_000
 """Rows of segments that are gone, removed with one fold."""
 
-INTERVAL = 0.25
+INTERVAL, INTERVAL_LOADED = 0.25, 1.0
 """Seconds between folds while the log is followed: larger folds cost less, and a page is a second behind at most."""
+
+LOADED = 250
+"""Rows of one fold from which on it is a load."""
+
+TOLD_BYTES_MAX = 16 << 20
+"""Of bodies that wait for the next fold: a second at 20,000 entries/s."""
+
+PARAMETERS = 400
+"""To a statement."""
+
+_OUTCOME = REQUEST_COLUMNS.split(", ")[REQUEST_COLUMNS.split(", ").index("status") :]
+_ON_CONFLICT = f"ON CONFLICT (position) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _OUTCOME)}"
+"""What a decision was does not change, so the indexes over that stay as they are."""
 
 TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -74,6 +96,24 @@ class ReadModelWriter:
         self._summary = Summary()
         self._digest = b""
         self._connection: Connection | None = None
+        self._told: deque[Commit] = deque()
+        self._told_up_to: int | None = None
+        self._bytes_told = self._bytes_taken = 0
+        """The first is of whoever tells, the second of the thread that folds."""
+        self.rows_written = 0
+        """By the last fold."""
+
+    def tell(self, commit: Commit) -> None:
+        """Take the next commit, for the next fold; from any one thread."""
+        self._told_up_to = commit.last
+        if self._bytes_told - self._bytes_taken < TOLD_BYTES_MAX:
+            self._bytes_told += commit.body_bytes
+            self._told.append(commit)
+
+    @property
+    def behind(self) -> bool:
+        """Whether a fold has something to do, as far as can be said without looking into the log."""
+        return self._told_up_to is None or self.position < self._told_up_to
 
     def close(self) -> None:
         """Close both files."""
@@ -163,15 +203,8 @@ class ReadModelWriter:
         connection = self._open()
         if self.position < self._log.first() - 1:
             self._skip_to(self._log.first() - 1)
-        try:
-            batches = self._log.batches(self.position, BATCHES)
-        except NotKeptError:
+        if not self._fold_told() and not self._fold_log():
             return False
-        if not batches:
-            return False
-        for entry in self._log.entries(batches[0].first, batches[-1].last):
-            self._summary.fold(entry.position, entry.recorded_at, entry.event)
-        self.position, self._digest = batches[-1].last, batches[-1].digest
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         try:
             self._write(connection)
@@ -179,7 +212,40 @@ class ReadModelWriter:
         except BaseException:
             self.close()  # opened again, it takes up where the file ends
             raise
+        self.rows_written = len(self._summary.rows)
         self._summary.written()
+        return True
+
+    def _fold_told(self) -> bool:
+        """Fold what was told and comes next; whether that was anything."""
+        folded, told = 0, self._told
+        while told and folded < ENTRIES:
+            commit = told[0]
+            if commit.first > self.position + 1:
+                break  # what comes before has to be read
+            if commit.first == self.position + 1:
+                self._summary.fold(commit.recorded_at, enumerate(commit.events, commit.first))
+                self.position, self._digest = commit.last, commit.digest
+                folded += len(commit.events)
+            self._bytes_taken += commit.body_bytes
+            told.popleft()
+        return folded > 0
+
+    def _fold_log(self) -> bool:
+        """Fold the next batches of the log; whether there are any."""
+        if not self.behind:
+            return False
+        try:
+            batches = self._log.batches(self.position, BATCHES)
+        except NotKeptError:
+            return False
+        if not batches:
+            return False
+        entries = self._log.entries(batches[0].first, batches[-1].last)
+        for recorded_at, together in groupby(entries, _recorded_at):
+            skimmed = ((entry.position, skim(entry.kind, entry.body)) for entry in together)
+            self._summary.fold(recorded_at, skimmed)
+        self.position, self._digest = batches[-1].last, batches[-1].digest
         return True
 
     def _skip_to(self, position: int) -> None:
@@ -196,7 +262,7 @@ class ReadModelWriter:
 
     def _write(self, connection: Connection) -> None:
         summary = self._summary
-        _put(connection, "requests", [msgspec.structs.astuple(row) for row in summary.rows.values()])
+        _put(connection, "requests", list(map(msgspec.structs.astuple, summary.rows.values())), _ON_CONFLICT)
         _put(connection, "endpoints", [msgspec.structs.astuple(row) for row in summary.endpoints.values()])
         _put(connection, "spans", [_as_row(span, ("refused",)) for span in summary.spans.values()])
         _put(connection, "changes", [_as_row(row, ("before", "after")) for row in summary.changes.values()])
@@ -223,26 +289,31 @@ def _as_row(value: Span | ChangeRow | MoveRow, encoded: tuple[str, ...]) -> tupl
     )
 
 
-def _put(connection: Connection, table: str, values: list[tuple[object, ...]]) -> None:
+def _put(connection: Connection, table: str, values: list[tuple[object, ...]], otherwise: str = "") -> None:
+    """Insert rows; those that are there are replaced, or changed as `otherwise` says."""
     if not values:
         return
-    width = len(values[0])
-    stride = max(1, 400 // width)
+    # On the driver's cursor, some rows to a statement: each one gives up the interpreter lock and waits for it.
+    cursor = connection.connection.cursor()
+    width, verb = len(values[0]), "INSERT" if otherwise else "INSERT OR REPLACE"
+    stride = max(1, PARAMETERS // width)
     one = f"({placeholders(values[0])})"
-    start = 0
-    while start < len(values):
-        some = values[start : start + stride] if len(values) - start >= stride else values[start : start + 1]
-        statement = f"INSERT OR REPLACE INTO {table} VALUES {', '.join([one] * len(some))}"
-        connection.exec_driver_sql(statement, tuple(value for row in some for value in row))
-        start += len(some)
+    for start in range(0, len(values), stride):
+        some = values[start : start + stride]
+        statement = f"{verb} INTO {table} VALUES {', '.join([one] * len(some))} {otherwise}"
+        cursor.execute(statement, tuple(chain.from_iterable(some)))
+
+
+def _recorded_at(entry: Entry) -> float:
+    return entry.recorded_at
 
 
 async def follow_log(model: ReadModelWriter, folded: Callable[[], None] = lambda: None) -> None:
     """Fold for ever, in a thread, at the pace of the log; `folded` is called when something was."""
     try:
         while True:
-            while await trio.to_thread.run_sync(model.fold):
+            while model.behind and await trio.to_thread.run_sync(model.fold):
                 folded()
-            await trio.sleep(INTERVAL)
+            await trio.sleep(INTERVAL if model.rows_written < LOADED else INTERVAL_LOADED)
     finally:
         model.close()

@@ -17,18 +17,17 @@ from pointsman.core.events import (
     OpenRequestsListed,
     Origin,
     PickerEnded,
-    RequestFinished,
-    RequestRefused,
-    RequestRouted,
-    ResponseStarted,
     RouteObserved,
     WeightsIntended,
     WeightsRefused,
     WeightsWritten,
 )
+from pointsman.core.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.packing import unpack, unpack_floats
 
 EpochKey = tuple[str, int]
+
+_NO_EPOCH = ("", -1)
 
 SPAN = 10
 """Seconds of a roll-up: half a line of a chart over five minutes."""
@@ -174,7 +173,12 @@ class Summary:
         self._pending: dict[str, ChangeRow] = {}
         self._in_flight: dict[str, int] = {}
         self._current: dict[str, Span] = {}
+        self._touched: dict[str, Span] = {}
+        """Those of `_current` that are in `spans`."""
         self._start = -1
+        self._epoch, self._epoch_words = _NO_EPOCH, ""
+        self._open_there: dict[int, RequestRow] = {}
+        """Of `_epoch`, in `open`."""
 
     def resume(
         self,
@@ -200,59 +204,60 @@ class Summary:
         """Forget what has been written down."""
         self.rows.clear()
         self.spans.clear()
+        self._touched.clear()
         self.changes.clear()
         self.moves.clear()
         self.endpoints.clear()
         self.moments.clear()
 
-    def fold(self, position: int, recorded_at: float, event: Event) -> None:
-        """Fold the next entry."""
+    def fold(self, recorded_at: float, entries: Iterable[tuple[int, Event | Mark]]) -> None:
+        """Fold the next entries, each with its position, which were recorded together and are skimmed."""
         start = int(recorded_at // SPAN) * SPAN
-        if start > self._start:
-            self._start = start
-            self._current.clear()
-            self.moments[start] = position
-            for pool, count in self._in_flight.items():
-                if count:
-                    self._pool(pool)
-        match event:
-            case RequestRouted() | RequestRefused():
-                self._decided(position, recorded_at, event)
-            case ResponseStarted(origin, request_n):
-                if (row := self.open.get((origin.picker, origin.epoch), {}).get(request_n)) is not None:
+        for position, event in entries:
+            if start > self._start:
+                self._begin_span(start, position)
+            if isinstance(event, RoutedMark):
+                self._routed(position, recorded_at, event)
+            elif isinstance(event, StartedMark):
+                if (row := self._of_epoch(event.origin).get(event.request_n)) is not None:
                     row.started, row.headers_after = position, event.after
                     self.rows[row.position] = row
-            case RequestFinished(origin, request_n):
-                row = self.open.get((origin.picker, origin.epoch), {}).pop(request_n, None)
-                if row is not None:
+            elif isinstance(event, FinishedMark):
+                if (row := self._of_epoch(event.origin).pop(event.request_n, None)) is not None:
                     self._finished(position, row, event)
-            case OpenRequestsListed(origin, listed):
-                keep = set(unpack(listed).tolist())
-                self._lose(position, (origin.picker, origin.epoch), keep)
-            case PickerEnded(picker, epoch):
-                self._lose(position, (picker, epoch), set())
-            case LoadSampled():
+            elif isinstance(event, LoadSampled):
                 self._sampled(event)
-            case _:
+            elif isinstance(event, RefusedMark):
+                self._refused(position, recorded_at, event)
+            else:
                 self._fold_rare(position, recorded_at, event)
 
-    def _fold_rare(self, position: int, recorded_at: float, event: Event) -> None:
+    def _begin_span(self, start: int, position: int) -> None:
+        self._start = start
+        self._current.clear()
+        self._touched.clear()
+        self.moments[start] = position
+        for pool, count in self._in_flight.items():
+            if count:
+                self._pool(pool)
+
+    def _of_epoch(self, origin: Origin) -> dict[int, RequestRow]:
+        """The open requests of an epoch; those that follow each other nearly always have the same one."""
+        if origin.epoch != self._epoch[1] or origin.picker != self._epoch[0]:
+            self._epoch = (origin.picker, origin.epoch)
+            self._epoch_words = f"{origin.epoch:016x}"
+            self._open_there = self.open.setdefault(self._epoch, {})
+        return self._open_there
+
+    def _fold_rare(self, position: int, recorded_at: float, event: Event | Mark) -> None:
         """Fold what people and sources do."""
         match event:
+            case OpenRequestsListed(origin, listed):
+                self._lose(position, (origin.picker, origin.epoch), set(unpack(listed).tolist()))
+            case PickerEnded(picker, epoch):
+                self._lose(position, (picker, epoch), set())
             case WeightsIntended():
-                self._change(
-                    ChangeRow(
-                        event.change,
-                        position,
-                        event.route,
-                        event.rule,
-                        event.at,
-                        event.actor,
-                        event.reason,
-                        event.before,
-                        event.after,
-                    )
-                )
+                self._intended(position, event)
             case WeightsWritten(change) | WeightsRefused(change):
                 if (pending := self._pending.pop(change, None)) is not None:
                     refused = isinstance(event, WeightsRefused)
@@ -273,7 +278,18 @@ class Summary:
             case _:
                 pass
 
-    def _change(self, row: ChangeRow) -> None:
+    def _intended(self, position: int, event: WeightsIntended) -> None:
+        row = ChangeRow(
+            event.change,
+            position,
+            event.route,
+            event.rule,
+            event.at,
+            event.actor,
+            event.reason,
+            event.before,
+            event.after,
+        )
         self._pending[row.change] = self.changes[row.change] = self._wanted[row.route] = row
 
     def _observed(self, position: int, recorded_at: float, event: RouteObserved) -> None:
@@ -291,12 +307,15 @@ class Summary:
         self.moves.append(move)
 
     def _pool(self, pool: str) -> Span:
+        touched = self._touched.get(pool)
+        if touched is not None:
+            return touched
         found = self._current.get(pool)
         if found is None:
             in_flight = self._in_flight.get(pool, 0)
             found = Span(pool, self._start, refused={}, in_flight_max=in_flight, in_flight_last=in_flight)
             self._current[pool] = found
-        self.spans[pool, found.start] = found
+        self.spans[pool, found.start] = self._touched[pool] = found
         return found
 
     def _count_in_flight(self, pool: str, change: int) -> Span:
@@ -306,39 +325,32 @@ class Summary:
         span.in_flight_max = max(span.in_flight_max, count)
         return span
 
-    def _decided(self, position: int, recorded_at: float, event: RequestRouted | RequestRefused) -> None:
-        origin, facts = event.origin, event.request
-        row = RequestRow(
-            position,
-            facts.request_id,
-            facts.pool,
-            facts.model,
-            None,
-            "",
-            recorded_at,
-            event.decided_at,
-            origin.picker,
-            f"{origin.epoch:016x}",
-            origin.n,
-            origin.applied,
-            event.degraded,
-            facts.objective,
-            facts.priority,
-        )
-        self.rows[position] = row
-        if isinstance(event, RequestRouted):
-            row.endpoint = event.endpoints[0]
-            self.open.setdefault((origin.picker, origin.epoch), {})[origin.n] = row
-            span = self._count_in_flight(facts.pool, 1)
-            span.routed += 1
-        else:
-            row.reason, row.status = event.reason, event.status
-            span = self._pool(facts.pool)
-            span.refused[event.reason] = span.refused.get(event.reason, 0) + 1
-            span.refused_count += 1
+    def _routed(self, position: int, recorded_at: float, event: RoutedMark) -> None:
+        row = self._decided(position, recorded_at, event)
+        row.endpoint = event.endpoints[0]
+        self._open_there[row.n] = row
+        span = self._count_in_flight(row.pool, 1)
+        span.routed += 1
         span.degraded += event.degraded
 
-    def _finished(self, position: int, row: RequestRow, event: RequestFinished) -> None:
+    def _refused(self, position: int, recorded_at: float, event: RefusedMark) -> None:
+        row = self._decided(position, recorded_at, event)
+        row.reason, row.status = event.reason, event.status
+        span = self._pool(row.pool)
+        span.refused[event.reason] = span.refused.get(event.reason, 0) + 1
+        span.refused_count += 1
+        span.degraded += event.degraded
+
+    def _decided(self, position: int, recorded_at: float, event: RoutedMark | RefusedMark) -> RequestRow:
+        origin, facts = event.origin, event.request
+        self._of_epoch(origin)
+        said = (facts.request_id, facts.pool, facts.model, None, "", recorded_at, event.decided_at)
+        row = RequestRow(position, *said, origin.picker, self._epoch_words, origin.n, origin.applied, event.degraded)
+        row.objective, row.priority = facts.objective, facts.priority
+        self.rows[position] = row
+        return row
+
+    def _finished(self, position: int, row: RequestRow, event: FinishedMark) -> None:
         row.finished, row.status, row.cause = position, event.status, event.cause
         row.duration, row.first_token, row.response_bytes = event.duration, event.first_token, event.response_bytes
         row.prompt_tokens, row.completion_tokens = event.prompt_tokens, event.completion_tokens
@@ -359,11 +371,12 @@ class Summary:
         mine = self.open.get(key, {})
         for n in [n for n in mine if n not in keep]:
             row = mine.pop(n)
-            ended = RequestFinished(Origin(*key, 0, 0), n, "lost", 0, 0.0)
+            ended = FinishedMark(Origin(*key, 0, 0), n, "lost", 0, 0.0)
             self._finished(position, row, ended)
             row.duration = None
         if not mine:
             self.open.pop(key, None)
+            self._epoch, self._open_there = _NO_EPOCH, {}
 
     def _sampled(self, event: LoadSampled) -> None:
         waiting, running = unpack(event.waiting).tolist(), unpack(event.running).tolist()

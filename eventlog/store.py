@@ -66,7 +66,8 @@ class Commit(msgspec.Struct, frozen=True):
     digest: bytes
     entries: tuple[Entry, ...]
     events: tuple[Event | Mark, ...]
-    """What the fold reads of the entries, in order."""
+    """What the folds read of the entries, in order."""
+    body_bytes: int
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ class Prepared(msgspec.Struct, frozen=True):
     def commit(self, events: tuple[Event | Mark, ...]) -> Commit:
         """What is told once it is on disk."""
         batch = self.batch
-        return Commit(batch.first, batch.last, batch.recorded_at, batch.digest, self.entries, events)
+        return Commit(batch.first, batch.last, batch.recorded_at, batch.digest, self.entries, events, self.body_bytes)
 
 
 class StoreMovedError(Exception):

@@ -86,10 +86,13 @@ def some(count: int, seed: int = 1) -> list[Event]:
 
 
 def with_appender(
-    directory: Path, work: Callable[[Appender], Awaitable[None]], limits: Limits = DEFAULT_LIMITS
+    directory: Path,
+    work: Callable[[Appender], Awaitable[None]],
+    limits: Limits = DEFAULT_LIMITS,
+    commits: list[Commit] | None = None,
 ) -> list[Commit]:
-    """Open the log, do `work`, close it in order; the commits."""
-    commits: list[Commit] = []
+    """Open the log, do `work`, close it in order; the commits, which `commits` gets as they come."""
+    commits = [] if commits is None else commits
 
     async def main() -> None:
         log = open_log(directory, "test", limits)

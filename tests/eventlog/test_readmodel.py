@@ -4,10 +4,13 @@ import shutil
 import sqlite3
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from logs import EPOCH, PICKER, POOL, SMALL, some, with_appender, write
 
 from pointsman.core.events import (
@@ -29,6 +32,7 @@ from pointsman.eventlog.readmodel import Filters, ReadModel
 from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
 from pointsman.eventlog.rollups import Span
 from pointsman.eventlog.segments import segment_paths
+from pointsman.eventlog.store import Commit
 
 EVENTS = some(3000, seed=5)
 
@@ -164,6 +168,37 @@ def test_folded_in_pieces_or_rebuilt_it_is_the_same(tmp_path: Path) -> None:
     with ReadModel(path) as model, LogReader(log) as reader:
         assert model.state().position == reader.head().position == 3001
         assert model.state().log_id == reader.log_id
+
+
+@given(st.lists(st.sampled_from(["tell", "lose", "fold"]), min_size=30, max_size=120))
+@settings(max_examples=25, deadline=None)
+def test_told_of_some_commits_or_of_none_it_is_the_same(steps: list[str]) -> None:
+    with TemporaryDirectory() as home:
+        log, path = Path(home) / "log", Path(home) / "readmodel.db"
+        log.mkdir()
+        model = ReadModelWriter(path, log)
+
+        async def work(appender: Appender) -> None:
+            for at, step in enumerate(steps):
+                if step == "fold":
+                    await trio.to_thread.run_sync(model.fold)
+                    continue
+                told = len(commits)
+                await appender.append_many(EVENTS[at * 20 : at * 20 + 20])
+                for commit in commits[told:] if step == "tell" else ():
+                    model.tell(commit)
+
+        commits: list[Commit] = []
+        with_appender(log, work, SMALL, commits)
+        model.tell(commits[-1])
+        while model.behind and model.fold():
+            pass
+        model.close()
+        told = dump(path)
+        path.unlink()
+        fold(path, log)
+
+        assert dump(path) == told
 
 
 def test_it_is_built_again_where_the_log_is_another_one(tmp_path: Path) -> None:
