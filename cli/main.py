@@ -19,6 +19,7 @@ COMMANDS = {
     "log tail": ("log_tail", "the last entries of a log, and those to come"),
     "log verify": ("log_verify", "walk the chain of a log"),
     "config check": ("config_check", "is this EndpointPickerConfig right?"),
+    "bench": ("bench.command", "what it costs on this machine, beside the budgets"),
 }
 
 PROCESSES = {

@@ -1,0 +1,62 @@
+"""The rows of the table that need no gateway: a request without sockets, `schedule()`, the log, replay, scraping.
+
+Budgets are those of docs/performance.md; what has none is a ratio to the bare echo, which only a gateway's requests have.
+"""
+
+import asyncio
+import statistics
+from pathlib import Path
+
+from pointsman.cli.bench import decisions, log, request, scrape
+from pointsman.cli.bench.table import Table
+
+CHUNKS = 100
+"""To a streamed reply."""
+SCHEDULE = {5: 25.0, 100: 30.0, 1000: 60.0}
+"""Microseconds at so many endpoints."""
+VERIFIED, FOLDED = 5_000, 100_000
+"""A second."""
+RATE, CORE_PERCENT, COMMIT_P99 = 20_000, 10.0, 5.0
+"""Events a second; what they may take of a core; milliseconds."""
+PAGES, PAGE = 32, 75.0
+"""Servers that are scraped; microseconds for a page."""
+
+
+def measure_requests(table: Table, quick: bool) -> None:
+    """What a request costs in the picker process beside the bare echo, both without sockets."""
+    for endpoints, chunks in ((5, 1), (100, 1), (1000, 1), (5, CHUNKS)):
+        what = f"{endpoints} endpoints" if chunks == 1 else "streamed chunk"
+        table.begin(f"a request without sockets, {what}")
+        mine, theirs = asyncio.run(
+            request.measure(
+                request.Options(
+                    endpoints=endpoints,
+                    chunks=chunks,
+                    requests=2000 if chunks == 1 else 200,
+                    rounds=3 if quick else 7,
+                )
+            )
+        )
+        ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
+        if (endpoints, chunks) == (5, 1):
+            table.line("without sockets: bare echo, a request", None, statistics.median(theirs), "µs")
+        table.line(f"without sockets: {what}: picker over echo", None, ratio, "x")
+
+
+def measure_parts(table: Table, quick: bool, directory: Path | None = None) -> None:
+    """What needs neither gateway nor load; the log is written in `directory`, that of temporary files without one."""
+    for endpoints, budget in SCHEDULE.items():
+        table.begin(f"schedule() at {endpoints} endpoints")
+        decided, verified = decisions.measured_at(endpoints, 5 if quick else 15, 1000 if quick else 2000)
+        table.line(f"schedule(), {endpoints} endpoints, 64 blocks", budget, decided, "µs")
+        if endpoints == 100:
+            table.line("replay: decisions verified", VERIFIED, 1e6 / verified, "/s", least=True)
+    table.begin("the log")
+    found = log.measured(RATE, 3.0 if quick else 10.0, 10_000 if quick else 30_000, directory)
+    table.line("log: events appended, of 20,000 offered", None, found["events_per_second"], "/s")
+    table.line("log at 20,000 events/s, of a core", CORE_PERCENT, found["core_percent"], "%")
+    table.line("log: commit p99", COMMIT_P99, found["commit_p99_ms"], "ms")
+    table.line("replay: cluster entries folded", FOLDED, found["load_entries_per_second"], "/s", least=True)
+    table.begin("scraping")
+    with scrape.page_servers(PAGES) as ports:
+        table.line("scrape and extract a vLLM page", PAGE, scrape.back_to_back(ports, 2.0 if quick else 5.0), "µs")
