@@ -85,14 +85,14 @@ class Control:
         self.metrics.follow(commit.events, self.log.state)
         self.model.tell(commit)
         self.broadcast.changed("log", "strip")
-        kinds = {entry.kind for entry in commit.entries}
+        kinds = set(commit.kinds)
         if Class.TRAFFIC in kinds:
             self.last_request = time.monotonic()
         if Class.MEMBERSHIP in kinds:
             self.wake()
         if Class.CONTROL in kinds and self.leash is not None:
-            for entry in commit.entries:
-                if entry.kind == Class.CONTROL and isinstance(event := entry.event, PickerEnded):
+            for event in commit.events:
+                if isinstance(event, PickerEnded):
                     self.leash.recorded(event)
 
     def wake(self) -> None:

@@ -26,6 +26,7 @@ from pointsman.core.events import (
     EntriesLost,
     Event,
     PickerEnded,
+    PickerEvent,
     decode,
     encode,
 )
@@ -54,7 +55,7 @@ from pointsman.core.feed import (
     encode_frame,
 )
 from pointsman.core.feed_tail import Commit, Key, Tail
-from pointsman.core.marks import MARKS, Mark, skim
+from pointsman.core.marks import Mark, decode_mark
 from pointsman.core.openrequests import OpenRequests
 from pointsman.core.projection import ClusterState
 from pointsman.core.snapshot import encode_snapshot
@@ -62,8 +63,7 @@ from pointsman.core.snapshot import encode_snapshot
 ENDED_MAX = 64
 """Ended epochs that are remembered, to refuse them; a process that was thought dead says so within seconds."""
 
-_WRITTEN_BY_PICKERS = (*MARKS, *PICKER_EVENTS)
-_CLASSES = {int(kind): kind for kind in (Class.CONTROL, Class.TRAFFIC)}
+_CONTROL, _TRAFFIC = int(Class.CONTROL), int(Class.TRAFFIC)
 
 
 class LogView(Protocol):
@@ -101,14 +101,14 @@ class Ledger:
         self.taken = taken
         self.committed = taken
         self.adopted_to = adopted_to
-        self.backlog: deque[tuple[Class, bytes, Event | Mark]] = deque()
+        self.backlog: deque[tuple[int, bytes, Event | Mark]] = deque()
         self.ended = False
         self.lost = 0
         """Entries that the log was told are lost."""
 
     def append(self, event: Event) -> None:
         """Put an event of the control process about this epoch in line."""
-        self.backlog.append((Class.CONTROL, encode(event), event))
+        self.backlog.append((_CONTROL, encode(event), event))
 
     def skip_to(self, n: int) -> None:
         """Tell the log that the entries between what was taken and `n` are lost."""
@@ -138,10 +138,10 @@ class ControlFeed:
         for key, n in kept.highest.items():
             if (ledger := self.ledgers.get(key)) is not None:
                 ledger.committed = max(ledger.committed, n)
-        if self.advised and any(entry.kind == Class.MEMBERSHIP for entry in commit.entries):
-            for entry in commit.entries:
-                if entry.kind == Class.MEMBERSHIP:
-                    match decode(entry.body):
+        if self.advised and Class.MEMBERSHIP in commit.kinds:
+            for kind, body in zip(commit.kinds, commit.bodies, strict=True):
+                if kind == Class.MEMBERSHIP:
+                    match decode(body):
                         case EndpointJoined(number) | EndpointChanged(number) | EndpointLeft(number):
                             self.advised.pop(number, None)
                         case _:
@@ -246,27 +246,24 @@ class ControlEnd:
         if len(frame.kinds) != len(frame.bodies):
             raise FeedError(f"Entries with {len(frame.kinds)} classes for {len(frame.bodies)} bodies")
         picker, epoch = ledger.key
+        append, taken = ledger.backlog.append, ledger.taken
         for n, (kind, body) in enumerate(zip(frame.kinds, frame.bodies, strict=True), frame.first_n):
-            if n <= ledger.taken:
+            if n <= taken:
                 self._acknowledge = True
                 continue
-            if kind not in _CLASSES:
-                raise FeedError(f"entry {n} has class {kind}, wanted control or traffic")
             try:
-                event = skim(kind, body)
+                event = decode_mark(body) if kind == _TRAFFIC else _decode_control(n, kind, body)
             except UNREADABLE as error:
                 raise FeedError(f"entry {n} of {len(body)} bytes is none of a picker's: {error}") from error
-            if not isinstance(event, _WRITTEN_BY_PICKERS):
-                raise FeedError(f"entry {n} is {type(event).__name__}, which pickers do not write")
             origin = event.origin
             if origin.n != n or origin.epoch != epoch or origin.picker != picker:
                 raise FeedError(
                     f"entry {n} of {picker} {epoch} says it is {origin.n} of {origin.picker} {origin.epoch}"
                 )
-            if n > ledger.taken + 1:
+            if n > taken + 1:
                 ledger.skip_to(n)
-            ledger.backlog.append((_CLASSES[kind], body, event))
-            ledger.taken = n
+            append((kind, body, event))
+            ledger.taken = taken = n
 
     # --- the handshake ----------------------------------------------------------------------------
 
@@ -358,3 +355,12 @@ class ControlEnd:
         for number in gone:
             del self._told[number]
         return [Withdrawn(tuple(gone))] if gone else []
+
+
+def _decode_control(n: int, kind: int, body: bytes) -> PickerEvent:
+    if kind != _CONTROL:
+        raise FeedError(f"entry {n} has class {kind}, wanted control or traffic")
+    event = decode(body)
+    if not isinstance(event, PICKER_EVENTS):
+        raise FeedError(f"entry {n} is {type(event).__name__}, which pickers do not write")
+    return event

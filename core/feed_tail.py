@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from pointsman.core.events import PICKER_EVENTS, Class, Entry, Event
+from pointsman.core.events import PICKER_EVENTS, Class, Event
 from pointsman.core.feed import OWN, Batch, FeedError, encode_frame
 from pointsman.core.marks import MARKS, Mark, skim
 
@@ -46,8 +46,13 @@ class Commit(Protocol):
         ...
 
     @property
-    def entries(self) -> Sequence[Entry]:
-        """Its entries, in order."""
+    def kinds(self) -> Sequence[int]:
+        """The class of each entry, in order."""
+        ...
+
+    @property
+    def bodies(self) -> Sequence[bytes]:
+        """Their bytes."""
         ...
 
     @property
@@ -70,23 +75,39 @@ class TailCommit:
         self.previous_digest = previous_digest
         self.highest: dict[Key, int] = {}
         """The highest `n` of each epoch that has entries in it."""
-        self.body_bytes = 0
+        self.body_bytes = sum(map(len, commit.bodies))
         self._recorded_at = commit.recorded_at
-        self._entries = commit.entries
+        self._kinds, self._bodies = commit.kinds, commit.bodies
+        self._owner: Key | None = None
+        """Who wrote all of it, where it is traffic of one epoch, as it nearly always is with one picker."""
         self._owners: list[Key | None] = []
         self._own: dict[Key, int] = {}
         self._whole: bytes | None = None
-        events = commit.events or [skim(entry.kind, entry.body) for entry in commit.entries]
-        for entry, event in zip(commit.entries, events, strict=True):
-            self.body_bytes += len(entry.body)
-            self._owners.append(self._note_owner(entry, event))
+        events = commit.events or list(map(skim, commit.kinds, commit.bodies))
+        if not self._note_one_owner(events):
+            for kind, body, event in zip(commit.kinds, commit.bodies, events, strict=True):
+                self._owners.append(self._note_owner(kind, body, event))
 
-    def _note_owner(self, entry: Entry, event: Event | Mark) -> Key | None:
-        if entry.kind == Class.TRAFFIC:
+    def _note_one_owner(self, events: Sequence[Event | Mark]) -> bool:
+        if self._kinds.count(Class.TRAFFIC) != len(events):
+            return False
+        marks: Sequence[Mark] = events  # type: ignore[assignment]  # the class of an entry says what it holds
+        last = marks[-1].origin
+        picker, epoch = last.picker, last.epoch
+        for mark in marks:
+            if mark.origin.epoch != epoch or mark.origin.picker != picker:
+                return False
+        self._owner = (picker, epoch)
+        self.highest[self._owner] = last.n
+        self._own[self._owner] = self.body_bytes
+        return True
+
+    def _note_owner(self, kind: int, body: bytes, event: Event | Mark) -> Key | None:
+        if kind == Class.TRAFFIC:
             assert isinstance(event, _TRAFFIC), "the class of an entry says what it holds"
             key = (event.origin.picker, event.origin.epoch)
             self.highest[key] = event.origin.n
-            self._own[key] = self._own.get(key, 0) + len(entry.body)
+            self._own[key] = self._own.get(key, 0) + len(body)
             return key
         if isinstance(event, PICKER_EVENTS):
             self.highest[event.origin.picker, event.origin.epoch] = event.origin.n
@@ -94,18 +115,19 @@ class TailCommit:
 
     def bytes_for(self, key: Key) -> int:
         """About how long the frame for this epoch is."""
-        return self.body_bytes - self._own.get(key, 0) + 5 * len(self._owners) + 64
+        return self.body_bytes - self._own.get(key, 0) + 5 * len(self._kinds) + 64
 
     def frame_for(self, key: Key) -> bytes:
         """The Batch for this epoch, its own traffic left out."""
         if key not in self.highest:
             if self._whole is None:
-                kinds = bytes([entry.kind for entry in self._entries])
-                self._whole = self._frame(kinds, tuple([entry.body for entry in self._entries]), 0)
+                self._whole = self._frame(bytes(self._kinds), tuple(self._bodies), 0)
             return self._whole
-        pairs = list(zip(self._entries, self._owners, strict=True))
-        kinds = bytes([OWN if owner == key else entry.kind for entry, owner in pairs])
-        bodies = tuple([entry.body for entry, owner in pairs if owner != key])
+        if key == self._owner:
+            return self._frame(bytes([OWN]) * len(self._kinds), (), self.highest[key])
+        pairs = list(zip(self._kinds, self._owners, strict=True))
+        kinds = bytes([OWN if owner == key else kind for kind, owner in pairs])
+        bodies = tuple([body for body, owner in zip(self._bodies, self._owners, strict=True) if owner != key])
         return self._frame(kinds, bodies, self.highest[key])
 
     def _frame(self, kinds: bytes, bodies: tuple[bytes, ...], acknowledged: int) -> bytes:

@@ -44,9 +44,6 @@ class OpenRequests:
         """Fold traffic entries that follow each other."""
         epoch, mine = -1, dict[int, int]()
         for mark in marks:
-            kind = type(mark)
-            if kind is not RoutedMark and kind is not FinishedMark:
-                continue
             origin = mark.origin
             if origin.epoch != epoch:
                 epoch = origin.epoch

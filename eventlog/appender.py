@@ -7,7 +7,7 @@ that is not on disk.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import trio
@@ -84,26 +84,43 @@ class Appender:
     def append_nowait(self, event: Event) -> int:
         """Queue an event; the position it will have.  `LogFullError` where the queue is full."""
         kind, body = class_of(event), encode(event)
-        return self._queue(kind, body, skim(kind, body) if kind is Class.TRAFFIC else event)
+        return self.append_skimmed_nowait(kind, body, skim(kind, body) if kind is Class.TRAFFIC else event)
 
-    def append_skimmed_nowait(self, kind: Class, body: bytes, event: Event | Mark) -> int:
+    def append_skimmed_nowait(self, kind: int, body: bytes, event: Event | Mark) -> int:
         """Queue an event that a picker process encoded and the feed has skimmed."""
-        return self._queue(kind, body, event)
-
-    def _queue(self, kind: int, body: bytes, event: Event | Mark) -> int:
-        writer, queued = self._writer, self._queued_bytes + len(body)
+        queued = self._queued_bytes + len(body)
         if queued > self._bytes_easy or self._queued_position >= self._position_easy:
             self._check_room(kind, queued)
         self._queued_bytes = queued
         self._queued_position = position = self._queued_position + 1
-        pending = writer.pending
-        pending.append((kind, body, event))
+        writer = self._writer
+        writer.kinds.append(int(kind))
+        writer.bodies.append(body)
+        writer.events.append(event)
+        self._ring()
+        return position
+
+    def append_run_nowait(self, kinds: Sequence[int], bodies: Sequence[bytes], events: Sequence[Event | Mark]) -> bool:
+        """Queue skimmed events that follow each other; whether there was room for all, otherwise none is queued."""
+        queued = self._queued_bytes + sum(map(len, bodies))
+        if queued > self._bytes_easy or self._queued_position + len(bodies) > self._position_easy:
+            return False
+        self._queued_bytes = queued
+        self._queued_position += len(bodies)
+        writer = self._writer
+        writer.kinds.extend(kinds)
+        writer.bodies.extend(bodies)
+        writer.events.extend(events)
+        self._ring()
+        return True
+
+    def _ring(self) -> None:
+        writer = self._writer
         if not writer.awake:
             writer.awake = True
-            writer.wake.set()
-        if len(pending) == self._limits.batch_events:
-            writer.full.set()
-        return position
+            writer.wake.ring()
+        if len(writer.events) >= self._limits.batch_events:
+            writer.full.ring()
 
     def _check_room(self, kind: int, queued: int) -> None:
         """Called when seven eighths of the queue are taken: the rest is for what changes the cluster."""
@@ -231,7 +248,7 @@ class Appender:
 
     def _fold(self, done: Done) -> None:
         projection = self.log.projection
-        projection.apply_batch(done.commit.entries, done.commit.events)
+        projection.apply_batch(done.commit.first, done.commit.kinds, done.commit.events)
         for record in done.records:
             projection.totals.count(record.kind, done.commit.recorded_at, record.entries, record.body_bytes)
             self._snapshot_cost += record.entries * (TRAFFIC_COST if record.kind == Class.TRAFFIC else CLUSTER_COST)
@@ -239,7 +256,7 @@ class Appender:
     def _offer_snapshot(self) -> None:
         self._snapshot_cost = 0
         self._writer.snapshots.append((self.log.projection.snapshot(), self.log.head.digest))
-        self._writer.wake.set()
+        self._writer.wake.ring()
 
     # --- questions --------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The control process's end of the feed: one task reads and one writes for each picker's socket.
 
 Rules.
-- Each end reads at once when it was idle, and at the commit tick under load: waking for every message costs three
-  times as much.
+- Each end reads at once when it was idle, and under load with each commit, in the turn that publishes it: waking for
+  every message costs three times as much.
 - Nobody waits for a picker: what it has not read is its place in the tail, and one that reads nothing for
   WRITE_DEADLINE, or loses its place, is disconnected.
 - Where the log's queue is full nothing more is read from that picker; its entries wait in its own buffer.
@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +27,12 @@ from pointsman.core.feed_tail import Commit, Key, Tail
 from pointsman.core.marks import Mark
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
-from pointsman.eventlog.feed_connection import READ_BYTES, Connection
+from pointsman.eventlog.feed_connection import Connection
 from pointsman.eventlog.log import Log
 from pointsman.eventlog.reader import LogReader
 
-TICK = 0.010
-"""The log's commit interval: reading more often would fill no batch better."""
+PAUSE = 0.030
+"""Three times the log's commit interval: where no commit comes in between, a picker is read all the same."""
 HELLO_DEADLINE = 5.0
 """What connects and says nothing is no picker."""
 LOOK_BACK = 100_000
@@ -45,8 +45,10 @@ SOCKET_PATH_BYTES_MAX = 107
 
 _logger = logging.getLogger("pointsman.feed")
 
-Append = Callable[[Class, bytes, Event | Mark], object]
+Append = Callable[[int, bytes, Event | Mark], object]
 """Queues an event, encoded and skimmed, for the log; `LogFullError` where there is no room."""
+AppendRun = Callable[[Sequence[int], Sequence[bytes], Sequence[Event | Mark]], bool]
+"""Queues events that follow each other; False where there is no room for all, and then none is queued."""
 
 
 class FeedStatistics(msgspec.Struct, frozen=True):
@@ -71,6 +73,7 @@ class FeedHub:
         log: LogView,
         tail: Tail,
         append: Append,
+        append_run: AppendRun,
         digest_at: Callable[[int], bytes | None],
         *,
         queued: Callable[[], int],
@@ -79,6 +82,7 @@ class FeedHub:
         self.feed = ControlFeed(log, tail)
         self._log = log
         self._append = append
+        self._append_run = append_run
         self._digest_at = digest_at
         self._queued = queued
         self._ended_among = ended_among
@@ -96,6 +100,7 @@ class FeedHub:
             log=log,
             tail=Tail(log.head.position, log.head.digest),
             append=appender.append_skimmed_nowait,
+            append_run=appender.append_run_nowait,
             digest_at=partial(_digest_at, log.directory),
             queued=lambda: appender.queued,
             ended_among=partial(_ended_among, log.directory),
@@ -112,6 +117,9 @@ class FeedHub:
             if connection.end.fell_out:
                 connection.drop(f"it has read up to position {connection.end.position}, the head is {commit.last}")
         self._push(now)
+        for key, connection in self._connections.items():
+            if connection.paused and not self._read_now(connection, key, now):
+                connection.resume()
 
     def advise(self, numbers: Collection[int]) -> None:
         """These endpoints left or are not ready, and the entry that says so is not committed: pickers avoid them."""
@@ -190,6 +198,12 @@ class FeedHub:
     def _empty(self, key: Key) -> bool:
         """Move an epoch's backlog into the log's queue; whether all of it found room."""
         backlog = self.feed.ledgers[key].backlog
+        if not backlog:
+            return True
+        kinds, bodies, events = zip(*backlog, strict=True)
+        if self._append_run(kinds, bodies, events):
+            backlog.clear()
+            return True
         try:
             while backlog:
                 self._append(*backlog[0])
@@ -278,15 +292,27 @@ class FeedHub:
 
     async def _read(self, connection: Connection, key: Key) -> None:
         while data := await connection.read_some():
-            came_at = trio.current_time()
-            try:
-                connection.end.receive(data)
-            except FeedError as error:
-                connection.drop(error)
+            self._receive(connection, data)
+            if self._empty(key):
+                await connection.pause(trio.current_time() + PAUSE)
             while not self._empty(key):
                 connection.room = trio.Event()
                 await connection.room.wait()  # ends with the next commit; the picker's own buffer is bounded
-            await trio.sleep_until(came_at if len(data) == READ_BYTES else came_at + TICK)
+
+    def _read_now(self, connection: Connection, key: Key, now: float) -> bool:
+        """Read what has come since the last commit; False where the connection's own task has to go on with it."""
+        data = connection.read_nowait()
+        if not data:
+            return False
+        self._receive(connection, data)
+        connection.extend_pause(now + PAUSE)
+        return self._empty(key)
+
+    def _receive(self, connection: Connection, data: bytes) -> None:
+        try:
+            connection.end.receive(data)
+        except FeedError as error:
+            connection.drop(error)
 
     async def _write(self, connection: Connection) -> None:
         while True:

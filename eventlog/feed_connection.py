@@ -33,6 +33,7 @@ class Connection:
         """What the socket has not taken."""
         self._stuck = False
         self._wake = trio.Event()
+        self._pause: trio.CancelScope | None = None
 
     def drop(self, reason: object) -> None:
         """Close it; the picker comes back and says what it has."""
@@ -52,6 +53,34 @@ class Connection:
                 await trio.lowlevel.wait_readable(self._socket)
             except OSError:
                 return b""  # the other end is gone, and everything it sent has been read
+
+    def read_nowait(self) -> bytes | None:
+        """What the socket holds; None where it holds nothing, or is at its end."""
+        try:
+            return self._socket.recv(READ_BYTES) or None
+        except OSError:
+            return None
+
+    async def pause(self, until: float) -> None:
+        """Leave reading to the commits until one finds nothing to read, or `until`."""
+        with trio.CancelScope(deadline=until) as self._pause:
+            await trio.sleep_forever()
+        self._pause = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody else reads."""
+        return self._pause is not None and not self._pause.cancel_called
+
+    def extend_pause(self, until: float) -> None:
+        """There was something to read."""
+        if self._pause is not None:
+            self._pause.deadline = until
+
+    def resume(self) -> None:
+        """There was nothing to read, or no room for it: the connection's own task goes on."""
+        if self._pause is not None:
+            self._pause.cancel()
 
     def push(self, now: float) -> None:
         """Hand the socket what there is to say, as far as it takes it."""

@@ -126,7 +126,7 @@ def _append_first(log: Log, build: str) -> None:
     log.store.write(prepared)
     batch = prepared.batch
     log.head = Head(batch.last, batch.digest, batch.recorded_at)
-    log.projection.apply_event(prepared.entries[0], event)
+    log.projection.apply_batch(batch.first, prepared.kinds, [event])
     log.projection.totals.count(Class.CONTROL, batch.recorded_at, 1, prepared.body_bytes)
     log.created = True
 

@@ -6,12 +6,12 @@ at its position, so a snapshot of another log or another moment is not taken for
 
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby
 
 import msgspec
 
 from pointsman.core.events import Class, Entry, Event
-from pointsman.core.marks import MARKS, Mark, skim
+from pointsman.core.marks import Mark, skim
 from pointsman.core.openrequests import OpenRequests
 from pointsman.core.projection import ClusterState
 from pointsman.core.snapshot import VERSION, ClusterSnapshot, snapshot_of
@@ -74,35 +74,31 @@ class Projection:
 
     def apply(self, entry: Entry) -> None:
         """Fold the next entry."""
-        self.apply_event(entry, skim(entry.kind, entry.body))
+        self.apply_event(entry.position, entry.kind, skim(entry.kind, entry.body))
 
-    def apply_event(self, entry: Entry, event: Event | Mark) -> None:
+    def apply_event(self, position: int, kind: int, event: Event | Mark) -> None:
         """Fold the next entry, whose body is already decoded."""
         expected = self.cluster.position + 1
-        assert entry.position == expected, f"entry {entry.position} where {expected} should come"
-        self.cluster.apply_event(entry.position, event)
-        kind = entry.kind
+        assert position == expected, f"entry {position} where {expected} should come"
+        self.cluster.apply_event(position, event)
         if kind == Class.TRAFFIC or kind == Class.CONTROL:
             self.open_requests.apply_event(event)
 
-    def apply_batch(self, entries: Sequence[Entry], events: Sequence[Event | Mark]) -> None:
-        """Fold the next entries, whose bodies are already decoded."""
-        first = self.cluster.position + 1
-        assert entries[0].position == first, f"entry {entries[0].position} where {first} should come"
+    def apply_batch(self, first: int, kinds: Sequence[int], events: Sequence[Event | Mark]) -> None:
+        """Fold the next entries, from `first` on, whose bodies are already skimmed."""
+        expected = self.cluster.position + 1
+        assert first == expected, f"entry {first} where {expected} should come"
         start = 0
-        while start < len(events):
-            marks: list[Mark] = []
-            for event in islice(events, start, None):
-                if not isinstance(event, MARKS):
-                    break
-                marks.append(event)
-            if marks:
-                start += len(marks)
-                self.cluster.apply_traffic(first + start - 1, marks)
+        for kind, group in groupby(kinds):
+            end = start + sum(1 for _ in group)
+            if kind == Class.TRAFFIC:
+                marks: list[Mark] = list(events[start:end])  # type: ignore[arg-type]  # traffic is skimmed to marks
+                self.cluster.apply_traffic(first + end - 1, marks)
                 self.open_requests.apply_traffic(marks)
             else:
-                self.apply_event(entries[start], events[start])
-                start += 1
+                for position, event in enumerate(events[start:end], first + start):
+                    self.apply_event(position, kind, event)
+            start = end
 
     def snapshot(self) -> Snapshot:
         """Take a snapshot; later entries do not change it."""

@@ -64,29 +64,30 @@ class Commit(msgspec.Struct, frozen=True):
     last: int
     recorded_at: float
     digest: bytes
-    entries: tuple[Entry, ...]
-    events: tuple[Event | Mark, ...]
+    kinds: list[int]
+    bodies: list[bytes]
+    events: list[Event | Mark]
     """What the folds read of the entries, in order."""
     body_bytes: int
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its entries, in order, made when they are asked for."""
+        return tuple(map(Entry, range(self.first, self.last + 1), repeat(self.recorded_at), self.kinds, self.bodies))
 
 
 class Prepared(msgspec.Struct, frozen=True):
     """A batch that is to be written: positions, time and digest are settled."""
 
     batch: Batch
-    entries: tuple[Entry, ...]
     kinds: list[int]
     bodies: list[bytes]
+    body_bytes: int
 
-    @property
-    def body_bytes(self) -> int:
-        """Of all entries."""
-        return sum(map(len, self.bodies))
-
-    def commit(self, events: tuple[Event | Mark, ...]) -> Commit:
+    def commit(self, events: list[Event | Mark]) -> Commit:
         """What is told once it is on disk."""
-        batch = self.batch
-        return Commit(batch.first, batch.last, batch.recorded_at, batch.digest, self.entries, events, self.body_bytes)
+        first, last, recorded_at, digest = self.batch.first, self.batch.last, self.batch.recorded_at, self.batch.digest
+        return Commit(first, last, recorded_at, digest, self.kinds, self.bodies, events, self.body_bytes)
 
 
 class StoreMovedError(Exception):
@@ -127,8 +128,7 @@ class Store:
         recorded_at = max(time.time(), self.head.recorded_at)
         first = self.head.position + 1
         batch = seal(self.head.digest, first, recorded_at, kinds, bodies)
-        entries = tuple(map(Entry, range(first, batch.last + 1), repeat(recorded_at), kinds, bodies))
-        return Prepared(batch, entries, kinds, bodies)
+        return Prepared(batch, kinds, bodies, sum(map(len, bodies)))
 
     def write(self, prepared: Prepared) -> None:
         """Have the batch on disk when this returns; after an error, the same batch may be tried again."""
@@ -150,7 +150,7 @@ class Store:
     def _moved(self, prepared: Prepared) -> None:
         batch, self._tried = prepared.batch, None
         self.head = Head(batch.last, batch.digest, batch.recorded_at)
-        self._bytes += prepared.body_bytes + _ENTRY_OVERHEAD * len(prepared.entries) + len(batch.classes) + 64
+        self._bytes += prepared.body_bytes + _ENTRY_OVERHEAD * len(prepared.kinds) + len(batch.classes) + 64
 
     def _insert(self, cursor: DBAPICursor, prepared: Prepared) -> None:
         batch = prepared.batch

@@ -1,6 +1,6 @@
 """The writer thread: takes what is queued, commits it in batches, checkpoints, and tells what it did.
 
-Rules.  The thread owns the store; the Trio thread only appends to `pending` and `snapshots` and sets `wake`.
+Rules.  The thread owns the store; the Trio thread only appends to the pending columns and `snapshots`, and rings.
 A batch that the disk refuses stays held and is tried again, later and later, until it is written
 or the log is closed; nothing behind it overtakes it.
 """
@@ -10,8 +10,8 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import accumulate
-from typing import TypeAlias
 
 import msgspec
 
@@ -21,9 +21,6 @@ from pointsman.eventlog.chain import ClassRecord
 from pointsman.eventlog.segments import SQL_ERRORS, reason
 from pointsman.eventlog.snapshots import Snapshot
 from pointsman.eventlog.store import Commit, Limits, Prepared, Store, StoreMovedError
-
-Item: TypeAlias = tuple[int, bytes, Event | Mark]
-"""(class, body, what the fold reads of it)."""
 
 RETRY_FIRST = 0.05
 RETRY_MAX = 2.0
@@ -52,19 +49,44 @@ class Stall(msgspec.Struct, frozen=True):
     attempts: int
 
 
+class Bell:
+    """Wakes one thread that waits; `threading.Event` takes a lock and a list for each wait, a hundred times a second."""
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """End the wait, or the next one."""
+        if self._silent.locked():
+            with suppress(RuntimeError):  # another thread has just rung it
+                self._silent.release()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until it rings, so long at most."""
+        self._silent.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+    def hush(self) -> None:
+        """Forget that it rang."""
+        self._silent.acquire(blocking=False)
+
+
 class Writer:
     """Runs in a thread of its own; `deliver` is called there for each commit, and with None at the end."""
 
     def __init__(self, store: Store, limits: Limits, deliver: Callable[[Done | None], None]) -> None:
-        self.pending: deque[Item] = deque()
+        self.kinds: list[int] = []
+        self.bodies: list[bytes] = []
+        self.events: list[Event | Mark] = []
+        """The entries that wait, by column; added to in this order, so that as many are whole as there are events."""
         self.snapshots: deque[tuple[Snapshot, bytes]] = deque()
         """Snapshots to write, each with the chain's digest at its position."""
-        self.wake = threading.Event()
-        """Set after each addition to `snapshots`, and to `pending` where `awake` is not."""
+        self.wake = Bell()
+        """Rung after each addition to `snapshots`, and to the pending columns where `awake` is not set."""
         self.awake = False
-        """Whether the thread will look at `pending` without being woken; cleared only here."""
-        self.full = threading.Event()
-        """Set when `pending` holds a whole batch: no need to wait for more."""
+        """Whether the thread will look at the pending columns without being woken; cleared only here."""
+        self.full = Bell()
+        """Rung when a whole batch is pending: no need to wait for more."""
         self.stall: Stall | None = None
         self.failure: BaseException | None = None
         """What ended the thread, where nobody had closed it."""
@@ -74,7 +96,7 @@ class Writer:
         self._store = store
         self._limits = limits
         self._deliver = deliver
-        self._held: tuple[Prepared, tuple[Event | Mark, ...]] | None = None
+        self._held: tuple[Prepared, list[Event | Mark]] | None = None
         self._closing = threading.Event()
         self._abandoned = False
         self._last_start = 0.0
@@ -88,8 +110,8 @@ class Writer:
     def close(self) -> None:
         """Write what is queued, then end; `deliver(None)` is the end."""
         self._closing.set()
-        self.wake.set()
-        self.full.set()
+        self.wake.ring()
+        self.full.ring()
 
     def abandon(self) -> None:
         """End without writing what the disk refuses."""
@@ -102,7 +124,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while not (self._closing.is_set() and not self.pending and self._held is None) and not self._abandoned:
+            while not (self._closing.is_set() and not self.events and self._held is None) and not self._abandoned:
                 self._turn()
             self._store.disconnect()
         except BaseException as error:  # noqa: BLE001 - the Trio thread raises it
@@ -116,7 +138,7 @@ class Writer:
         try:
             self._store.finish_step()
             self._write_snapshots()
-            if self._held is None and self.pending:
+            if self._held is None and self.events:
                 self._take()
             if self._held is not None:
                 self._commit()
@@ -128,39 +150,42 @@ class Writer:
 
     def _wait(self) -> None:
         """Until there is something to do, and no sooner than a batch interval after the last commit began."""
-        self.wake.clear()
+        pause = self._last_start + self._limits.batch_interval - time.monotonic()
+        if pause > 0 and not self._closing.is_set():
+            self.full.hush()
+            if len(self.events) < self._limits.batch_events:
+                self.full.wait(pause)
+        if not self.events:
+            self._wait_work()
+        if self._store.segment_full:
+            self._wait_snapshot()
+
+    def _wait_work(self) -> None:
+        self.wake.hush()
         self.awake = False
-        if not self.pending and not self.snapshots and not self._closing.is_set():
+        if not self.events and not self.snapshots and not self._closing.is_set():
             until = self._next_checkpoint - time.monotonic()
             self.wake.wait(None if until == float("inf") else max(until, 0.0))
         self.awake = True
-        pause = self._last_start + self._limits.batch_interval - time.monotonic()
-        if pause > 0 and not self._closing.is_set():
-            self.full.clear()
-            if len(self.pending) < self._limits.batch_events:
-                self.full.wait(pause)
-        if self._store.segment_full:
-            self._wait_snapshot()
 
     def _wait_snapshot(self) -> None:
         deadline = time.monotonic() + SNAPSHOT_WAIT
         head = self._store.head.position
         while time.monotonic() < deadline and not self._closing.is_set():
-            self.wake.clear()
+            self.wake.hush()
             if self.snapshots and self.snapshots[-1][0].cluster.position == head:
                 return
             self.wake.wait(0.002)
 
     def _take(self) -> None:
-        pending = self.pending
-        items = [pending.popleft() for _ in range(min(len(pending), self._limits.batch_events))]
-        kinds, bodies, events = zip(*items, strict=True)
-        sizes = list(accumulate(map(len, bodies)))
+        count = min(len(self.events), self._limits.batch_events)
+        sizes = list(accumulate(map(len, self.bodies[:count])))
         if sizes[-1] > self._limits.batch_bytes:
-            keep = max(bisect_right(sizes, self._limits.batch_bytes), 1)
-            pending.extendleft(reversed(items[keep:]))
-            kinds, bodies, events = kinds[:keep], bodies[:keep], events[:keep]
-        self._held = (self._store.prepare(list(map(int, kinds)), list(bodies)), events)
+            count = max(bisect_right(sizes, self._limits.batch_bytes), 1)
+        kinds, bodies, events = self.kinds[:count], self.bodies[:count], self.events[:count]
+        # What is added meanwhile is added behind.
+        del self.kinds[:count], self.bodies[:count], self.events[:count]
+        self._held = (self._store.prepare(kinds, bodies), events)
 
     def _commit(self) -> None:
         assert self._held is not None

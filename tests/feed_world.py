@@ -6,7 +6,6 @@ from hashlib import sha256
 import msgspec
 
 from pointsman.core.events import (
-    Class,
     EndpointJoined,
     Entry,
     Event,
@@ -44,6 +43,16 @@ class MemoryCommit(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
     events: tuple[Event, ...] = ()
 
+    @property
+    def kinds(self) -> list[int]:
+        """The class of each entry."""
+        return [entry.kind for entry in self.entries]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bytes of each entry."""
+        return [entry.body for entry in self.entries]
+
 
 class MemoryLog:
     """A log whose disk is a list; what is queued dies with it, what is committed does not."""
@@ -53,7 +62,7 @@ class MemoryLog:
         self.state = ClusterState()
         self.open_requests = OpenRequests()
         self.commits: list[MemoryCommit] = []
-        self.queue: list[tuple[Class, bytes]] = []
+        self.queue: list[tuple[int, bytes]] = []
         self.room = room
         """How many entries the queue takes."""
         for commit in commits:
