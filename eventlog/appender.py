@@ -73,6 +73,8 @@ class Appender:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._done: deque[Done | None] = deque()
         self._arrived = trio.Event()
+        """Set when `run` has something to do."""
+        self._failure: BaseException | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._ended = False
         self._commits = 0
@@ -185,14 +187,14 @@ class Appender:
         self._writer.start()
         task_status.started()
         try:
-            await self._follow_commits()
+            await self._wait_end()
         finally:
             self._writer.close()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_GRACE):
-                await self._follow_commits()
+                await self._wait_end()
             self._writer.abandon()
             with trio.CancelScope(shield=True):
-                await self._follow_commits()
+                await self._wait_end()
             self._writer.join()
             self._end()
 
@@ -212,25 +214,34 @@ class Appender:
         self._done.append(done)
         assert self._token is not None
         try:
-            self._token.run_sync_soon(self._wake)
+            self._token.run_sync_soon(self._follow)
         except trio.RunFinishedError:
             self._writer.abandon()  # nobody is left to be told
 
-    def _wake(self) -> None:
-        self._arrived.set()
-
-    async def _follow_commits(self) -> None:
-        while not self._ended:
-            await self._arrived.wait()
-            self._arrived = trio.Event()
+    def _follow(self) -> None:
+        """Follow what was delivered, in the turn that hears of it: a task that waits would take one more."""
+        try:
             while self._done:
                 done = self._done.popleft()
                 if done is None:
-                    self._ended = True
-                    if self._writer.failure is not None:
-                        raise self._writer.failure
-                    return
-                self._committed(done)
+                    self._ended, self._failure = True, self._writer.failure
+                else:
+                    self._committed(done)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._failure = error
+        if self._ended or self._failure is not None:
+            self._arrived.set()
+
+    async def _wait_end(self) -> None:
+        """Return at the writer's end; raise what following a commit raised, or ended the writer."""
+        while True:
+            if (failure := self._failure) is not None:
+                self._failure = None
+                raise failure
+            if self._ended:
+                return
+            self._arrived = trio.Event()
+            await self._arrived.wait()
 
     def _committed(self, done: Done) -> None:
         commit, log = done.commit, self.log

@@ -37,7 +37,7 @@ from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Su
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
 from pointsman.eventlog.store import Commit
 
-VERSION = 3
+VERSION = 4
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
@@ -74,7 +74,6 @@ TABLES = (
     "CREATE INDEX by_status ON requests (status)",
     "CREATE INDEX by_reason ON requests (reason) WHERE reason > ''",
     "CREATE INDEX by_refused ON requests (position) WHERE reason > ''",
-    "CREATE INDEX by_open ON requests (position) WHERE status IS NULL",
     f"CREATE TABLE spans ({SPAN_COLUMNS}, PRIMARY KEY (pool, start)) WITHOUT ROWID",
     f"CREATE TABLE changes ({CHANGE_COLUMNS}, PRIMARY KEY (change)) WITHOUT ROWID",
     "CREATE INDEX by_route ON changes (route, position)",
