@@ -6,7 +6,7 @@ A batch is prepared once; writing it may fail and be tried again, with the same 
 """
 
 import time
-from itertools import chain, repeat
+from itertools import groupby, repeat
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,9 @@ from pointsman.eventlog.snapshots import Snapshot, encode_row
 STRIDES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it."""
 
-_INSERT = {stride: "INSERT INTO entries VALUES " + ", ".join(["(?, ?, ?, ?)"] * stride) for stride in STRIDES}
+_ROWS = [f"(?1 + {row}, ?2, ?3, ?{row + 4})" for row in range(STRIDES[0])]
+_INSERT = {stride: f"INSERT INTO entries VALUES {', '.join(_ROWS[:stride])}" for stride in STRIDES}
+"""The first row's position, the time and the class of all rows, and each row's body: binding a value is what costs."""
 _INSERT_BATCH = "INSERT INTO batches (first, last, recorded_at, digest, classes) VALUES (?, ?, ?, ?, ?)"
 _ENTRY_OVERHEAD = 22
 """Bytes that SQLite needs for an entry beside its body, about."""
@@ -155,19 +157,15 @@ class Store:
     def _insert(self, cursor: DBAPICursor, prepared: Prepared) -> None:
         batch = prepared.batch
         # The driver looks for an adapter for each `bytes`, and for a `bytearray` it does not: a third of the time.
-        columns = zip(
-            range(batch.first, batch.last + 1),
-            repeat(batch.recorded_at),
-            prepared.kinds,
-            map(bytearray, prepared.bodies),
-            strict=False,  # one of them repeats for ever
-        )
-        values = tuple(chain.from_iterable(columns))
+        bodies = list(map(bytearray, prepared.bodies))
         start = 0
-        for stride in STRIDES:
-            while len(values) - start >= 4 * stride:
-                cursor.execute(_INSERT[stride], values[start : start + 4 * stride])
-                start += 4 * stride
+        for kind, group in groupby(prepared.kinds):
+            end = start + sum(1 for _ in group)
+            for stride in STRIDES:
+                while end - start >= stride:
+                    some = bodies[start : start + stride]
+                    cursor.execute(_INSERT[stride], (batch.first + start, batch.recorded_at, kind, *some))
+                    start += stride
         row = (batch.first, batch.last, batch.recorded_at, batch.digest, batch.classes)
         cursor.execute(_INSERT_BATCH, row)
 
