@@ -1,4 +1,4 @@
-"""The least that a picker on grpclib costs: Process on its stock HTTP/2 engine, every phase answered, nothing decided.
+"""The bare echo on a port of its own.
 
     .venv/bin/python benchmarks/echo.py PORT
 
@@ -7,65 +7,11 @@ What a picker costs is told as a ratio to this, measured in the same run.
 
 import asyncio
 import gc
-import json
 import sys
 
-from grpclib.const import Cardinality, Handler
-from grpclib.server import Server, Stream
+from grpclib.server import Server
 
-from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
-from pointsman.grpc.epp import METHOD
-
-ENDPOINT = "127.0.0.1:20000"
-DESTINATION = "x-gateway-destination-endpoint"
-
-
-async def process(stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
-    """Answer one stream."""
-    body = b""
-    async for message in stream:
-        reply = ProcessingResponse()
-        match message.WhichOneof("request"):
-            case "request_headers":
-                if not message.request_headers.end_of_stream:
-                    continue
-                route(reply)
-            case "request_body":
-                body += message.request_body.body
-                if not message.request_body.end_of_stream:
-                    continue
-                json.loads(body)
-                route(reply)
-                await stream.send_message(reply)
-                reply = ProcessingResponse()
-                passed = reply.request_body.response.body_mutation.streamed_response
-                passed.body, passed.end_of_stream = body, True
-            case "request_trailers":
-                reply.request_trailers.SetInParent()
-            case "response_headers":
-                reply.response_headers.response.SetInParent()
-            case "response_body":
-                passed = reply.response_body.response.body_mutation.streamed_response
-                passed.body, passed.end_of_stream = message.response_body.body, message.response_body.end_of_stream
-            case "response_trailers":
-                reply.response_trailers.SetInParent()
-        await stream.send_message(reply)
-
-
-def route(reply: ProcessingResponse) -> None:
-    """Name one fixed endpoint."""
-    response = reply.request_headers.response
-    response.clear_route_cache = True
-    header = response.header_mutation.set_headers.add().header
-    header.key, header.raw_value = DESTINATION, ENDPOINT.encode()
-    reply.dynamic_metadata.get_or_create_struct("envoy.lb")[DESTINATION] = ENDPOINT
-
-
-class Echo:
-    """The service."""
-
-    def __mapping__(self) -> dict[str, Handler]:
-        return {METHOD: Handler(process, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse)}
+from pointsman.cli.bench.echo import Echo
 
 
 async def main() -> None:

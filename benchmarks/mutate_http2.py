@@ -10,17 +10,14 @@ Says what it saw; fails with the seed of the round that broke it.
 import argparse
 import asyncio
 import random
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 from h2.exceptions import ProtocolError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from request import BufferFeed, Gateway, Written
-from schedule import POOL, cluster_of
-
+from pointsman.cli.bench.decisions import POOL, cluster_of
+from pointsman.cli.bench.gateway import Gateway
+from pointsman.cli.bench.request import BufferFeed, Written
 from pointsman.grpc.epp import ExternalProcessor
 from pointsman.grpc.http2 import ServerConnection
 from pointsman.grpc.http2_send import (

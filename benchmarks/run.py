@@ -10,7 +10,6 @@ Needs an otherwise idle machine: two processes that share a core slow each other
 """
 
 import argparse
-import asyncio
 import json
 import shlex
 import statistics
@@ -20,39 +19,20 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pointsman.cli.bench.parts import CHUNKS, measure_parts, measure_requests
+from pointsman.cli.bench.table import Table
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RIG = ROOT.parent / "shared/bench/compare.py"
-sys.path.insert(0, str(HERE))
 
 PICKER = {5: 0.40, 100: 0.42, 1000: 0.55}
 ALL = {5: 0.47, 100: 0.4 * 1.27, 1000: 0.1 * 9.4}
 """What the Go EPP needs at 5 endpoints, two fifths of it at 100, a tenth at 1,000, in the yardsticks of its own runs."""
 CONTROL, CHUNK, ADDED, TAIL = 0.10, 0.25, 0.8, 3.0
-CHUNKS = 100
-SCHEDULE = {5: 25.0, 100: 30.0, 1000: 60.0}
 MEMORY = {"control": 200.0, "picker": 120.0}
 
 Row = dict[str, object]
-
-
-class Table:
-    """Lines of budget and measurement, printed as they come."""
-
-    def __init__(self) -> None:
-        self.missed = 0
-        print(f"{'what':58}{'budget':>12}{'measured':>12}  ", flush=True)
-
-    def line(self, what: str, budget: float | None, measured: float, unit: str = "", *, least: bool = False) -> None:
-        """One row; `least` where more is better."""
-        verdict = ""
-        if budget is not None:
-            met = measured >= budget if least else measured <= budget
-            verdict = "met" if met else "missed"
-            self.missed += not met
-        wanted = "" if budget is None else f"{'≥' if least else '≤'} {budget:,g}"
-        digits = 0 if measured >= 1000 else 1 if measured >= 10 else 2
-        print(f"{what:58}{wanted:>12}{measured:12,.{digits}f}  {unit:8}{verdict}", flush=True)
 
 
 def middle(rows: Iterable[Row], value: Callable[[Row], float]) -> float:
@@ -140,38 +120,6 @@ def behind_envoy(table: Table, quick: bool) -> None:
     table.line("streamed chunk: picker", CHUNK, middle(ours, role("picker")) / base, "x")
 
 
-def without_sockets(table: Table, quick: bool) -> None:
-    """What a request costs in the picker process beside our own echo, both without sockets."""
-    import request
-
-    for endpoints, chunks in ((5, 1), (100, 1), (1000, 1), (5, CHUNKS)):
-        options = argparse.Namespace(endpoints=endpoints, chunks=chunks, http2="pointsman", profile=False)
-        options.requests, options.rounds = (2000 if chunks == 1 else 200), (3 if quick else 7)
-        mine, theirs = asyncio.run(request.measure(options))
-        ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
-        what = f"{endpoints} endpoints" if chunks == 1 else "streamed chunk"
-        table.line(f"without sockets: {what}: picker over echo", None, ratio, "x")
-
-
-def parts(table: Table, quick: bool) -> None:
-    """What needs neither gateway nor load."""
-    import log
-    import schedule
-
-    for endpoints, budget in SCHEDULE.items():
-        decided, verified = schedule.measured_at(endpoints, 5 if quick else 15, 1000 if quick else 2000)
-        table.line(f"schedule(), {endpoints} endpoints, 64 blocks", budget, decided, "µs")
-        if endpoints == 100:
-            table.line("replay: decisions verified", 5000, 1e6 / verified, "/s", least=True)
-    found = log.measured(20_000, 3.0 if quick else 10.0, 10_000 if quick else 30_000)
-    table.line("log at 20,000 events/s, of a core", 10, found["core_percent"], "%")
-    table.line("log: commit p99", 5, found["commit_p99_ms"], "ms")
-    table.line("replay: cluster entries folded", 100_000, found["load_entries_per_second"], "/s", least=True)
-    words = [sys.executable, str(HERE / "scrape.py"), "32", "2" if quick else "5", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    table.line("scrape and extract a vLLM page", 75, json.loads(done.stdout.splitlines()[-1])["fetch_us"], "µs")
-
-
 def main() -> int:
     """Print the table; 0 when all of it could be measured, met or not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -184,8 +132,8 @@ def main() -> int:
         behind_envoy(table, options.quick)
     else:
         print(f"(no rig at {RIG}, or not asked for: no figures through a gateway)")
-    without_sockets(table, options.quick)
-    parts(table, options.quick)
+    measure_requests(table, options.quick)
+    measure_parts(table, options.quick)
     print(f"{table.missed} budgets are missed" if table.missed else "every budget is met")
     return 1 if options.strict and table.missed else 0
 

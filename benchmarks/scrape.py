@@ -4,10 +4,7 @@ Run as `python benchmarks/scrape.py [endpoints] [seconds]`.  CPU is this process
 servers'.  The yardstick is the work of the same pages without Pointsman: a bare blocking socket and `bytes.find`.
 """
 
-import asyncio
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import socket
 import sys
@@ -15,47 +12,14 @@ import time
 from collections.abc import Sequence
 
 import trio
-from vllm_page import vllm_page
 
-from pointsman.cluster.page_client import PageAddress, PageClient
+from pointsman.cli.bench.scrape import back_to_back, page_servers
+from pointsman.cli.bench.vllm_page import vllm_page
 from pointsman.cluster.scrape import Scraper, ScrapeSettings
 from pointsman.core.events import EndpointJoined, Event, LoadSampled, PoolApplied, encode
 from pointsman.core.metrics_page import ENGINES, extract
 from pointsman.core.packing import unpack
 from pointsman.core.projection import ClusterState
-
-CHUNKED = True
-"""As uvicorn sends vLLM's page."""
-
-
-class _Server(asyncio.Protocol):
-    """Answers every request with the page, in one chunk."""
-
-    def __init__(self, page: bytes) -> None:
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(page), page) if CHUNKED else page
-        framing = b"transfer-encoding: chunked" if CHUNKED else b"content-length: %d" % len(page)
-        self._reply = (
-            b"HTTP/1.1 200 OK\r\ndate: Sat, 21 Nov 2026 09:00:00 GMT\r\nserver: uvicorn\r\n"
-            b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + framing + b"\r\n\r\n" + body
-        )
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._transport.write(self._reply * data.count(b"\r\n\r\n"))
-
-
-def _serve(count: int, pipe: multiprocessing.connection.Connection) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        page = vllm_page()
-        servers = [await loop.create_server(lambda: _Server(page), "127.0.0.1", 0) for _ in range(count)]
-        pipe.send([s.sockets[0].getsockname()[1] for s in servers])
-        await loop.run_in_executor(None, pipe.poll, None)
-
-    asyncio.run(main())
 
 
 def _state(ports: Sequence[int]) -> ClusterState:
@@ -65,33 +29,6 @@ def _state(ports: Sequence[int]) -> ClusterState:
         joined = EndpointJoined(at + 1, "default/llama", f"uid-{at}", "default", f"llama-{at}", "127.0.0.1", port)
         state.apply_event(at + 2, joined)
     return state
-
-
-def _back_to_back(ports: Sequence[int], seconds: float) -> float:
-    """All endpoints again and again without a pause, as reference D5 measured its readers."""
-    engine, count, found = ENGINES["vllm"], 0, 0.0
-
-    async def one(port: int) -> None:
-        nonlocal count
-        client = PageClient(PageAddress("127.0.0.1", port), 1 << 20)
-        while True:
-            extract((await client.fetch()).body, engine)
-            count += 1
-
-    async def main() -> None:
-        nonlocal found
-        async with trio.open_nursery() as nursery:
-            for port in ports:
-                nursery.start_soon(one, port)
-            await trio.sleep(0.3)
-            before, cpu = count, time.process_time()
-            await trio.sleep(seconds)
-            found = (time.process_time() - cpu) / (count - before) * 1e6
-            print(f"fetch and extract, back to back: {found:.1f} µs CPU")
-            nursery.cancel_scope.cancel()
-
-    trio.run(main)
-    return found
 
 
 def _scraped(ports: Sequence[int], seconds: float) -> None:
@@ -156,20 +93,14 @@ def main() -> None:
     """Run all three."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
-    ours, theirs = multiprocessing.Pipe()
-    servers = multiprocessing.get_context("spawn").Process(target=_serve, args=(count, theirs), daemon=True)
-    servers.start()
-    ports = ours.recv()
-    try:
+    with page_servers(count) as ports:
         _extraction()
         _yardstick(ports[0])
-        found = _back_to_back(ports, seconds)
+        found = back_to_back(ports, seconds)
+        print(f"fetch and extract, back to back: {found:.1f} µs CPU")
         _scraped(ports, seconds)
         if "--json" in sys.argv:
             print(json.dumps({"fetch_us": found}))
-    finally:
-        ours.send(None)
-        servers.join(5)
 
 
 if __name__ == "__main__":

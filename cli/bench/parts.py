@@ -14,7 +14,7 @@ CHUNKS = 100
 """To a streamed reply."""
 SCHEDULE = {5: 25.0, 100: 30.0, 1000: 60.0}
 """Microseconds at so many endpoints."""
-VERIFIED, FOLDED = 5_000, 100_000
+VERIFIED, WALKED, FOLDED = 5_000, 5_000, 100_000
 """A second."""
 RATE, CORE_PERCENT, COMMIT_P99 = 20_000, 10.0, 5.0
 """Events a second; what they may take of a core; milliseconds."""
@@ -32,7 +32,7 @@ def measure_requests(table: Table, quick: bool) -> None:
                 request.Options(
                     endpoints=endpoints,
                     chunks=chunks,
-                    requests=2000 if chunks == 1 else 200,
+                    requests=(1000 if quick else 2000) // (1 if chunks == 1 else 10),
                     rounds=3 if quick else 7,
                 )
             )
@@ -56,6 +56,7 @@ def measure_parts(table: Table, quick: bool, directory: Path | None = None) -> N
     table.line("log: events appended, of 20,000 offered", None, found["events_per_second"], "/s")
     table.line("log at 20,000 events/s, of a core", CORE_PERCENT, found["core_percent"], "%")
     table.line("log: commit p99", COMMIT_P99, found["commit_p99_ms"], "ms")
+    table.line("replay: decisions walked with their state", WALKED, found["decisions_per_second"], "/s", least=True)
     table.line("replay: cluster entries folded", FOLDED, found["load_entries_per_second"], "/s", least=True)
     table.begin("scraping")
     with scrape.page_servers(PAGES) as ports:

@@ -16,6 +16,7 @@ from pointsman.cluster.page_client import PageAddress, PageClient
 from pointsman.core.metrics_page import ENGINES, extract
 
 PAGE_BYTES_MAX = 1 << 20
+START_WITHIN = 30.0
 WARMING = 0.3
 """Seconds in which connections are made, and nothing is measured."""
 SLICES = 5
@@ -61,10 +62,17 @@ def page_servers(count: int) -> Iterator[list[int]]:
     ours, theirs = multiprocessing.Pipe()
     servers = multiprocessing.get_context("spawn").Process(target=_serve, args=(count, theirs), daemon=True)
     servers.start()
+    theirs.close()  # so that its end is seen here
     try:
-        yield ours.recv()
+        if not ours.poll(START_WITHIN):
+            raise OSError(f"the servers of pages did not start within {START_WITHIN:.0f} s")
+        try:
+            ports: list[int] = ours.recv()
+        except EOFError as error:
+            raise OSError("the servers of pages could not be started") from error
+        yield ports
     finally:
-        ours.send(None)
+        ours.close()
         servers.join(5)
 
 

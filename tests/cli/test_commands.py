@@ -1,11 +1,13 @@
 """The commands as an operator meets them: help, version, and errors in one line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pointsman.cli.bench.table import Table
 from pointsman.cli.main import COMMANDS
 
 CONFIG = """\
@@ -81,6 +83,8 @@ def test_what_is_not_there_is_named(words: list[str], wanted: str, tmp_path: Pat
         (["sim", "--listen", "8000"], "wanted ADDRESS:PORT"),
         (["sim", "--set", "speed=3"], "wanted one of max_num_seqs"),
         (["log", "verify", "--head", "12"], "wanted a data directory"),
+        (["bench", "--directory", "nowhere"], "found no directory nowhere"),
+        (["bench", "quick"], "unrecognized arguments: quick"),
     ],
 )
 def test_wrong_words_are_told_what_was_wanted(words: list[str], wanted: str, tmp_path: Path) -> None:
@@ -121,3 +125,42 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
     assert f"--grpc-port: found port {port} unusable" in found.stderr
     assert found.returncode == 1
+
+
+def test_the_benchmark_measures_every_row_in_time_and_says_what_was_allowed(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "pointsman.cli", "bench", "--quick", "--output", "json"]
+    command += ["--directory", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+    assert found.returncode == 0, found.stderr
+    assert found.stderr == ""
+    report = json.loads(found.stdout)
+    rows = {row["what"]: row for row in report["rows"]}
+    assert all(row["measured"] > 0 for row in rows.values())
+    assert {name.partition(",")[0].partition(":")[0].split()[0] for name in rows} == {
+        "without",
+        "schedule()",
+        "replay",
+        "log",
+        "scrape",
+    }
+    assert rows["schedule(), 1000 endpoints, 64 blocks"]["budget"] == 60
+    assert report["missed"] == sum(row["met"] is False for row in rows.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_tells_what_is_met_and_what_is_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table()
+    table.line("time", 5, 4.25, "ms")
+    table.line("more time", 5, 1234.5, "ms")
+    table.line("rate", 100, 99, "/s", least=True)
+    table.line("no budget", None, 0.333, "x")
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [
+        ["time", "≤", "5", "4.25", "ms", "met"],
+        ["more", "time", "≤", "5", "1,234", "ms", "missed"],
+        ["rate", "≥", "100", "99.0", "/s", "missed"],
+        ["no", "budget", "0.33", "x"],
+    ]
+    assert table.missed == 2
