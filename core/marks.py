@@ -2,6 +2,7 @@
 
 The feed decodes each entry once, and what it found goes with the entry wherever it is folded.
 What nobody folds stays as it is on the wire.
+A mark refers to nothing that could refer back to it, so the collector need not look at marks.
 """
 
 from typing import TypeAlias
@@ -11,7 +12,7 @@ import msgspec
 from pointsman.core.events import Class, Event, Origin, decode
 
 
-class FactsMark(msgspec.Struct, frozen=True, array_like=True):
+class FactsMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is read of a decision's RequestFacts."""
 
     request_id: str
@@ -28,7 +29,7 @@ class FactsMark(msgspec.Struct, frozen=True, array_like=True):
 _NOTHING = msgspec.Raw()
 
 
-class RoutedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-routed"):
+class RoutedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-routed"):
     """What is read of a RequestRouted."""
 
     origin: Origin
@@ -44,7 +45,7 @@ class RoutedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-rout
     took: int = 0
 
 
-class RefusedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-refused"):
+class RefusedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-refused"):
     """What is read of a RequestRefused; with its origin alone, what a picker folds of its own traffic."""
 
     origin: Origin
@@ -61,7 +62,7 @@ class RefusedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-ref
     took: int = 0
 
 
-class StartedMark(msgspec.Struct, frozen=True, array_like=True, tag="response-started"):
+class StartedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="response-started"):
     """What is read of a ResponseStarted."""
 
     origin: Origin
@@ -70,7 +71,7 @@ class StartedMark(msgspec.Struct, frozen=True, array_like=True, tag="response-st
     after: float
 
 
-class FinishedMark(msgspec.Struct, frozen=True, array_like=True, tag="request-finished"):
+class FinishedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-finished"):
     """What is read of a RequestFinished."""
 
     origin: Origin
