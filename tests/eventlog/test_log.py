@@ -148,6 +148,46 @@ def test_the_projection_and_on_commit_follow_the_disk_in_order(tmp_path: Path) -
     trio.run(main)
 
 
+def test_what_on_commit_raises_ends_the_appender_and_what_is_queued_is_written(tmp_path: Path) -> None:
+    log = open_log(tmp_path, "test")
+
+    def on_commit(commit: Commit) -> None:
+        if commit.last >= 2:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            appender = Appender(log, on_commit)
+            await nursery.start(appender.run)
+            for _ in range(300):
+                appender.append_nowait(ClockStepped(1.0))
+            with trio.fail_after(10):
+                await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        trio.run(main)
+    assert raised.value.subgroup(ZeroDivisionError) is not None
+    log.close()
+    with LogReader(tmp_path) as reader:
+        assert reader.head().position == 301
+
+
+def test_a_run_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
+    limits = Limits(queue_events=80)
+    bodies = [encode(ClockStepped(float(n))) for n in range(50)]
+    run = ([int(Class.CONTROL)] * 50, bodies, [ClockStepped(float(n)) for n in range(50)])
+
+    async def work(appender: Appender) -> None:
+        assert appender.append_run_nowait(*run)
+        assert not appender.append_run_nowait(*run)
+        assert appender.queued == 50
+
+    with_appender(tmp_path, work, limits)
+
+    with LogReader(tmp_path) as reader:
+        assert [entry.body for entry in reader.entries(2)] == bodies
+
+
 def test_cancelled_the_appender_writes_what_is_queued(tmp_path: Path) -> None:
     async def main() -> None:
         log = open_log(tmp_path, "test")
