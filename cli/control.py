@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,9 @@ from pointsman.eventlog.store import Commit
 from pointsman.web.metrics import Metrics
 from pointsman.web.metrics_page import metrics_page
 from pointsman.web.stream import Broadcast
+
+STOP_GRACE = 1.0
+"""Seconds that the end waits for a disk that refuses; the appender adds its own."""
 
 CLOCK_LOOK = 1.0
 CLOCK_STEP = 0.5
@@ -109,8 +113,11 @@ async def _control(settings: ControlSettings, log: Log) -> None:
         appender = control.appender
         await appender.append(ControlStarted(build(), os.getpid(), head.position, head.digest))
         cause = await _serve(settings, control)
-        await appender.append(ControlStopped(os.getpid(), cause))
-        appender.close()
+        with trio.move_on_after(STOP_GRACE), suppress(LogFullError):
+            await appender.append(ControlStopped(os.getpid(), cause))
+            appender.close()
+            return
+        outer.cancel_scope.cancel()  # the disk refuses: what it does not take within the appender's grace is left
 
 
 async def _serve(settings: ControlSettings, control: Control) -> str:

@@ -31,8 +31,11 @@ async def run_console(settings: ControlSettings, log: Log, appender: Appender, h
     url = url_of(listening)
     console = _console(settings, log, appender, hub, told)
     place = url_file(Path(settings.data))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(url + "\n")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(url + "\n")
+    except OSError as error:
+        print(f"{place} cannot be written, commands do not find the console: {error}", flush=True)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_changes, settings, log, appender)

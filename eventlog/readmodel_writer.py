@@ -6,6 +6,7 @@ Commits that are told are folded as they are; whatever was not told, or found no
 It belongs to one log: another log id, or another digest where it stopped, and it begins again.
 """
 
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 import msgspec
 import trio
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pointsman.core.events import Entry
@@ -34,7 +36,7 @@ from pointsman.eventlog.readmodel import (
     as_span,
 )
 from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Summary
-from pointsman.eventlog.segments import SQL_ERRORS, placeholders, rows
+from pointsman.eventlog.segments import SQL_ERRORS, placeholders, reason, rows
 from pointsman.eventlog.store import Commit
 
 VERSION = 4
@@ -85,6 +87,21 @@ TABLES = (
 )
 
 
+RETRY = 2.0
+"""Seconds before a fold that the disk refused is tried again."""
+
+_REFUSED = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY,
+)
+"""What SQLite says of a disk, and not of the file."""
+
+_logger = logging.getLogger("pointsman.readmodel")
+
+
 class ReadModelWriter:
     """The writing side; one for a file, used by one thread at a time."""
 
@@ -126,7 +143,10 @@ class ReadModelWriter:
             try:
                 self._connection = self._connect()
                 self._resume(self._connection)
-            except SQL_ERRORS:
+            except SQL_ERRORS as error:
+                if _of_the_disk(error):
+                    self.close()
+                    raise
                 # Not a database, or not ours: nothing in it that the log does not have.
                 self.close()
                 for suffix in ("", "-wal", "-shm"):
@@ -275,6 +295,11 @@ class ReadModelWriter:
         )
 
 
+def _of_the_disk(error: BaseException) -> bool:
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(said, "sqlite_errorcode", 0) & 0xFF in _REFUSED
+
+
 def _tables(connection: Connection) -> list[str]:
     statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     return [str(row[0]) for row in rows(connection, statement)]
@@ -311,8 +336,14 @@ async def follow_log(model: ReadModelWriter, folded: Callable[[], None] = lambda
     """Fold for ever, in a thread, at the pace of the log; `folded` is called when something was."""
     try:
         while True:
-            while model.behind and await trio.to_thread.run_sync(model.fold):
-                folded()
+            try:
+                while model.behind and await trio.to_thread.run_sync(model.fold):
+                    folded()
+            except (*SQL_ERRORS, OSError) as error:
+                # A disk that is full or read-only stops the pages' indexes, and nothing else.
+                _logger.warning("the read model waits for the disk: %s", reason(error))
+                model.close()
+                await trio.sleep(RETRY)
             await trio.sleep(INTERVAL if model.rows_written < LOADED else INTERVAL_LOADED)
     finally:
         model.close()

@@ -1,6 +1,7 @@
 """Disks that are full, slow or read-only while requests are served, with the log alone on them or all data."""
 
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -20,7 +21,7 @@ from evidence import (
     without_one_end,
 )
 from load import Load
-from system import demo, serve
+from system import alive, demo, serve, wait_for
 
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import Entry, FeedLost, FeedRestored, RequestRouted
@@ -187,4 +188,60 @@ def test_with_a_slow_disk_routing_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         f"fsync took 500 ms: {len(load.outcomes)} requests in {batches} batches, half of them within {slow * 1000:.0f} ms"
     )
     assert slow < 0.4, "nobody waits for the disk"
+    all_is_told(system, load)
+
+
+@pytest.fixture
+def data_on_a_small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system for all data; what the witnesses write lies elsewhere."""
+    mount, witnesses = tmp_path / "data", tmp_path / "witnesses"
+    mount.mkdir(parents=True)
+    witnesses.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    (mount / "logs").symlink_to(witnesses)
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_with_all_data_on_a_full_disk_no_process_ends_and_everything_is_recorded_when_there_is_room(
+    tmp_path: Path, data_on_a_small_disk: Path
+) -> None:
+    with demo(tmp_path) as system:
+        with Load(system.gateway, RATE) as load:
+            load.wait_sent(200, 20)
+            before = system.pids()
+            with filled(data_on_a_small_disk):
+                load.wait_sent(len(load.outcomes) + 2000, 30)
+            load.wait_sent(len(load.outcomes) + 600, 30)
+            assert system.pids() == before
+        system.stop()
+    lost = stalled(entries(system.log))
+    print(f"the disk was full, {len(lost)} times told; {len(load.outcomes)} requests, all answered and recorded")
+    all_is_told(system, load)
+
+
+def test_on_a_full_disk_the_end_comes_in_time(tmp_path: Path, small_disk: Path) -> None:
+    with demo(tmp_path) as system, Load(system.gateway, RATE) as load:
+        load.wait_sent(200, 20)
+        with filled(small_disk):
+            load.wait_sent(len(load.outcomes) + 400, 30)
+            control = system.pids()["control"]
+            system.process.kill()
+            wait_for(lambda: not alive(control), 10, "the end of the control process")
+
+
+def test_with_every_write_of_the_control_process_refused_it_goes_on(tmp_path: Path) -> None:
+    with demo(tmp_path) as system:
+        with Load(system.gateway, RATE) as load:
+            load.wait_sent(200, 20)
+            before = system.pids()
+            old = resource.prlimit(before["control"], resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            load.wait_sent(len(load.outcomes) + 1200, 30)
+            resource.prlimit(before["control"], resource.RLIMIT_FSIZE, old)
+            load.wait_sent(len(load.outcomes) + 600, 30)
+            assert system.pids() == before
+        system.stop()
+    assert stalled(entries(system.log))
     all_is_told(system, load)
