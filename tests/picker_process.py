@@ -19,11 +19,11 @@ from grpclib.health.v1.health_pb2 import HealthCheckResponse
 from pointsman.core.events import (
     Event,
 )
-from pointsman.core.feed_tail import Commit
 from pointsman.core.lastpage import PAGE_BYTES
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed import FeedHub, listen_at, serve_feed
 from pointsman.eventlog.log import open_log
+from pointsman.eventlog.store import Commit
 from pointsman.grpc.leash import LEASH
 from pointsman.grpc.picker import PickerSettings
 

@@ -24,8 +24,8 @@ from pointsman.core.events import (
     class_of,
     encode,
 )
-from pointsman.core.packing import pack, pack_floats
 from pointsman.core.marks import skim
+from pointsman.core.packing import pack, pack_floats
 from pointsman.core.projection import ClusterState
 from pointsman.web.exposition import Bounded, Histogram, Page
 from pointsman.web.metrics import LABEL_VALUES_MAX, LATENCY, Metrics
