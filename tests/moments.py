@@ -11,6 +11,9 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
+from evidence import Evidence, undecided
+
+from pointsman.core.events import Entry, PickerEnded, RequestRouted
 
 SOURCE = Path(__file__).with_name("moments.c")
 ANY = ("before", "half", "after")
@@ -114,3 +117,34 @@ def counted(deaths: Iterable[Death]) -> str:
     """How many of each kind, in words."""
     kinds = Counter(f"{d.moment.role} {d.moment.when} {d.moment.kind}" for d in deaths)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+SLACK = 0.5
+"""Seconds from a decision to the server's note of the request, on a machine with other work."""
+
+
+def lost_elsewhere(found: Evidence, log: list[Entry], deaths: Iterable[Death]) -> list[str]:
+    """Requests without a decision that no `entries-lost` can be about.
+
+    What it names was decided after the epoch's last decision in the log, and before its picker died.
+    """
+    offset = time.time() - time.monotonic()
+    died = sorted(death.at + offset for death in deaths if death.moment.role == "picker")
+    ends = [entry.event for entry in log if isinstance(entry.event, PickerEnded)]
+    if len(ends) != len(died) + 1:
+        return [f"{len(died)} pickers died and one ended in order, and the log has {len(ends)} ends"]
+    last: dict[tuple[str, int], float] = {}
+    for event in (entry.event for entry in log if isinstance(entry.event, RequestRouted)):
+        last[event.origin.picker, event.origin.epoch] = event.decided_at
+    lost = {(event.picker, event.epoch) for event in found.lost}
+    began = [0.0, *died]
+    spans = [
+        (last.get((end.picker, end.epoch), since) - SLACK, until + SLACK)
+        for end, since, until in zip(ends, began, died, strict=False)
+        if (end.picker, end.epoch) in lost
+    ]
+    return [
+        request
+        for request in undecided(found)
+        if not any(since <= found.times[request] <= until for since, until in spans)
+    ]

@@ -16,14 +16,13 @@ from evidence import (
     disagreements,
     entries,
     gather,
-    lost_while_recorded,
     unaccounted,
     undecided,
     verified,
     without_one_end,
 )
 from load import Load, Outcome, some_streamed
-from moments import CALLS, Death, Moment, Moments, counted, plan
+from moments import CALLS, Death, Moment, Moments, counted, lost_elsewhere, plan
 from system import System, demo
 
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
@@ -110,7 +109,7 @@ def test_of_both_that_die_within_their_work_nothing_is_lost_that_is_not_told(
         report = verified(system.data)
         told(found, load, deaths, report["checked"])
         assert len(undecided(found)) <= found.entries_lost
-        assert lost_while_recorded(found, log) == []
+        assert lost_elsewhere(found, log, deaths) == []
         assert disagreements(found) == []
         assert without_one_end(found) == []
         assert unaccounted(found) == []
