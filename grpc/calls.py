@@ -25,7 +25,7 @@ from h2.exceptions import StreamClosedError
 
 from pointsman.grpc.headers import Headers, write_block
 from pointsman.grpc.http2_send import Sender
-from pointsman.grpc.messages import RefusedMessage
+from pointsman.grpc.messages import RefusedMessage, inflated
 from pointsman.grpc.turn import Turn
 
 BACKLOG_MAX = 2**20
@@ -54,7 +54,7 @@ class Answering(Protocol):
     decided: bool
     """Set when an answer has to wait until the feed was handed what was recorded; the caller clears it."""
 
-    def take_bytes(self, data: bytes, compressed: bool, now: float) -> None:
+    def receive(self, data: bytes, now: float) -> None:
         """Take a message; raises `RefusedMessage` where it is none."""
         ...
 
@@ -117,8 +117,8 @@ class Call:
         self.touched = False
         """It is among those that have something to send."""
 
-    def take(self, data: bytes, size: int) -> None:
-        """Bytes came; `size` is what they count for in the windows."""
+    def take(self, data: bytes, size: int) -> bool:
+        """Bytes came; `size` is what they count for in the windows.  Whether they are acknowledged now."""
         calls, answering = self.calls, self.answering
         if self.buffer:
             data, self.buffer = self.buffer + data, b""
@@ -136,7 +136,8 @@ class Call:
                     self.fail(Status.RESOURCE_EXHAUSTED, words, "disconnected", now)
                 break
             try:
-                answering.take_bytes(data[start:position], compressed == 1, now)
+                message = data[start:position]
+                answering.receive(inflated(message, calls.message_bytes_max) if compressed == 1 else message, now)
             except RefusedMessage as refused:
                 self.fail(refused.status, str(refused), "disconnected", now)
             if answering.ended and self.ended is None:
@@ -147,12 +148,12 @@ class Call:
         if answering.decided:
             answering.decided = False
             calls.turn.decided = True
+        if not self.touched and (answering.out or (self.ended is not None and not self.gone)):
+            calls.touch(self)
         if self.backlog > BACKLOG_MAX:
             self.unacknowledged += size
-        else:
-            calls.engine.acknowledge_received_data(size, self.stream_id)
-        if answering.out or (self.ended is not None and not self.gone):
-            calls.touch(self)
+            return False
+        return True
 
     def half_closed(self) -> None:
         """The peer will send nothing more."""

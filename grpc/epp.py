@@ -6,13 +6,11 @@ Whatever ends a stream, a routed request gets its one end: a reset by the gatewa
 
 from collections.abc import Callable
 
-from google.protobuf.message import DecodeError
-from grpclib.const import Cardinality, Handler, Status
+from grpclib.const import Cardinality, Handler
 
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.grpc.actions import Finished, Incoming
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
-from pointsman.grpc.messages import RefusedMessage, inflated
 from pointsman.grpc.picking import Feed, Picking, Refusal
 from pointsman.grpc.protocol import Load, Stream
 from pointsman.grpc.server import MESSAGE_BYTES_MAX
@@ -62,15 +60,6 @@ class Exchange(Stream):
         """The decision that routed the request; 0 before."""
         self.decided = False
         """A decision was recorded since the caller last looked: replies wait for the feed."""
-
-    def take_bytes(self, data: bytes, compressed: bool, now: float) -> None:
-        """Take a message's bytes; raises `RefusedMessage` where they are none."""
-        if compressed:
-            data = inflated(data, self._service.message_bytes_max)
-        try:
-            self.receive(data, now)
-        except DecodeError as error:
-            raise RefusedMessage(Status.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
 
     def decide(self, request: Incoming) -> None:
         """Decide at once."""

@@ -116,12 +116,12 @@ class ServerConnection(Controller):
         length = len(payload)
         if flags & PADDED:
             payload = self._unpadded(payload)
-        if stream_id == 0 or stream_id > self._highest or not stream_id & 1:
+        stream = self.streams.get(stream_id)
+        if stream is None and (stream_id == 0 or stream_id > self._highest or not stream_id & 1):
             self._fail(ProtocolError(f"DATA on stream {stream_id}, which is not open"))
         if length > self._inbound_window:
             self._fail(FlowControlError(f"{length} bytes of data, connection window is {self._inbound_window}"))
         self._inbound_window -= length
-        stream = self.streams.get(stream_id)
         if stream is None or stream.remote_closed:
             self._data_on_closed(stream_id, length, stream)
             return
@@ -137,7 +137,8 @@ class ServerConnection(Controller):
         if not payload and not flags & END_STREAM:
             self._nuisance()
         if stream.taker is not None:
-            stream.taker.take(payload, length)
+            if stream.taker.take(payload, length):
+                self.acknowledge_received_data(length, stream_id)
         else:
             events.append(DataReceived(stream_id=stream_id, data=payload, flow_controlled_length=length))
         if flags & END_STREAM:

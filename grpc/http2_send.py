@@ -56,8 +56,8 @@ class StateMachine:
 class Taker(Protocol):
     """Takes what comes on one stream, in place of events."""
 
-    def take(self, data: bytes, size: int) -> None:
-        """Data came; `size` is what it counts for in the windows."""
+    def take(self, data: bytes, size: int) -> bool:
+        """Data came; `size` is what it counts for in the windows.  Whether it is acknowledged now, and not later."""
         ...
 
     def half_closed(self) -> None:

@@ -3,7 +3,10 @@
 import zlib
 from collections.abc import Iterable
 
+from google.protobuf.message import DecodeError
 from grpclib.const import Status
+
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 
 
 class RefusedMessage(Exception):
@@ -12,6 +15,14 @@ class RefusedMessage(Exception):
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def parsed(data: bytes) -> ProcessingRequest:
+    """The message that is told by its fields."""
+    try:
+        return ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise RefusedMessage(Status.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
 
 
 def inflated(data: bytes, bytes_max: int) -> bytes:

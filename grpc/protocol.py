@@ -23,6 +23,7 @@ from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
 from pointsman.grpc.heads import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
+from pointsman.grpc.messages import parsed
 from pointsman.grpc.model_name import NameRestorer
 from pointsman.grpc.response import ONE_ANSWER_EACH, RESPONSE_HEADS, Response, observed, served
 
@@ -114,7 +115,7 @@ class Stream(ABC):
         return self._phase is Phase.DECIDING
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take the next message's bytes; `DecodeError` where they are none."""
+        """Take the next message's bytes; `RefusedMessage` where they are none."""
         kind = data[0] if data else 0
         if kind in BODIES:
             body = read_body(data)
@@ -141,7 +142,7 @@ class Stream(ABC):
                     (self._response or self._responding()).headers(self, observed(head.fields, head.end), now)
                     self._after_response()
                 return
-        self._receive(ProcessingRequest.FromString(data), now)
+        self._receive(parsed(data), now)
 
     def _receive(self, message: ProcessingRequest, now: float) -> None:
         """Take a message that is not one of the usual few."""

@@ -137,7 +137,9 @@ class _Events(EventsProcessor):
                 return
         elif (call := calls.get(getattr(event, "stream_id", 0))) is not None:
             if kind is DataReceived:
-                call.take(event.data, event.flow_controlled_length)  # type: ignore[attr-defined]
+                size = event.flow_controlled_length  # type: ignore[attr-defined]
+                if call.take(event.data, size):  # type: ignore[attr-defined]
+                    self._calls.engine.acknowledge_received_data(size, call.stream_id)
             elif kind is StreamEnded:
                 call.half_closed()
             elif kind is StreamReset:
@@ -220,8 +222,10 @@ class _Connection(H2Protocol):
             return
         for event in events:
             self.processor.process(event)
-        if self.calls not in self._server.turn.dirty and not self.connection.is_closing():
-            self.connection.flush()
+        if self.calls not in self._server.turn.dirty:
+            output = self.engine.data_to_send()
+            if output and not self.transport.is_closing():
+                self.transport.write(output)
 
     def pause_writing(self) -> None:
         """The peer reads slower than it is written to."""

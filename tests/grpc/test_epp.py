@@ -71,7 +71,7 @@ class Talk:
     def say(self, exchange: Exchange, *messages: ProcessingRequest) -> list[ProcessingResponse]:
         replies: list[ProcessingResponse] = []
         for message in messages:
-            exchange.take_bytes(message.SerializeToString(), False, self.now)
+            exchange.receive(message.SerializeToString(), self.now)
             replies += [ProcessingResponse.FromString(framed[5:]) for framed in exchange.out]
             exchange.out.clear()
             self.now += 0.25
