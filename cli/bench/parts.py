@@ -5,6 +5,8 @@ Budgets are those of docs/performance.md; what has none is a ratio to the bare e
 
 import asyncio
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from pointsman.cli.bench import decisions, log, request, scrape
@@ -52,7 +54,10 @@ def measure_parts(table: Table, quick: bool, directory: Path | None = None) -> N
         if endpoints == 100:
             table.line("replay: decisions verified", VERIFIED, 1e6 / verified, "/s", least=True)
     table.begin("the log")
-    found = log.measured(RATE, 3.0 if quick else 10.0, 10_000 if quick else 30_000, directory)
+    # In a process of its own, as the log has one: what was measured before would be looked at by its collector.
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        seconds, requests = (3.0, 10_000) if quick else (10.0, 30_000)
+        found = apart.submit(log.measured, RATE, seconds, requests, directory).result()
     table.line("log: events appended, of 20,000 offered", None, found["events_per_second"], "/s")
     table.line("log at 20,000 events/s, of a core", CORE_PERCENT, found["core_percent"], "%")
     table.line("log: commit p99", COMMIT_P99, found["commit_p99_ms"], "ms")
