@@ -208,6 +208,55 @@ def test_broken_frames_give_the_events_of_h2_up_to_the_first_error(
         assert mine == other[: len(mine)], "what came before the error is the same"
 
 
+TOLD = ("DataReceived", "StreamEnded", "StreamReset")
+ABOUT = ("RequestReceived", "TrailersReceived", "WindowUpdated", "PriorityUpdated")
+"""Facts that takers are not told."""
+
+
+class Listed:
+    """A taker that lists what it is told, as facts of events; it acknowledges all."""
+
+    def __init__(self, stream_id: int, told: list[tuple[object, ...]]) -> None:
+        self.stream_id = stream_id
+        self.told = told
+
+    def take(self, data: bytes, size: int) -> bool:
+        self.told.append(("DataReceived", self.stream_id, data, size))
+        return True
+
+    def half_closed(self) -> None:
+        self.told.append(("StreamEnded", self.stream_id))
+
+    def reset(self) -> None:
+        self.told.append(("StreamReset", self.stream_id))
+
+
+@settings(deadline=None, max_examples=500)
+@given(ACTIONS, broken_frames(), st.integers(0, 2**32))
+def test_takers_are_told_what_events_tell(actions: list[tuple[str, int]], broken: bytes, seed: int) -> None:
+    peer = Peer()
+    for action, number in actions:
+        peer.act(action, number)
+    chunks = split(peer.connection.data_to_send() + broken, seed)
+    told: list[tuple[object, ...]] = []
+    taking = ours()
+    taking.accept = lambda stream_id, headers: Listed(stream_id, told) if stream_id % 4 == 1 else None
+
+    rest, failed = run(taking, chunks)
+
+    seen, other_failed = run(ours(), chunks)
+    taken = [
+        f[:2] if f[0] == "StreamReset" else f for f in seen if len(f) > 1 and f[0] in TOLD and int(str(f[1])) % 4 == 1
+    ]
+    assert failed == other_failed
+    if not failed:  # events of the last read are lost with the connection, and takers were told by then
+        assert told == taken
+    else:
+        assert told[: len(taken)] == taken
+    kept = [f for f in seen if len(f) < 2 or f[0] not in (*TOLD, *ABOUT) or int(str(f[1])) % 4 != 1]
+    assert [f for f in rest if f[0] not in ABOUT or int(str(f[1])) % 4 != 1] == kept
+
+
 def test_a_stream_over_the_limit_is_refused_alone() -> None:
     connection = ServerConnection(streams_max=2)
     connection.initiate_connection()
