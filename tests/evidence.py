@@ -131,12 +131,23 @@ def undecided(found: Evidence) -> list[str]:
 
 
 def lost_while_recorded(found: Evidence, log: list[Entry]) -> list[str]:
-    """Requests without a decision that do not lie between a last commit and the start of the next control process."""
+    """Requests without a decision that no `entries-lost` can be about.
+
+    They lie between a last commit and the start of the next control process, or, where an epoch's entries were sent
+    again and taken in part, between the last of its decisions in the log and the end of its picker.
+    """
     windows = [
         (before.recorded_at - COMMIT, entry.recorded_at + COMMIT)
         for before, entry in pairwise(log)
         if isinstance(entry.event, ControlStarted)
     ]
+    lost = {(event.picker, event.epoch) for event in found.lost}
+    decided: dict[tuple[str, int], float] = {}
+    for entry in log:
+        if isinstance(entry.event, RequestRouted):
+            decided[entry.event.origin.picker, entry.event.origin.epoch] = entry.event.decided_at
+        elif isinstance(entry.event, PickerEnded) and (key := (entry.event.picker, entry.event.epoch)) in lost:
+            windows.append((decided.get(key, entry.recorded_at), entry.recorded_at + COMMIT))
     return [r for r in undecided(found) if not any(begin <= found.times[r] <= end for begin, end in windows)]
 
 
