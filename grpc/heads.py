@@ -20,7 +20,7 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 
 _NAMES_MAX: Final = 4096
-"""Names that are remembered as not wanted: clients may send any."""
+"""Names, and entries, that are remembered as not wanted: clients may send any."""
 
 
 def _tag(message: Descriptor, field: str) -> int:
@@ -63,6 +63,8 @@ class HeadReader:
         self._tag = REQUEST_HEADERS if request else RESPONSE_HEADERS
         self._names: dict[bytes, str | None] = {name.encode(): name for name in names}
         """And, as they are met, those that are not wanted."""
+        self._passed_over: set[bytes] = set()
+        """Whole entries of names that are not wanted: most come again and again."""
 
     def read(self, message: bytes) -> Head | None:
         """What `message` says; None where protobuf has to be asked."""
@@ -94,17 +96,18 @@ class HeadReader:
     def _fields(self, message: bytes, at: int, stop: int) -> Fields | None:
         fields: Fields = []
         names = self._names
+        passed_over = self._passed_over
         while at < stop:
-            if message[at] != _ENTRY or message[at + 2] != _KEY or message[at + 1] >= SMALL:
-                # An entry of 128 bytes or more, or something else.
+            length, inner = message[at + 1], at + 2
+            if length >= SMALL:
                 length, inner = varint(message, at + 1)
-                if message[at] != _ENTRY or message[inner] != _KEY:
-                    return None
-                at = inner
-                end = at + length
-            else:
-                end = at + 2 + message[at + 1]
-                at += 2
+            begin, end = at, inner + length
+            if (entry := message[begin:end]) in passed_over:
+                at = end
+                continue
+            if message[at] != _ENTRY or message[inner] != _KEY:
+                return None
+            at = inner
             size = message[at + 1]
             value = at + 2 + size
             if size >= SMALL or value > end:
@@ -126,8 +129,16 @@ class HeadReader:
                     return None
             if name is not None:
                 fields.append((name, message[value:end]))
+            elif end <= stop:
+                self._pass_over(entry)
             at = end
         return fields if at == stop else None
+
+    def _pass_over(self, entry: bytes) -> None:
+        if len(entry) <= SMALL:
+            if len(self._passed_over) >= _NAMES_MAX:
+                self._passed_over.clear()
+            self._passed_over.add(entry)
 
     def _wanted_otherwise(self, key: bytes) -> bool:
         """Whether an unknown name may be a wanted one in other letters, or none at all; remembers those that are not."""
