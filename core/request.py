@@ -23,6 +23,7 @@ OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objectiv
 FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 """Pairs of names for one thing: the first wins where it is present, even when empty."""
+_STEERING: Final = frozenset((*OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
 DEFAULT_FLOW: Final = "default-flow"
 """The fairness id of requests that name none."""
 BLOCK_BYTES_MIN: Final = 64
@@ -55,8 +56,11 @@ def request_facts(
 ) -> RequestFacts:
     """What `schedule` receives; `BadRequest` where the body must name a model and nothing does."""
     headers = request.headers
-    objective = _first(headers, OBJECTIVE) or ""
-    target = _first(headers, MODEL_REWRITE) or ""
+    objective = target = fairness_id = ""
+    if not _STEERING.isdisjoint(headers):
+        objective = _first(headers, OBJECTIVE) or ""
+        target = _first(headers, MODEL_REWRITE) or ""
+        fairness_id = _first(headers, FAIRNESS_ID) or ""
     if parsed.rewritable and not parsed.model and not target:
         raise BadRequest("model not found in request body")
     name = target or parsed.model
@@ -72,15 +76,19 @@ def request_facts(
         path=request.path,
         objective=objective,
         priority=cluster.priority(pool, objective),
-        fairness_id=_first(headers, FAIRNESS_ID) or DEFAULT_FLOW,
+        fairness_id=fairness_id or DEFAULT_FLOW,
         body_bytes=request.body_bytes,
         prompt_bytes=len(parsed.prompt),
         streamed=parsed.streamed,
         prefix=prefix,
         prefix_block_bytes=block if prefix else 0,
         subset=None if request.subset is None else subset_slots(request.subset, pool, cluster),
-        headers={name: text(headers[name]) for name in sorted(rules.headers) if name in headers},
+        headers=_read(headers, rules.headers) if rules.headers else {},
     )
+
+
+def _read(headers: Mapping[str, str | bytes], names: frozenset[str]) -> dict[str, str]:
+    return {name: text(headers[name]) for name in sorted(names) if name in headers}
 
 
 def text(value: str | bytes) -> str:

@@ -54,6 +54,7 @@ class PickerFeed:
         self._path = path
         self._loop = asyncio.get_running_loop()
         self._end = PickerEnd(me, traffic, buffer_bytes_max)
+        self._state, self._buffer = self._end.state, self._end.buffer
         self._page = None if page is None else _map_page(page, me.epoch)
         self._socket: socket.socket | None = None
         self._pending = memoryview(b"")
@@ -70,7 +71,7 @@ class PickerFeed:
     @property
     def cluster(self) -> ClusterState | None:
         """The cluster state at the last commit that came; None before the first, when nothing may be accepted."""
-        return self._end.cluster
+        return self._state.cluster
 
     @property
     def degraded(self) -> bool:
@@ -78,14 +79,15 @@ class PickerFeed:
         return self._end.degraded
 
     def origin(self) -> Origin:
-        """Who writes the next entry; it has to be recorded at once."""
-        return self._end.origin()
+        """Who writes the next entry, and on which state; it has to be recorded at once."""
+        me, cluster = self._end.me, self._state.cluster
+        return Origin(me.picker, me.epoch, self._buffer.last_n + 1, 0 if cluster is None else cluster.position)
 
     def record(self, event: PickerEvent) -> None:
         """Give out the `n` that `origin` told; the entry goes out with the next `flush`, or soon."""
-        self._end.record(event)
+        self._buffer.record(event)
         if self._page is not None:
-            write_last_n(self._page, self._end.buffer.last_n)
+            write_last_n(self._page, self._buffer.last_n)
         if self._flush_later is None:
             # Left to fire where a decision takes the outcomes along: cheaper than one timer for each.
             self._flush_later = self._loop.call_later(OUTCOME_DELAY, self._flush_outcomes)
@@ -104,7 +106,7 @@ class PickerFeed:
         self.flush()
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
-                while len(self._end.buffer):
+                while len(self._buffer):
                     self._settled.clear()
                     await self._settled.wait()
                 return True
@@ -208,7 +210,7 @@ class PickerFeed:
             return
         if self._end.cluster is not None and not self._fed.is_set():
             self._fed.set()
-        if not len(self._end.buffer):
+        if not len(self._buffer):
             self._settled.set()
         self._after_end()
 
@@ -239,7 +241,7 @@ class PickerFeed:
 
     def _note_last_n(self) -> None:
         if self._page is not None:
-            write_last_n(self._page, self._end.buffer.last_n)
+            write_last_n(self._page, self._buffer.last_n)
 
 
 def _map_page(path: Path, epoch: int) -> memoryview:
