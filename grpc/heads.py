@@ -20,7 +20,9 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 
 _NAMES_MAX: Final = 4096
-"""Names, and entries, that are remembered as not wanted: clients may send any."""
+"""Names that are remembered as not wanted, and entries that are remembered: clients may send any."""
+_VALUE_MAX: Final = 32
+"""Bytes of a value that is remembered: dates and hosts come again, request ids do not."""
 
 
 def _tag(message: Descriptor, field: str) -> int:
@@ -63,8 +65,8 @@ class HeadReader:
         self._tag = REQUEST_HEADERS if request else RESPONSE_HEADERS
         self._names: dict[bytes, str | None] = {name.encode(): name for name in names}
         """And, as they are met, those that are not wanted."""
-        self._passed_over: set[bytes] = set()
-        """Whole entries of names that are not wanted: most come again and again."""
+        self._entries: dict[bytes, tuple[str, bytes] | None] = {}
+        """Whole entries, None where their names are not wanted: most come again and again."""
 
     def read(self, message: bytes) -> Head | None:
         """What `message` says; None where protobuf has to be asked."""
@@ -95,14 +97,16 @@ class HeadReader:
 
     def _fields(self, message: bytes, at: int, stop: int) -> Fields | None:
         fields: Fields = []
-        names = self._names
-        passed_over = self._passed_over
+        names, entries = self._names, self._entries
         while at < stop:
             length, inner = message[at + 1], at + 2
             if length >= SMALL:
                 length, inner = varint(message, at + 1)
-            begin, end = at, inner + length
-            if (entry := message[begin:end]) in passed_over:
+            end = inner + length
+            entry = message[at:end]
+            if entry in entries:
+                if (known := entries[entry]) is not None:
+                    fields.append(known)
                 at = end
                 continue
             if message[at] != _ENTRY or message[inner] != _KEY:
@@ -127,18 +131,18 @@ class HeadReader:
                     size, value = varint(message, value - 1)
                 if value + size != end:
                     return None
-            if name is not None:
-                fields.append((name, message[value:end]))
-            elif end <= stop:
-                self._pass_over(entry)
+            field = None if name is None else (name, message[value:end])
+            if field is not None:
+                fields.append(field)
+            if end - value <= _VALUE_MAX and end <= stop:
+                self._remember(entry, field)
             at = end
         return fields if at == stop else None
 
-    def _pass_over(self, entry: bytes) -> None:
-        if len(entry) <= SMALL:
-            if len(self._passed_over) >= _NAMES_MAX:
-                self._passed_over.clear()
-            self._passed_over.add(entry)
+    def _remember(self, entry: bytes, field: tuple[str, bytes] | None) -> None:
+        if len(self._entries) >= _NAMES_MAX:
+            self._entries.clear()
+        self._entries[entry] = field
 
     def _wanted_otherwise(self, key: bytes) -> bool:
         """Whether an unknown name may be a wanted one in other letters, or none at all; remembers those that are not."""

@@ -138,7 +138,12 @@ class ServerConnection(Controller):
             self._nuisance()
         if stream.taker is not None:
             if stream.taker.take(payload, length):
-                self.acknowledge_received_data(length, stream_id)
+                self._unacknowledged += length
+                stream.unacknowledged += length
+                if self._unacknowledged * 2 >= self._inbound_limit or (
+                    stream.unacknowledged * 2 >= self._stream_window_in
+                ):
+                    self._open_windows(stream)
         else:
             events.append(DataReceived(stream_id=stream_id, data=payload, flow_controlled_length=length))
         if flags & END_STREAM:

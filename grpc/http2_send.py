@@ -165,18 +165,23 @@ class Sender:
 
     def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
         """Count bytes as consumed; the peer is told when half a window is."""
+        stream = self.streams.get(stream_id)
         self._unacknowledged += acknowledged_size
+        if stream is not None:
+            stream.unacknowledged += acknowledged_size
+        self._open_windows(stream)
+
+    def _open_windows(self, stream: StreamState | None) -> None:
+        """Tell the peer of half a window or more that was consumed, of the connection and of a stream it still sends on."""
         if self._unacknowledged * 2 >= self._inbound_limit:
             self._inbound_window += self._unacknowledged
             self._output.append(frame(WINDOW_UPDATE, 0, 0, self._unacknowledged.to_bytes(4, "big")))
             self._unacknowledged = 0
-        stream = self.streams.get(stream_id)
         if stream is None or stream.remote_closed:
             return
-        stream.unacknowledged += acknowledged_size
         if stream.unacknowledged * 2 >= self._stream_window_in:
             stream.receivable += stream.unacknowledged
-            self._output.append(frame(WINDOW_UPDATE, 0, stream_id, stream.unacknowledged.to_bytes(4, "big")))
+            self._output.append(frame(WINDOW_UPDATE, 0, stream.id, stream.unacknowledged.to_bytes(4, "big")))
             stream.unacknowledged = 0
 
     def local_flow_control_window(self, stream_id: int) -> int:

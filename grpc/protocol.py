@@ -25,7 +25,7 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import Http
 from pointsman.grpc.heads import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
 from pointsman.grpc.messages import parsed
 from pointsman.grpc.model_name import NameRestorer
-from pointsman.grpc.response import ONE_ANSWER_EACH, RESPONSE_HEADS, Response, observed, served
+from pointsman.grpc.response import OBSERVED, ONE_ANSWER_EACH, RESPONSE_HEADS, Response, observed, served
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 _DUPLEX: int = ProcessingMode.FULL_DUPLEX_STREAMED
@@ -139,7 +139,7 @@ class Stream(ABC):
             head = RESPONSE_HEADS.read(data)
             if head is not None:
                 if self._phase is not Phase.ENDED:
-                    (self._response or self._responding()).headers(self, observed(head.fields, head.end), now)
+                    (self._response or self._responding()).headers(self, observed(tuple(head.fields), head.end), now)
                     self._after_response()
                 return
         self._receive(parsed(data), now)
@@ -153,7 +153,8 @@ class Stream(ABC):
             self._responding().body(self, message.response_body.body, _ends(message.response_body), now)
         elif kind == "response_headers":
             head = message.response_headers
-            seen = observed(fields_of(head.headers.headers), head.end_of_stream, served(message.metadata_context))
+            fields = tuple((name, value) for name, value in fields_of(head.headers.headers) if name.lower() in OBSERVED)
+            seen = observed(fields, head.end_of_stream, served(message.metadata_context))
             self._responding().headers(self, seen, now)
         elif kind == "response_trailers":
             self._responding().trailers(self, now)

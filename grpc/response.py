@@ -3,7 +3,7 @@
 Whatever a server sends, the client gets: nothing here waits for the end of a body.
 """
 
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from pointsman.core.request import text
@@ -22,7 +22,9 @@ _PLAIN = ("", "identity")
 ONE_ANSWER_EACH = (ProcessingMode.STREAMED, ProcessingMode.BUFFERED, ProcessingMode.BUFFERED_PARTIAL)
 """Body modes in which each message wants one answer of its own; a request's body cannot be held back in them."""
 
-RESPONSE_HEADS: Final = HeadReader(False, (":status", "content-type", "content-encoding"))
+OBSERVED: Final = frozenset((":status", "content-type", "content-encoding"))
+"""What is read of a response's headers."""
+RESPONSE_HEADS: Final = HeadReader(False, OBSERVED)
 
 
 class Owner(Protocol):
@@ -50,8 +52,9 @@ class Observed(NamedTuple):
     """The endpoint that the data plane says it used; empty where it says none."""
 
 
-def observed(fields: Iterable[tuple[str, bytes]], end: bool, served: str = "") -> Observed:
-    """What these headers say, names in any letters."""
+@lru_cache(maxsize=256)
+def observed(fields: tuple[tuple[str, bytes], ...], end: bool, served: str = "") -> Observed:
+    """What these headers say, names in any letters; few are read, and servers send few different ones."""
     status, streamed, encoding = 0, False, ""
     for name, value in fields:
         name = name.lower()
