@@ -19,23 +19,19 @@ from pointsman.cli.child import Child, ChildPlan, Role
 from pointsman.cli.leash import LeashError, say
 from pointsman.cli.ports import answers, bind_nearby
 
+TOGETHER = 0.2
+"""Seconds within which processes end together, killed by one cause: the next control process hears of it."""
 TICK = 0.05
 """Seconds between two looks at what may start; ends and messages wake the loop by themselves."""
-
 PATIENCE = 10.0
 """Seconds after which a start that has not come to its end is worth a word."""
-
 SAY_WHEN_READY = (Role.PICKER, Role.CONTROL)
-
 GRACE = 5.0
 """Seconds that a child has to end once it was told to; then it is killed."""
-
 UNUSABLE_LOG = 3
 """The control process's exit code where no restart helps and a person has to act."""
-
 ENDED_KEPT = 64
 """More lives of pickers than end while the control process starts."""
-
 HURRY = 1.0
 """The same after a second signal."""
 
@@ -104,8 +100,8 @@ class Supervisor:
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
         """For a control process that was dead as well; until the log has their end."""
-        self.untold: deque[tuple[str, object]] = deque(maxlen=ENDED_KEPT)
-        """Lives of other processes that began or ended while no control process was there."""
+        self.untold: deque[tuple[float, str, object]] = deque(maxlen=ENDED_KEPT)
+        """Lives of other processes that began or ended, and when the control process that is there may be told."""
         self.told: dict[str, float] = {}
         """Name of a child that was told to end, and when it is killed."""
 
@@ -135,6 +131,7 @@ class Supervisor:
                 else:
                     self._read(key.data)
             self._reap()
+            self._tell_lives(time.monotonic())
         return self.code
 
     def ports(self) -> dict[str, int]:
@@ -203,7 +200,7 @@ class Supervisor:
                 self._tell_control_ports(child)
                 self._tell_picking()
                 while self.untold:
-                    self._tell(child, *self.untold.popleft())
+                    self._tell(child, *self.untold.popleft()[1:])
             case _:
                 self._tell_of_life("process_started", {"name": child.plan.name, "pid": child.pid})
 
@@ -241,9 +238,9 @@ class Supervisor:
 
     def _tell_of_crash(self, child: Child, pid: int, cause: str) -> None:
         lines = [] if cause == "signal SIGKILL" else child.last_lines()
-        if child.quick_ends > 1 and lines[-1:] == child.last_words:
+        before, child.last_words = child.last_words, lines[-1:]
+        if child.quick_ends > 1 and before == child.last_words:
             return  # it goes on as it began
-        child.last_words = lines[-1:]
         self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
         for line in lines:
             self.report(f"  {child.plan.name} | {line}")
@@ -319,9 +316,14 @@ class Supervisor:
                 self._tell(child, name, msgspec.to_builtins(content))
 
     def _tell_of_life(self, name: str, content: dict[str, object]) -> None:
-        told = [self._tell(c, name, content) for c in self.children if c.plan.role is Role.CONTROL]
-        if not any(told):
-            self.untold.append((name, content))
+        self.untold.append((time.monotonic() + (0.0 if self.signals else TOGETHER), name, content))
+        self._tell_lives(time.monotonic())
+
+    def _tell_lives(self, now: float) -> None:
+        while self.untold and self.untold[0][0] <= now:
+            if not any(self._tell(c, *self.untold[0][1:]) for c in self.children if c.plan.role is Role.CONTROL):
+                return
+            self.untold.popleft()
 
     def _tell_picking(self) -> None:
         """Whether a picker is ready; that none is ready yet is a start, and no fault."""
