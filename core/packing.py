@@ -19,7 +19,8 @@ _FEW = 48
 """Where both take equally long."""
 _SHORT = 9
 """Up to here no form but `C` is shorter than a byte for each."""
-_TYPES = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+_TYPES = {width: np.dtype(f"<u{width}") for width in (1, 2, 4, 8)}
+_NEGATIVE = "packed columns hold unsigned values"
 
 
 def pack(values: Ints) -> bytes:
@@ -34,29 +35,42 @@ def pack(values: Ints) -> bytes:
         first, lowest, highest, filled = listed[0], min(listed), max(listed), n - listed.count(0)
     else:
         listed = []
+        filled = int(np.count_nonzero(values))
+        if 0 < filled <= _FEW // 3:  # no other form is as short
+            return _sparse(values)
         # sooner than `min` and `max`
         first, lowest, highest = values.item(0), values.item(values.argmin()), values.item(values.argmax())
-        filled = int(np.count_nonzero(values))
-    assert lowest >= 0, "packed columns hold unsigned values"
+    assert lowest >= 0, _NEGATIVE
     if highest == lowest:
         return b"C" + struct.pack("<IQ", n, first)
-    width = 1 if highest < 1 << 8 else 2 if highest < 1 << 16 else 4 if highest < 1 << 32 else 8
+    width = _width(highest)
     if n > 2 and n * width > 21:
         step = int(values[1]) - first
         if step > 0 and highest - first == step * (n - 1) and bool((np.diff(values) == step).all()):
             return b"A" + struct.pack("<IQQ", n, first, step)
-    index_width = 1 if n <= 1 << 8 else 2 if n <= 1 << 16 else 4
-    if n <= 1 << 32 and 9 + filled * (index_width + width) < n * width:
-        index = values.nonzero()[0]
-        return (
-            b"S"
-            + struct.pack("<IIB", n, filled, width)
-            + index.astype(_TYPES[index_width]).tobytes()
-            + values[index].astype(_TYPES[width]).tobytes()
-        )
+    if n <= 1 << 32 and 9 + filled * (_index_width(n) + width) < n * width:
+        return _sparse(values)
     if width == 1 and listed:
         return b"1" + bytes(listed)
     return bytes((48 + width,)) + values.astype(_TYPES[width]).tobytes()
+
+
+def _sparse(values: Ints) -> bytes:
+    index = values.nonzero()[0]
+    filled = values.take(index)
+    listed = filled.tolist()
+    assert min(listed) >= 0, _NEGATIVE
+    n, width = len(values), _width(max(listed))
+    head = b"S" + struct.pack("<IIB", n, len(listed), width)
+    return head + index.astype(_TYPES[_index_width(n)]).tobytes() + filled.astype(_TYPES[width]).tobytes()
+
+
+def _width(highest: int) -> int:
+    return 1 if highest < 1 << 8 else 2 if highest < 1 << 16 else 4 if highest < 1 << 32 else 8
+
+
+def _index_width(n: int) -> int:
+    return 1 if n <= 1 << 8 else 2 if n <= 1 << 16 else 4
 
 
 def unpack(data: bytes) -> Ints:
@@ -74,7 +88,7 @@ def unpack(data: bytes) -> Ints:
             return run
         if mode == b"S":
             n, pairs, width = struct.unpack_from("<IIB", body)
-            index_width = 1 if n <= 1 << 8 else 2 if n <= 1 << 16 else 4
+            index_width = _index_width(n)
             split = 9 + pairs * index_width
             if len(body) != split + pairs * width:
                 raise ValueError("length")

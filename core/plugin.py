@@ -52,6 +52,8 @@ class Scorer(Protocol):
     """It judges load: degraded, it is neutral."""
     standing: ClassVar[bool]
     """Its scores depend on the candidates and the cluster state alone: they stand until that changes."""
+    bounded: ClassVar[bool]
+    """Its scores are numbers from 0 to 1, without a negative zero, whatever it is given: nobody need see to that."""
     advantage: ClassVar[str]
     """What a candidate that scores higher has, as in "the shorter queue"."""
 

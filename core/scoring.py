@@ -128,7 +128,10 @@ def score(view: View, request: RequestFacts, scorers: Scorers, standing: Standin
 def _row(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> Scores:
     if degraded and scorer.load:
         return np.full(view.size, NEUTRAL)
-    row: Scores = np.fmax(scorer.score(request, view), _ZERO)  # fmax and fmin make 0 of what is no number
+    row = scorer.score(request, view)
+    if scorer.bounded:
+        return row
+    row = np.fmax(row, _ZERO)  # fmax and fmin make 0 of what is no number
     np.fmin(row, _ONE, row)
     np.add(row, _ZERO, row)  # one zero: the sign that fmax leaves is the machine's choice
     return row
@@ -139,4 +142,6 @@ def _few(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> l
     if degraded and scorer.load:
         return [NEUTRAL] * view.size
     listed: list[float] = scorer.score(request, view).tolist()
+    if scorer.bounded:
+        return listed
     return [value + 0.0 if 0.0 <= value <= 1.0 else 1.0 if value > 1.0 else 0.0 for value in listed]

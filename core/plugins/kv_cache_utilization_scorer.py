@@ -16,6 +16,7 @@ class KvCacheUtilizationScorer(msgspec.Struct, frozen=True, forbid_unknown_field
 
     load: ClassVar[bool] = True
     standing: ClassVar[bool] = True
+    bounded: ClassVar[bool] = False
     advantage: ClassVar[str] = "freer KV cache"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:

@@ -24,6 +24,7 @@ class LoraAffinityScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     load: ClassVar[bool] = True
     standing: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     advantage: ClassVar[str] = "better fit for the adapter"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:

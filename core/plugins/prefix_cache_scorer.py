@@ -25,6 +25,7 @@ class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     load: ClassVar[bool] = False
     standing: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     advantage: ClassVar[str] = "longer cached prefix"
 
     match_length_weight: float = 0.0

@@ -15,6 +15,7 @@ class QueueScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
     load: ClassVar[bool] = True
     standing: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     advantage: ClassVar[str] = "shorter queue"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:

@@ -15,6 +15,7 @@ class RunningRequestsSizeScorer(msgspec.Struct, frozen=True, forbid_unknown_fiel
 
     load: ClassVar[bool] = True
     standing: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     advantage: ClassVar[str] = "smaller number of running requests"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:
