@@ -78,6 +78,19 @@ class _Plain(msgspec.Struct):
         )
 
 
+class _PlainDocument(msgspec.Struct):
+    """What nearly all answers are: their usage stands at the top, plainly."""
+
+    usage: _Plain | None = None
+    message: msgspec.Raw = _NOTHING
+    response: msgspec.Raw = _NOTHING
+
+    @property
+    def usual(self) -> bool:
+        """The usage is in no other place, and under no other name."""
+        return self.message is self.response is _NOTHING and (self.usage is None or self.usage.usual)
+
+
 class _Inner(msgspec.Struct):
     usage: msgspec.Raw = _NOTHING
 
@@ -91,6 +104,7 @@ class _Document(msgspec.Struct):
 
 
 _plain = msgspec.json.Decoder(_Plain)
+_plain_document = msgspec.json.Decoder(_PlainDocument)
 _counts = msgspec.json.Decoder(_Counts)
 _details = msgspec.json.Decoder(_Details)
 _inner = msgspec.json.Decoder(_Inner)
@@ -102,7 +116,7 @@ class UsageReader:
 
     def __init__(self, streaming: bool) -> None:
         self._streaming = streaming
-        self._kept = bytearray()
+        self._kept: bytes | bytearray = b""
         """The document, or the line that has not ended."""
         self._cut = False
         """Its beginning is lost."""
@@ -120,7 +134,7 @@ class UsageReader:
         lines = bytes(self._kept) + chunk[:end] if self._kept else chunk[:end]
         if b'"usage"' in lines and _OBJECT.search(lines):  # most events say null, or nothing
             self._usage = _lines(lines, self._cut, self._usage)
-        self._kept[:] = chunk[end + 1 :]
+        self._kept = chunk[end + 1 :]
         self._cut = False
         self._keep(b"", LINE_BYTES_MAX)
 
@@ -132,10 +146,15 @@ class UsageReader:
         return _searched(kept, self._usage) if self._cut else _told(kept, self._usage)
 
     def _keep(self, chunk: bytes, limit: int) -> None:
-        self._kept += chunk
+        if not self._kept:
+            self._kept = chunk  # most answers come in one piece
+        elif chunk:
+            if isinstance(self._kept, bytes):
+                self._kept = bytearray(self._kept)
+            self._kept += chunk
         if len(self._kept) > (2 * _TAIL if self._cut else limit):
             self._cut = True
-            del self._kept[:-_TAIL]
+            self._kept = self._kept[-_TAIL:]
 
 
 def _lines(lines: bytes, cut: bool, known: Usage) -> Usage:
@@ -150,6 +169,16 @@ def _lines(lines: bytes, cut: bool, known: Usage) -> Usage:
 
 def _told(document: bytes, known: Usage) -> Usage:
     """The counts in the places where the APIs put them; anywhere, where the document is no JSON object."""
+    try:
+        plain = _plain_document.decode(document)
+        if plain.usual:
+            return known if plain.usage is None else _latest(plain.usage, known)
+    except (ValueError, RecursionError):
+        pass
+    return _told_anywhere(document, known)
+
+
+def _told_anywhere(document: bytes, known: Usage) -> Usage:
     try:
         found = _document.decode(document)
         places = [found.usage]
@@ -185,6 +214,10 @@ def _counted(usage: bytes, known: Usage) -> Usage:
         return _counted_slowly(usage, known)
     if not plain.usual:
         return _counted_slowly(usage, known)
+    return _latest(plain, known)
+
+
+def _latest(plain: _Plain, known: Usage) -> Usage:
     details = plain.prompt_tokens_details
     cached = None if details is None else details.cached_tokens
     return Usage(
