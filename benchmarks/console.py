@@ -1,6 +1,6 @@
 """What the console's pages cost over a long log of real decisions.
 
-`python benchmarks/console.py [--decisions 1000000] [--directory DIR] [--repeat 9]`
+`python benchmarks/console.py [--decisions 1000000] [--directory DIR] [--repeat 9] [--output json]`
 Budgets: 100 ms a page over a log of 1,000,000 decisions; 1 s for the full matrix of an old decision.
 A directory that already holds such a log is used as it is.
 """
@@ -230,8 +230,8 @@ def measure(port: int, addresses: list[str], repeat: int) -> list[float]:
 WORKER = "import sys; from pathlib import Path; from pointsman.web.replay_worker import serve; serve(Path(sys.argv[1]))"
 
 
-async def run(home: Path, decisions: int, repeat: int) -> bool:
-    """Build the log where there is none, index it, and measure; whether all budgets hold."""
+async def run(home: Path, decisions: int, repeat: int) -> dict[str, list[float]]:
+    """Build the log where there is none, index it, and measure; the seconds of each page's answers."""
     log = open_log(home / "log", "bench")
     appender = Appender(log, lambda commit: None)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
@@ -241,12 +241,12 @@ async def run(home: Path, decisions: int, repeat: int) -> bool:
             began = time.perf_counter()
             await Builder(log, appender).build(decisions)
             took = time.perf_counter() - began
-            print(f"{decisions:,} decisions, {log.head.position:,} entries recorded in {took:.0f} s")
+            print(f"{decisions:,} decisions, {log.head.position:,} entries recorded in {took:.0f} s", file=sys.stderr)
         model = ReadModelWriter(home / "readmodel.db", home / "log")
         began, before = time.perf_counter(), 0
         while await trio.to_thread.run_sync(model.fold):
             before += 1
-        print(f"indexed in {time.perf_counter() - began:.0f} s")
+        print(f"indexed in {time.perf_counter() - began:.0f} s", file=sys.stderr)
         model.close()
         worker = Replayer([sys.executable, "-P", "-c", WORKER, str(home / "log")])
         found = console(home, log, appender, worker)
@@ -254,18 +254,26 @@ async def run(home: Path, decisions: int, repeat: int) -> bool:
         listening = listen("127.0.0.1", 0)
         port = listening.getsockname()[1]
         nursery.start_soon(serve, create_app(found), listening, found.broadcast)
-        good = await trio.to_thread.run_sync(report, home, port, repeat)
+        times = await trio.to_thread.run_sync(measure_all, home, port, repeat)
         nursery.cancel_scope.cancel()
-    return good
+    return times
 
 
-def report(home: Path, port: int, repeat: int) -> bool:
+def measure_all(home: Path, port: int, repeat: int) -> dict[str, list[float]]:
+    """Seconds of each page's answers."""
+    return {name: measure(port, addresses, repeat) for name, addresses in pages(home).items()}
+
+
+def is_matrix(page: str) -> bool:
+    return page.startswith("matrix")
+
+
+def report(found: dict[str, list[float]]) -> bool:
     """Print a line for each page; whether all keep their budget."""
     good = True
     print(f"{'page':42}{'first':>9}{'median':>9}{'worst':>9}   ms")
-    for name, addresses in pages(home).items():
-        times = measure(port, addresses, repeat)
-        budget = MATRIX_BUDGET if name.startswith("matrix") else PAGE_BUDGET
+    for name, times in found.items():
+        budget = MATRIX_BUDGET if is_matrix(name) else PAGE_BUDGET
         median = statistics.median(times)
         over = "" if median <= budget else f"   over {budget * 1e3:.0f}"
         good = good and not over
@@ -279,10 +287,14 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--output", choices=("table", "json"), default="table", help="json: seconds of each answer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        good = trio.run(run, options.directory or Path(scratch), options.decisions, options.repeat)
-    sys.exit(0 if good else 1)
+        found = trio.run(run, options.directory or Path(scratch), options.decisions, options.repeat)
+    if options.output == "json":
+        print(json.dumps(found))
+        return
+    sys.exit(0 if report(found) else 1)
 
 
 if __name__ == "__main__":

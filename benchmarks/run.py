@@ -1,7 +1,7 @@
 """The table of budgets: what is allowed, what was measured, and whether that is met.
 
-    make bench                        everything: a quarter of an hour
-    make bench ARGS=--quick           short rounds: two to three minutes
+    make bench                        everything: some twenty minutes
+    make bench ARGS=--quick           short rounds, a short log: three to four minutes
     make bench ARGS=--parts           only what needs no gateway
 
 With the rig in ../shared/bench, Pointsman and the yardstick stand behind the same Envoy, in turns, and a request's
@@ -18,6 +18,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from console import MATRIX_BUDGET, PAGE_BUDGET, is_matrix
 
 from pointsman.cli.bench.parts import CHUNKS, measure_parts, measure_requests
 from pointsman.cli.bench.table import Table
@@ -125,6 +127,20 @@ def behind_envoy(table: Table, quick: bool) -> None:
     table.line("streamed chunk: picker", CHUNK, middle(ours, role("picker")) / base, "x")
 
 
+def in_the_console(table: Table, quick: bool) -> None:
+    """The rows of the pages over a long log, which is made first."""
+    decisions = 100_000 if quick else 1_000_000
+    words = [sys.executable, str(HERE / "console.py"), "--decisions", str(decisions), "--output", "json"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    medians = {page: 1000 * statistics.median(times) for page, times in json.loads(done.stdout).items()}
+    for what, matrix, budget in (
+        ("slowest page", False, PAGE_BUDGET),
+        ("matrix of an old decision", True, MATRIX_BUDGET),
+    ):
+        slowest = max(median for page, median in medians.items() if is_matrix(page) is matrix)
+        table.line(f"console, {decisions:,} decisions: {what}", 1000 * budget, slowest, "ms")
+
+
 def main() -> int:
     """Print the table; 0 when all of it could be measured, met or not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,6 +155,8 @@ def main() -> int:
         print(f"(no rig at {RIG}, or not asked for: no figures through a gateway)")
     measure_requests(table, options.quick)
     measure_parts(table, options.quick)
+    if not options.parts:
+        in_the_console(table, options.quick)
     print(f"{table.missed} budgets are missed" if table.missed else "every budget is met")
     return 1 if options.strict and table.missed else 0
 
