@@ -19,7 +19,11 @@ PAGE_MAX = 500
 ROLLUPS_MAX = 10_000
 """A day of one pool at the finest."""
 
-REQUEST_COLUMNS = ", ".join(RequestRow.__struct_fields__)
+REQUEST_SEARCHED = RequestRow.__struct_fields__.index("status") + 1
+"""Fields of a request that have a column of their own, because questions are asked with them."""
+
+REQUEST_COLUMNS = ", ".join([*RequestRow.__struct_fields__[:REQUEST_SEARCHED], "rest"])
+"""A column costs more than the same value among the others in one, so what is only shown lies in `rest`."""
 SPAN_COLUMNS = ", ".join(Span.__struct_fields__)
 CHANGE_COLUMNS = ", ".join(ChangeRow.__struct_fields__)
 MOVE_COLUMNS = ", ".join(MoveRow.__struct_fields__)
@@ -59,9 +63,21 @@ class ReadModelState(msgspec.Struct, frozen=True):
     position: int
 
 
+_encode = msgspec.msgpack.Encoder().encode
+
+
 def as_request(row: Row) -> RequestRow:
     """The row of REQUEST_COLUMNS."""
-    return msgspec.convert(dict(zip(RequestRow.__struct_fields__, row, strict=True)), RequestRow, strict=False)
+    *searched, rest = row
+    assert isinstance(rest, bytes)
+    return msgspec.convert([*searched, *msgspec.msgpack.decode(rest)], RequestRow)
+
+
+def from_request(row: RequestRow) -> tuple[object, ...]:
+    """The values of REQUEST_COLUMNS."""
+    values = msgspec.structs.astuple(row)
+    # A `bytearray`, because the driver looks for an adapter for each `bytes`.
+    return (*values[:REQUEST_SEARCHED], bytearray(_encode(values[REQUEST_SEARCHED:])))
 
 
 def as_span(row: Row) -> Span:

@@ -34,12 +34,13 @@ from pointsman.eventlog.readmodel import (
     as_move,
     as_request,
     as_span,
+    from_request,
 )
 from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Summary
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, reason, rows
 from pointsman.eventlog.store import Commit
 
-VERSION = 4
+VERSION = 5
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
@@ -63,8 +64,7 @@ TOLD_BYTES_MAX = 16 << 20
 PARAMETERS = 400
 """To a statement."""
 
-_OUTCOME = REQUEST_COLUMNS.split(", ")[REQUEST_COLUMNS.split(", ").index("status") :]
-_ON_CONFLICT = f"ON CONFLICT (position) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _OUTCOME)}"
+_ON_CONFLICT = "ON CONFLICT (position) DO UPDATE SET status = excluded.status, rest = excluded.rest"
 """What a decision was does not change, so the indexes over that stay as they are."""
 
 TABLES = (
@@ -281,7 +281,7 @@ class ReadModelWriter:
 
     def _write(self, connection: Connection) -> None:
         summary = self._summary
-        _put(connection, "requests", list(map(msgspec.structs.astuple, summary.rows.values())), _ON_CONFLICT)
+        _put(connection, "requests", list(map(from_request, summary.rows.values())), _ON_CONFLICT)
         _put(connection, "endpoints", [msgspec.structs.astuple(row) for row in summary.endpoints.values()])
         _put(connection, "spans", [_as_row(span, ("refused",)) for span in summary.spans.values()])
         _put(connection, "changes", [_as_row(row, ("before", "after")) for row in summary.changes.values()])

@@ -22,19 +22,19 @@ from pointsman.core.events import (
     WeightsRefused,
     WeightsWritten,
 )
-from pointsman.core.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
+from pointsman.core.marks import MARKS, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.packing import unpack, unpack_floats
 
 EpochKey = tuple[str, int]
 
-_NO_EPOCH = ("", -1)
+_MARKS = frozenset(MARKS)
 
 SPAN = 10
 """Seconds of a roll-up: half a line of a chart over five minutes."""
 
 
-class RequestRow(msgspec.Struct):
-    """A decision and what came of it."""
+class RequestRow(msgspec.Struct, array_like=True, gc=False):
+    """A decision and what came of it, as far as lists and searches show it; the log has the rest."""
 
     position: int
     """Of the decision."""
@@ -46,30 +46,21 @@ class RequestRow(msgspec.Struct):
     reason: str
     """Why it was refused; empty where it was routed."""
     recorded_at: float
-    decided_at: float
-    picker: str
-    epoch: str
-    """In hexadecimal: SQLite's integers have a sign."""
-    n: int
-    applied: int
-    degraded: bool
-    objective: str = ""
-    priority: int = 0
-    status: int | None = None
+    status: int | None
     """What the client got: None while open, 0 where nothing came."""
+    decided_at: float
+    origin: Origin
+    """Of the decision."""
+    degraded: bool
     cause: str = ""
     """How a routed request ended; empty while open."""
     started: int | None = None
     """Position of the ResponseStarted."""
     finished: int | None = None
     """Position of the entry that ended it."""
-    headers_after: float | None = None
     first_token: float | None = None
     duration: float | None = None
-    response_bytes: int | None = None
-    prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    cached_tokens: int | None = None
 
 
 class Span(msgspec.Struct):
@@ -172,13 +163,11 @@ class Summary:
         """The last change of each route."""
         self._pending: dict[str, ChangeRow] = {}
         self._in_flight: dict[str, int] = {}
+        """By pool, where the span before the current one ended."""
         self._current: dict[str, Span] = {}
         self._touched: dict[str, Span] = {}
         """Those of `_current` that are in `spans`."""
         self._start = -1
-        self._epoch, self._epoch_words = _NO_EPOCH, ""
-        self._open_there: dict[int, RequestRow] = {}
-        """Of `_epoch`, in `open`."""
 
     def resume(
         self,
@@ -191,11 +180,12 @@ class Summary:
         """Take up what an earlier summary had written down; of changes and moves the last of each route, and pending."""
         self.pool_of = {member.number: member for member in members}
         for row in open_rows:
-            self.open.setdefault((row.picker, int(row.epoch, 16)), {})[row.n] = row
+            self.open.setdefault((row.origin.picker, row.origin.epoch), {})[row.origin.n] = row
             self._in_flight[row.pool] = self._in_flight.get(row.pool, 0) + 1
         for span in spans:
             self._start = max(self._start, span.start)
             self._current[span.pool] = span
+            span.in_flight_last = self._in_flight.get(span.pool, 0)
         self._pending = {change.change: change for change in changes if change.state == "writing"}
         self._wanted = {change.route: change for change in sorted(changes, key=lambda one: one.position)}
         self._routes = {move.route: move for move in moves}
@@ -213,27 +203,35 @@ class Summary:
     def fold(self, recorded_at: float, entries: Iterable[tuple[int, Event | Mark]]) -> None:
         """Fold the next entries, each with its position, which were recorded together and are skimmed."""
         start = int(recorded_at // SPAN) * SPAN
+        picker, epoch, mine = "", -1, dict[int, RequestRow]()  # entries that follow each other are nearly always of one
         for position, event in entries:
             if start > self._start:
                 self._begin_span(start, position)
-            if isinstance(event, RoutedMark):
-                self._routed(position, recorded_at, event)
-            elif isinstance(event, StartedMark):
-                if (row := self._of_epoch(event.origin).get(event.request_n)) is not None:
-                    row.started, row.headers_after = position, event.after
-                    self.rows[row.position] = row
-            elif isinstance(event, FinishedMark):
-                if (row := self._of_epoch(event.origin).pop(event.request_n, None)) is not None:
-                    self._finished(position, row, event)
-            elif isinstance(event, LoadSampled):
-                self._sampled(event)
-            elif isinstance(event, RefusedMark):
-                self._refused(position, recorded_at, event)
-            else:
+            # By type: to `isinstance`, a class that does not match costs a call.
+            if type(event) not in _MARKS:
                 self._fold_rare(position, recorded_at, event)
+                epoch = -1
+                continue
+            mark: Mark = event  # type: ignore[assignment]  # as its type says
+            origin = mark.origin
+            if origin.epoch != epoch or origin.picker != picker:
+                picker, epoch = origin.picker, origin.epoch
+                mine = self.open.setdefault((picker, epoch), {})
+            if type(mark) is RoutedMark:
+                mine[origin.n] = self._routed(position, recorded_at, mark)
+            elif type(mark) is FinishedMark:
+                if (row := mine.pop(mark.request_n, None)) is not None:
+                    self._finished(position, row, mark)
+            elif type(mark) is StartedMark:
+                if (row := mine.get(mark.request_n)) is not None:
+                    row.started = position
+                    self.rows[row.position] = row
+            elif type(mark) is RefusedMark:
+                self._refused(position, recorded_at, mark)
 
     def _begin_span(self, start: int, position: int) -> None:
         self._start = start
+        self._in_flight.update({pool: span.in_flight_last for pool, span in self._current.items()})
         self._current.clear()
         self._touched.clear()
         self.moments[start] = position
@@ -241,17 +239,11 @@ class Summary:
             if count:
                 self._pool(pool)
 
-    def _of_epoch(self, origin: Origin) -> dict[int, RequestRow]:
-        """The open requests of an epoch; those that follow each other nearly always have the same one."""
-        if origin.epoch != self._epoch[1] or origin.picker != self._epoch[0]:
-            self._epoch = (origin.picker, origin.epoch)
-            self._epoch_words = f"{origin.epoch:016x}"
-            self._open_there = self.open.setdefault(self._epoch, {})
-        return self._open_there
-
     def _fold_rare(self, position: int, recorded_at: float, event: Event | Mark) -> None:
-        """Fold what people and sources do."""
+        """Fold what requests do not say."""
         match event:
+            case LoadSampled():
+                self._sampled(event)
             case OpenRequestsListed(origin, listed):
                 self._lose(position, (origin.picker, origin.epoch), set(unpack(listed).tolist()))
             case PickerEnded(picker, epoch):
@@ -318,48 +310,38 @@ class Summary:
         self.spans[pool, found.start] = self._touched[pool] = found
         return found
 
-    def _count_in_flight(self, pool: str, change: int) -> Span:
-        count = self._in_flight[pool] = self._in_flight.get(pool, 0) + change
-        span = self._pool(pool)
-        span.in_flight_last = count
-        span.in_flight_max = max(span.in_flight_max, count)
-        return span
-
-    def _routed(self, position: int, recorded_at: float, event: RoutedMark) -> None:
-        row = self._decided(position, recorded_at, event)
-        row.endpoint = event.endpoints[0]
-        self._open_there[row.n] = row
-        span = self._count_in_flight(row.pool, 1)
+    def _routed(self, position: int, recorded_at: float, event: RoutedMark) -> RequestRow:
+        facts = event.request
+        where = (facts.request_id, facts.pool, facts.model, event.endpoints[0])
+        row = RequestRow(position, *where, "", recorded_at, None, event.decided_at, event.origin, event.degraded)
+        self.rows[position] = row
+        span = self._touched.get(row.pool) or self._pool(row.pool)
         span.routed += 1
         span.degraded += event.degraded
+        span.in_flight_last = count = span.in_flight_last + 1
+        span.in_flight_max = max(span.in_flight_max, count)
+        return row
 
     def _refused(self, position: int, recorded_at: float, event: RefusedMark) -> None:
-        row = self._decided(position, recorded_at, event)
-        row.reason, row.status = event.reason, event.status
-        span = self._pool(row.pool)
+        facts = event.request
+        where, why = (facts.request_id, facts.pool, facts.model, None), (recorded_at, event.status, event.decided_at)
+        self.rows[position] = RequestRow(position, *where, event.reason, *why, event.origin, event.degraded)
+        span = self._pool(facts.pool)
         span.refused[event.reason] = span.refused.get(event.reason, 0) + 1
         span.refused_count += 1
         span.degraded += event.degraded
 
-    def _decided(self, position: int, recorded_at: float, event: RoutedMark | RefusedMark) -> RequestRow:
-        origin, facts = event.origin, event.request
-        self._of_epoch(origin)
-        said = (facts.request_id, facts.pool, facts.model, None, "", recorded_at, event.decided_at)
-        row = RequestRow(position, *said, origin.picker, self._epoch_words, origin.n, origin.applied, event.degraded)
-        row.objective, row.priority = facts.objective, facts.priority
-        self.rows[position] = row
-        return row
-
     def _finished(self, position: int, row: RequestRow, event: FinishedMark) -> None:
         row.finished, row.status, row.cause = position, event.status, event.cause
-        row.duration, row.first_token, row.response_bytes = event.duration, event.first_token, event.response_bytes
-        row.prompt_tokens, row.completion_tokens = event.prompt_tokens, event.completion_tokens
-        row.cached_tokens = event.cached_tokens
+        row.first_token, row.duration = event.first_token, event.duration
+        row.completion_tokens = event.completion_tokens
         self.rows[row.position] = row
-        span = self._count_in_flight(row.pool, -1)
+        span = self._touched.get(row.pool) or self._pool(row.pool)
+        span.in_flight_last -= 1
         span.finished += 1
         span.duration_sum += event.duration
-        span.errors += event.status >= 500 or event.cause != "complete"
+        if event.status >= 500 or event.cause != "complete":
+            span.errors += 1
         if event.first_token is not None:
             span.first_tokens += 1
             span.first_token_sum += event.first_token
@@ -376,7 +358,6 @@ class Summary:
             row.duration = None
         if not mine:
             self.open.pop(key, None)
-            self._epoch, self._open_there = _NO_EPOCH, {}
 
     def _sampled(self, event: LoadSampled) -> None:
         waiting, running = unpack(event.waiting).tolist(), unpack(event.running).tolist()
