@@ -52,7 +52,7 @@ class Deployment:
         self.run = self.data / "run"
         self.gateway = self.data / "gateway"
         self.logs = self.data / "logs" if logs else None
-        self._lock = -1
+        self._lock = self._page = -1
         self._temporary = ""
 
     def __enter__(self) -> Self:
@@ -60,6 +60,8 @@ class Deployment:
             for directory in (self.run, *([self.logs] if self.logs else [])):
                 directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.run / "lock", self.data)
+            # Of memory, not of the disk: a picker has to start where the disk is full or read-only, too.
+            self._page = os.memfd_create(f"{PICKER} page")
         except OSError as error:
             raise Failure(f"the data directory {self.data} cannot be used: {error}") from error
         # What an earlier run left there names ports that it had.
@@ -74,8 +76,9 @@ class Deployment:
     def __exit__(self, *_: object) -> None:
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
-        with suppress(OSError):
-            os.close(self._lock)
+        for descriptor in (self._lock, self._page):
+            with suppress(OSError):
+                os.close(descriptor)
 
     @property
     def feed(self) -> str:
@@ -96,12 +99,13 @@ class Deployment:
 
     def picker(self, options: PickerOptions) -> ChildPlan:
         """The picker process."""
-        page = str(self.run / f"{PICKER}.page")
+        page = self._page
+        path = f"/proc/self/fd/{page}"
         told = msgspec.json.encode(
-            {"picker": PICKER, "feed": self.feed, "build": build(), "page": page, **msgspec.structs.asdict(options)}
+            {"picker": PICKER, "feed": self.feed, "build": build(), "page": path, **msgspec.structs.asdict(options)}
         ).decode()
         command = our_command("picker", "--settings", told)
-        return ChildPlan(PICKER, Role.PICKER, command, log=self.log_of(PICKER), page=page)
+        return ChildPlan(PICKER, Role.PICKER, command, inherits=(page,), log=self.log_of(PICKER), page=page)
 
     def envoy(self, settings: GatewaySettings) -> ChildPlan:
         """The standalone gateway; `Failure` where there is no Envoy."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -26,6 +27,8 @@ STEADY = 5.0
 """A life of this many seconds was no quick end."""
 
 LAST_LINES = 12
+LOG_UNREADABLE = -1
+"""`log_offset` of a life whose output went elsewhere."""
 
 
 class Role(Enum):
@@ -50,8 +53,8 @@ class ChildPlan(msgspec.Struct, frozen=True):
     """File descriptors that keep their numbers in the child."""
     log: str = ""
     """File that takes the child's output; empty for the supervisor's own."""
-    page: str = ""
-    """File shared with the child, made anew for each life."""
+    page: int = -1
+    """Descriptor of the memory shared with the child, cleared for each life; -1 for none."""
 
 
 def our_command(*words: str) -> tuple[str, ...]:
@@ -90,8 +93,8 @@ class Child:
         """Begin a life; `OSError` where the program cannot be run."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if self.plan.page:
-                _make_page(Path(self.plan.page))
+            if self.plan.page >= 0:
+                os.pwrite(self.plan.page, bytes(PAGE_BYTES), 0)
             self.process = self._spawn(os.environ | {LEASH: str(theirs.fileno())}, theirs.fileno())
         except OSError:
             ours.close()
@@ -102,9 +105,8 @@ class Child:
         self.leash, self.lines, self.ready, self.started_at = ours, Lines(), False, now
 
     def _spawn(self, environment: dict[str, str], leash: int) -> subprocess.Popen[bytes]:
-        output = open(self.plan.log, "ab", buffering=0) if self.plan.log else None  # noqa: SIM115
+        output = self._open_log() if self.plan.log else None
         try:
-            self.log_offset = output.seek(0, os.SEEK_END) if output is not None else 0
             return subprocess.Popen(
                 self.plan.command,
                 stdin=subprocess.DEVNULL,
@@ -119,6 +121,16 @@ class Child:
         finally:
             if output is not None:
                 output.close()
+
+    def _open_log(self) -> BinaryIO | None:
+        """Where the child's output goes; where that cannot be written it goes to the supervisor's own."""
+        try:
+            output = open(self.plan.log, "ab", buffering=0)  # noqa: SIM115
+        except OSError:
+            self.log_offset = LOG_UNREADABLE
+            return None
+        self.log_offset = output.seek(0, os.SEEK_END)
+        return output
 
     def ended(self, status: int, now: float) -> str:
         """Note the end of this life and return its cause in words; `status` is `waitpid`'s."""
@@ -136,14 +148,11 @@ class Child:
 
     def last_page(self) -> LastPage | None:
         """What the process says on the page it shares; None where it has begun no epoch."""
-        try:
-            return read_page(Path(self.plan.page).read_bytes()) if self.plan.page else None
-        except OSError:
-            return None
+        return read_page(os.pread(self.plan.page, PAGE_BYTES, 0)) if self.plan.page >= 0 else None
 
     def last_lines(self) -> list[str]:
         """What this life wrote last, where it writes to a file of its own."""
-        if not self.plan.log:
+        if not self.plan.log or self.log_offset == LOG_UNREADABLE:
             return []
         try:
             with open(self.plan.log, "rb") as file:
@@ -152,18 +161,6 @@ class Child:
                 return [line.decode(errors="replace").rstrip() for line in deque(file, LAST_LINES)]
         except OSError as error:
             return [f"its output cannot be read: {error}"]
-
-
-def _make_page(path: Path) -> None:
-    """Put an empty page where a life before this one had its own."""
-    new = path.with_name(path.name + ".new")
-    try:
-        new.write_bytes(bytes(PAGE_BYTES))
-        new.replace(path)  # that life may still have its page mapped
-    except OSError:
-        # A disk without room for another file has the block of the former one.
-        with open(path, "r+b") as former:
-            former.write(bytes(PAGE_BYTES))
 
 
 def _signal_name(number: int) -> str:

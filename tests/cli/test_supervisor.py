@@ -1,20 +1,17 @@
 """The supervisor over real processes: what ends is started again, and nothing outlives it."""
 
 import json
-import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from pointsman.cli.child import Child, ChildPlan, Role
-from pointsman.core.lastpage import PAGE_BYTES, LastPage, begin_page
+from pointsman.core.lastpage import LastPage
 
 PROGRAM = """
 import sys
@@ -38,8 +35,8 @@ import os, signal, socket, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open(sys.argv[1], "a").write(f"{os.getpid()} ")
 leash = socket.socket(fileno=int(os.environ["POINTSMAN_LEASH"]))
-leash.sendall(b'{"ready":true}\\\\n')
 heard = open(sys.argv[1] + ".heard", "ab", buffering=0)
+leash.sendall(b'{"ready":true}\\\\n')
 while data := leash.recv(65536):
     heard.write(data)
     if b'"stop"' in data:
@@ -121,28 +118,32 @@ def test_however_often_it_crashes_the_next_start_is_due_well_within_two_seconds(
     assert not child.may_start(now)
 
 
-def test_a_picker_is_started_again_where_the_disk_has_no_room_for_its_page(tmp_path: Path) -> None:
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    try:
-        page = mount / "page"
-        child = Child(ChildPlan("picker", Role.PICKER, (sys.executable, "-c", ""), page=str(page)))
-        for life in range(2):
-            child.start(float(life))
-            assert child.last_page() is None
-            with open(page, "r+b") as shared, mmap.mmap(shared.fileno(), PAGE_BYTES) as mapped:
-                begin_page(memoryview(mapped), life + 7)
-            child.ended(os.waitpid(child.pid, 0)[1], float(life))
-            with open(mount / "ballast", "ab", buffering=0) as ballast, suppress(OSError):
-                while ballast.write(b"x" * 4096):
-                    pass
+def test_each_life_of_a_picker_begins_with_an_empty_page() -> None:
+    page = os.memfd_create("page")
+    code = f"""
+from pathlib import Path
+from pointsman.core.lastpage import PAGE_BYTES, begin_page
+said = bytearray(PAGE_BYTES)
+begin_page(said, 7)
+Path("/proc/self/fd/{page}").write_bytes(said)
+"""
+    command = (sys.executable, "-P", "-c", code)
+    child = Child(ChildPlan("picker", Role.PICKER, command, inherits=(page,), page=page))
+    for life in range(2):
+        child.start(float(life))
+        assert child.last_page() is None
+        child.ended(os.waitpid(child.pid, 0)[1], float(life))
+        assert child.last_page() == LastPage(7, 0)
+    os.close(page)
 
-            assert child.last_page() == LastPage(life + 7, 0)
-    finally:
-        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+def test_where_its_output_cannot_be_written_a_process_is_started_all_the_same(tmp_path: Path) -> None:
+    child = Child(ChildPlan("picker", Role.PICKER, (sys.executable, "-c", ""), log=str(tmp_path / "missing" / "log")))
+    child.start(0.0)
+    cause = child.ended(os.waitpid(child.pid, 0)[1], 0.0)
+
+    assert cause == "exit code 0"
+    assert child.last_lines() == []
 
 
 def test_the_last_lines_of_a_crash_are_shown(tmp_path: Path) -> None:

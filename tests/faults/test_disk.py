@@ -222,6 +222,41 @@ def test_with_all_data_on_a_full_disk_no_process_ends_and_everything_is_recorded
     all_is_told(system, load)
 
 
+@contextmanager
+def read_only_for_new_files(directory: Path) -> Iterator[None]:
+    """What is opened there from here on cannot be written; what is open already can."""
+    if os.geteuid() != 0 or subprocess.run(["mount", "--bind", directory, directory], check=False).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(directory)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def test_a_picker_killed_while_the_data_directory_is_read_only_is_back(tmp_path: Path) -> None:
+    with demo(tmp_path) as system:
+        with Load(system.gateway, RATE) as load:
+            load.wait_sent(200, 20)
+            with read_only_for_new_files(system.data):
+                system.kill("picker")
+                killed = time.monotonic()
+                load.wait_sent(len(load.outcomes) + 600, 30)
+            load.wait_sent(len(load.outcomes) + 200, 30)
+        system.stop()
+    broken = load.broken()
+    print(f"{len(broken)} of {len(load.outcomes)} requests broke, all open at the kill")
+
+    assert [outcome for outcome in broken if outcome.began > killed] == []
+    found = gather(entries(system.log), system.request_log, system.access_log)
+    assert found.refused.total() == 0
+    assert disagreements(found) == []
+    assert undecided(found) == []
+    assert without_one_end(found) == []
+    assert unaccounted(found) == []
+    assert verified(system.data)["skipped"] == {}
+
+
 def test_on_a_full_disk_the_end_comes_in_time(tmp_path: Path, small_disk: Path) -> None:
     with demo(tmp_path) as system, Load(system.gateway, RATE) as load:
         load.wait_sent(200, 20)
