@@ -2,23 +2,29 @@
 
 Every family of requests and pools is there twice: as llm-d-router names it (`llm_d_epp_`) and as GIE does.
 The counts are of this process's life; what a client can choose becomes a label value at most LABEL_VALUES_MAX times.
+Entries are counted some thousands at a time, or when somebody asks: a column of values costs less than each by itself.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Sequence
 
 import msgspec
 
-from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, Origin, PickerEnded, ScrapeFailed
-from pointsman.core.marks import FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
+from pointsman.core.cluster import Endpoint
+from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, PickerEnded, ScrapeFailed
+from pointsman.core.marks import MARKS, FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.packing import unpack
 from pointsman.core.projection import ClusterState
-from pointsman.web.exposition import Bounded, Histogram
+from pointsman.web.exposition import MANY, Bounded, Histogram
 
 LABEL_VALUES_MAX = 1000
 """Distinct model names, and fairness ids; llm-d-router's bound."""
 
 SERIES_MAX = 4000
 """Combinations of them: a page of some megabytes."""
+
+PENDING = 3000
+"""Entries that are counted together: half a second of a load, and a millisecond or two of work."""
 
 LATENCY = (
     *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120),
@@ -46,8 +52,7 @@ _REFUSED_CODES = {
 _ENDED_CODES = {"lost": "Internal"}
 """Codes by the cause of an end that is not `complete`; all others are Unknown."""
 
-
-_NO_EPOCH = ("", -1)
+_MARKS = frozenset(MARKS)
 
 
 class Series:
@@ -73,8 +78,15 @@ class Series:
         """Count an error."""
         self.errors[code] = self.errors.get(code, 0) + 1
 
+    def routed(self, sizes: Sequence[int]) -> None:
+        """Count requests for which an endpoint was found, each with the bytes of its body."""
+        self.requests += len(sizes)
+        self.running += len(sizes)
+        self.request_bytes.observe_all(sizes)
+
     def finished(self, event: FinishedMark) -> None:
         """Count a request's end."""
+        self.running -= 1
         self.duration.observe(event.duration)
         if event.first_token is not None:
             self.first_token[event.streamed].observe(event.first_token)
@@ -89,10 +101,38 @@ class Series:
                 self.normalized.observe(event.duration / made)
                 if made > 1 and event.first_token is not None:
                     self.token_time.observe(max(0.0, event.duration - event.first_token) / (made - 1))
+        self._ended(event)
+
+    def _ended(self, event: FinishedMark) -> None:
         if event.cause != "complete":
             self.failed(_ENDED_CODES.get(event.cause, "Unknown"))
         elif event.status >= 400:
             self.failed("ModelServerError")
+
+    def finished_all(self, events: Sequence[FinishedMark]) -> None:
+        """Count the ends of requests, as one after the other."""
+        if len(events) < MANY:
+            for event in events:
+                self.finished(event)
+            return
+        self.running -= len(events)
+        self.duration.observe_all([event.duration for event in events])
+        for streamed, first_token in self.first_token.items():
+            times = [event.first_token for event in events if event.streamed is streamed]
+            first_token.observe_all([time for time in times if time is not None])
+        self.response_bytes.observe_all([event.response_bytes for event in events])
+        self.input_tokens.observe_all([n for event in events if (n := event.prompt_tokens) is not None])
+        self.cached_tokens.observe_all([n for event in events if (n := event.cached_tokens) is not None])
+        self.output_tokens.observe_all([n for event in events if (n := event.completion_tokens) is not None])
+        self._streamed([event for event in events if event.streamed])
+        for event in [event for event in events if event.status >= 400 or event.cause != "complete"]:
+            self._ended(event)
+
+    def _streamed(self, events: Sequence[FinishedMark]) -> None:
+        made = [(event, n) for event in events if (n := event.completion_tokens) is not None and n > 0]
+        self.normalized.observe_all([event.duration / n for event, n in made])
+        begun = [(event.duration - event.first_token, n) for event, n in made if event.first_token is not None]
+        self.token_time.observe_all([max(0.0, time) / (n - 1) for time, n in begun if n > 1])
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -109,88 +149,132 @@ class Metrics:
     """Folds committed entries; `metrics_page` writes what they add up to."""
 
     def __init__(self) -> None:
-        self.series: dict[tuple[str, str, str, str], Series] = {}
-        """By the values of its labels."""
-        self.attempts: dict[Attempt, int] = {}
-        self.scheduling = Histogram(SCHEDULER)
-        self.samples = 0
-        self.scrapes_failed = 0
+        self._series: dict[tuple[str, str, str, str], Series] = {}
+        self._attempts: dict[Attempt, int] = {}
+        self._scheduling = Histogram(SCHEDULER)
+        self._samples = 0
+        self._scrapes_failed = 0
         self._models = Bounded(LABEL_VALUES_MAX)
         self._fairness = Bounded(LABEL_VALUES_MAX)
         self._by_facts: dict[tuple[str, str, str, int], Series] = {}
         self._attempts_known: dict[tuple[str, int], Attempt] = {}
         """Of a target and an endpoint's number, which is never used again."""
         self._open: dict[tuple[str, int], dict[int, Series]] = {}
-        self._epoch, self._open_there = _NO_EPOCH, dict[int, Series]()
-        """Whose request was counted last, and that epoch's part of `_open`."""
+        self._pending: list[Event | Mark] = []
+        self._endpoints: dict[int, Endpoint] = {}
+        self._membership = -1
+        """The version of it that `_endpoints` are of, and that all of `_pending` was committed with."""
 
-    def follow(self, events: Iterable[Event | Mark], cluster: ClusterState) -> None:
-        """Count the entries of a commit, as skimmed; `cluster` is the state after it, and names the endpoints."""
-        chosen: dict[tuple[str, int], int] = {}
-        for event in events:
-            if isinstance(event, RoutedMark):
-                series = self._routed(event)
-                attempt = (series.target, event.endpoints[0])
-                chosen[attempt] = chosen.get(attempt, 0) + 1
-            elif isinstance(event, FinishedMark):
-                # One that was routed before this process began has nothing to be counted under.
-                open_series = self._of_epoch(event.origin).pop(event.request_n, None)
-                if open_series is not None:
-                    open_series.running -= 1
-                    open_series.finished(event)
-            elif not isinstance(event, StartedMark):  # nothing is counted of that
+    @property
+    def series(self) -> dict[tuple[str, str, str, str], Series]:
+        """By the values of its labels."""
+        self._count()
+        return self._series
+
+    @property
+    def attempts(self) -> dict[Attempt, int]:
+        """How often the scheduler was asked, by what came of it."""
+        self._count()
+        return self._attempts
+
+    @property
+    def scheduling(self) -> Histogram:
+        """Times of decisions."""
+        self._count()
+        return self._scheduling
+
+    @property
+    def samples(self) -> int:
+        """Samples of an endpoint's load."""
+        self._count()
+        return self._samples
+
+    @property
+    def scrapes_failed(self) -> int:
+        """Scrapes of an endpoint that failed."""
+        self._count()
+        return self._scrapes_failed
+
+    def follow(self, events: Sequence[Event | Mark], cluster: ClusterState) -> None:
+        """Take the entries of a commit, as skimmed; `cluster` is the state after it, and names the endpoints."""
+        if cluster.membership_version != self._membership:
+            self._count()  # with the names of its time
+            self._membership, self._endpoints = cluster.membership_version, dict(cluster.endpoints)
+        self._pending.extend(events)
+        if len(self._pending) >= PENDING:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what is pending."""
+        pending, self._pending = self._pending, []
+        routed: defaultdict[Series, list[int]] = defaultdict(list)
+        finished: defaultdict[Series, list[FinishedMark]] = defaultdict(list)
+        chosen: defaultdict[tuple[str, int], int] = defaultdict(int)
+        took: list[int] = []
+        picker, epoch, mine = "", -1, dict[int, Series]()  # entries that follow each other are nearly always of one
+        for event in pending:
+            # By type: to `isinstance`, a class that does not match costs a call.
+            if type(event) is StartedMark:
+                continue  # nothing is counted of that
+            if type(event) not in _MARKS:
                 self._count_rare(event)
-        for (target, endpoint), count in chosen.items():
-            self._attempted(target, endpoint, count, cluster)
-
-    def _routed(self, event: RoutedMark) -> Series:
-        series, request = self._series(event.request), event.request
-        series.requests += 1
-        series.running += 1
-        series.request_bytes.observe(request.body_bytes)
-        self._of_epoch(event.origin)[event.origin.n] = series
-        self.scheduling.observe(event.took / 1e6)
-        return series
-
-    def _of_epoch(self, origin: Origin) -> dict[int, Series]:
-        if origin.epoch != self._epoch[1] or origin.picker != self._epoch[0]:
-            self._epoch = (origin.picker, origin.epoch)
-            self._open_there = self._open.setdefault(self._epoch, {})
-        return self._open_there
+                epoch = -1
+                continue
+            mark: Mark = event  # type: ignore[assignment]  # as its type says
+            origin = mark.origin
+            if origin.epoch != epoch or origin.picker != picker:
+                picker, epoch = origin.picker, origin.epoch
+                mine = self._open.setdefault((picker, epoch), {})
+            if type(mark) is RoutedMark:
+                mine[origin.n] = series = self._series_of(mark.request)
+                routed[series].append(mark.request.body_bytes)
+                chosen[series.target, mark.endpoints[0]] += 1
+                took.append(mark.took)
+            elif type(mark) is FinishedMark:
+                # One that was routed before this process began has nothing to be counted under.
+                if (ended := mine.pop(mark.request_n, None)) is not None:
+                    finished[ended].append(mark)
+            elif type(mark) is RefusedMark and self._refused(mark):
+                took.append(mark.took)
+        self._scheduling.observe_all([micros / 1e6 for micros in took])
+        for series, sizes in routed.items():
+            series.routed(sizes)
+        for series, ends in finished.items():
+            series.finished_all(ends)
+        for (target, number), count in chosen.items():
+            self._count_attempt(self._attempt(target, number), count)
 
     def _count_rare(self, event: Event | Mark) -> None:
         match event:
             case LoadSampled(numbers):
-                self.samples += len(unpack(numbers))
-            case RefusedMark(reason=reason):
-                series = self._series(event.request)
-                series.failed(_REFUSED_CODES.get(reason, "ServiceUnavailable"))
-                if event.digest:
-                    self.scheduling.observe(event.took / 1e6)
-                    self._count_attempt(Attempt("failure", series.target), 1)
+                self._samples += len(unpack(numbers))
             case OpenRequestsListed(origin, listed):
                 kept = set(unpack(listed).tolist())
-                mine = self._of_epoch(origin)
+                mine = self._open.get((origin.picker, origin.epoch), {})
                 for n in [n for n in mine if n not in kept]:
                     self._lost(mine.pop(n))
             case PickerEnded(picker, epoch):
-                self._epoch_ended((picker, epoch))
+                for series in self._open.pop((picker, epoch), {}).values():
+                    self._lost(series)
             case ScrapeFailed(endpoints):
-                self.scrapes_failed += len(unpack(endpoints))
+                self._scrapes_failed += len(unpack(endpoints))
             case _:
                 pass
 
-    def _epoch_ended(self, life: tuple[str, int]) -> None:
-        for series in self._open.pop(life, {}).values():
-            self._lost(series)
-        if life == self._epoch:
-            self._epoch, self._open_there = _NO_EPOCH, {}
+    def _refused(self, event: RefusedMark) -> bool:
+        """Count a refusal; whether the scheduler was asked."""
+        series = self._series_of(event.request)
+        series.failed(_REFUSED_CODES.get(event.reason, "ServiceUnavailable"))
+        if not event.digest:
+            return False
+        self._count_attempt(Attempt("failure", series.target), 1)
+        return True
 
     def _lost(self, series: Series) -> None:
         series.running -= 1
         series.failed("Internal")
 
-    def _series(self, request: FactsMark) -> Series:
+    def _series_of(self, request: FactsMark) -> Series:
         key = (request.model, request.target_model, request.fairness_id, request.priority)
         known = self._by_facts.get(key)
         if known is not None:
@@ -201,27 +285,28 @@ class Metrics:
             self._fairness.name(request.fairness_id),
             str(request.priority),
         )
-        if labels not in self.series and len(self.series) >= SERIES_MAX:
+        if labels not in self._series and len(self._series) >= SERIES_MAX:
             labels = ("other", "other", "other", "other")
-        series = self.series.setdefault(labels, Series(*labels))
+        series = self._series.setdefault(labels, Series(*labels))
         if len(self._by_facts) < SERIES_MAX:
             self._by_facts[key] = series
         return series
 
-    def _attempted(self, target: str, number: int, count: int, cluster: ClusterState) -> None:
-        attempt = self._attempts_known.get((target, number))
-        if attempt is None:
-            member = cluster.endpoints.get(number)
-            if member is None:  # it left within the same commit
-                attempt = Attempt("success", target)
-            else:
-                attempt = Attempt("success", target, member.name, member.namespace, str(member.port))
-                if len(self._attempts_known) >= SERIES_MAX:
-                    self._attempts_known.clear()
-                self._attempts_known[target, number] = attempt
-        self._count_attempt(attempt, count)
+    def _attempt(self, target: str, number: int) -> Attempt:
+        """What chose an endpoint."""
+        known = self._attempts_known.get((target, number))
+        if known is not None:
+            return known
+        member = self._endpoints.get(number)
+        if member is None:  # it left within the same commit
+            return Attempt("success", target)
+        if len(self._attempts_known) >= SERIES_MAX:
+            self._attempts_known.clear()
+        found = Attempt("success", target, member.name, member.namespace, str(member.port))
+        self._attempts_known[target, number] = found
+        return found
 
     def _count_attempt(self, attempt: Attempt, count: int) -> None:
-        if attempt not in self.attempts and len(self.attempts) >= SERIES_MAX:
+        if attempt not in self._attempts and len(self._attempts) >= SERIES_MAX:
             attempt = Attempt(attempt.status, "other")
-        self.attempts[attempt] = self.attempts.get(attempt, 0) + count
+        self._attempts[attempt] = self._attempts.get(attempt, 0) + count

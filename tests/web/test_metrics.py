@@ -1,18 +1,21 @@
 """The metrics page against the facts it is made of."""
 
+import random
 import re
 from collections import Counter
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.core.events import (
     Class,
     EndpointJoined,
+    EndpointLeft,
     Entry,
     Event,
     LoadSampled,
+    OpenRequestsListed,
     Origin,
     PickerEnded,
     PoolApplied,
@@ -27,8 +30,8 @@ from pointsman.core.events import (
 from pointsman.core.marks import skim
 from pointsman.core.packing import pack, pack_floats
 from pointsman.core.projection import ClusterState
-from pointsman.web.exposition import Bounded, Histogram, Page
-from pointsman.web.metrics import LABEL_VALUES_MAX, LATENCY, Metrics
+from pointsman.web.exposition import MANY, Bounded, Histogram, Page
+from pointsman.web.metrics import LABEL_VALUES_MAX, LATENCY, PENDING, Metrics
 from pointsman.web.metrics_page import metrics_page
 
 SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})? (\S+)')
@@ -170,6 +173,78 @@ def test_a_histogram_shown_with_fewer_bounds_counts_the_same(values: list[float]
     shown = histogram.cumulative(bounds)
 
     assert shown == [*(sum(v <= bound for v in values) for bound in bounds), len(values)]
+
+
+@given(st.lists(st.one_of(st.floats(0, 5000), st.integers(0, 1 << 40)), max_size=3 * MANY))
+def test_values_counted_together_count_as_one_after_the_other(values: list[float]) -> None:
+    singly, together = Histogram(LATENCY), Histogram(LATENCY)
+    for value in values:
+        singly.observe(value)
+    together.observe_all(values)
+
+    assert (together.counts, together.total) == (singly.counts, singly.total)
+
+
+def traffic(seed: int) -> list[Event]:
+    """Decisions, refusals and ends of a picker's life, many more of a model than are counted one by one."""
+    source = random.Random(seed)
+    events: list[Event] = [*POOL]
+    running: list[int] = []
+    for n in range(1, 10 * MANY):
+        what = source.choice(["route"] * 10 + ["finish"] * 8 + ["refuse", "lose"])
+        if what == "finish" and running:
+            told: dict[str, object] = {
+                "cause": source.choice(["complete", "complete", "client-closed"]),
+                "status": source.choice([200, 200, 503]),
+                "duration": source.expovariate(1),
+                "first_token": source.choice([None, source.expovariate(1)]),
+                "streamed": source.random() < 0.5,
+                **{
+                    f"{name}_tokens": source.choice([None, 0, 1, 2, 700]) for name in ("prompt", "completion", "cached")
+                },
+            }
+            events.append(finished(n, running.pop(source.randrange(len(running))), **told))
+        elif what == "refuse":
+            events.append(RequestRefused(origin(n), 0.0, RequestFacts("r", "ns/pool", "m"), "saturated", 429))
+        elif what == "lose":
+            running = running[: len(running) * 3 // 4]
+            events.append(OpenRequestsListed(origin(n), pack(np.array(running, dtype=np.int64))))
+        else:
+            running.append(n)
+            events.append(routed(n, source.choice(["m", "m", "m", "o"]), body_bytes=n))
+    return events
+
+
+@given(st.integers())
+@settings(max_examples=20, deadline=None)
+def test_a_page_does_not_depend_on_how_many_entries_were_counted_together(seed: int) -> None:
+    state, together, singly = ClusterState(), Metrics(), Metrics()
+    for position, event in enumerate(traffic(seed), 1):
+        one = entry(position, event)
+        state.apply(one)
+        for metrics in (together, singly):
+            metrics.follow([skim(one.kind, one.body)], state)
+        assert singly.samples == 0  # asked, it has counted everything
+
+    assert metrics_page(together, state, "b") == metrics_page(singly, state, "b")
+
+
+def test_an_endpoint_that_has_left_since_is_counted_by_its_name() -> None:
+    metrics, state = folded(*POOL, routed(1), EndpointLeft(1, "deleted"))
+    page = samples(metrics_page(metrics, state, "b"))
+
+    attempts = 'status="success",target_model_name="m",endpoint_name="pod-0",namespace="ns",port="8000"'
+    assert page[f"llm_d_epp_scheduler_attempts_total{{{attempts}}}"] == 1
+
+
+def test_what_waits_to_be_counted_is_bounded() -> None:
+    metrics, state = folded(*POOL, routed(1))
+    [series] = metrics.series.values()
+    for first in range(2, 3 * PENDING, 100):
+        decided = [routed(n) for n in range(first, first + 100)]
+        metrics.follow([skim(Class.TRAFFIC, encode(event)) for event in decided], state)
+
+        assert first + 99 - series.requests < PENDING
 
 
 def test_entries_of_other_classes_change_nothing() -> None:
