@@ -19,6 +19,12 @@ PAGE_MAX = 500
 ROLLUPS_MAX = 10_000
 """A day of one pool at the finest."""
 
+STRETCH = 14
+"""Bits of a position within a stretch of the log, in which request ids are indexed by themselves.
+
+Ids are random: those of one fold lie on some pages of such an index, and on all pages of one over the whole table.
+"""
+
 REQUEST_SEARCHED = RequestRow.__struct_fields__.index("status") + 1
 """Fields of a request that have a column of their own, because questions are asked with them."""
 
@@ -153,7 +159,15 @@ class ReadModel:
 
     def requests(self, request_id: str) -> list[RequestRow]:
         """The decisions about a request id, newest first: clients choose ids, so there may be several."""
-        statement = f"SELECT {REQUEST_COLUMNS} FROM requests WHERE request_id = ? ORDER BY position DESC LIMIT ?"
+        statement = f"""
+            WITH RECURSIVE stretches (stretch) AS (
+                SELECT max(position) >> {STRETCH} FROM requests
+                UNION ALL
+                SELECT stretch - 1 FROM stretches WHERE stretch > (SELECT min(position) >> {STRETCH} FROM requests)
+            )
+            SELECT {REQUEST_COLUMNS}
+            FROM stretches CROSS JOIN requests ON position >> {STRETCH} = stretch AND request_id = ?
+            ORDER BY position DESC LIMIT ?"""
         return [as_request(row) for row in self._rows(statement, (request_id, PAGE_MAX))]
 
     def decision(self, position: int) -> RequestRow | None:

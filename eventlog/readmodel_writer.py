@@ -29,6 +29,7 @@ from pointsman.eventlog.readmodel import (
     MOVE_COLUMNS,
     REQUEST_COLUMNS,
     SPAN_COLUMNS,
+    STRETCH,
     as_change,
     as_endpoint,
     as_move,
@@ -40,7 +41,7 @@ from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Su
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, reason, rows
 from pointsman.eventlog.store import Commit
 
-VERSION = 5
+VERSION = 6
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
@@ -70,7 +71,7 @@ _ON_CONFLICT = "ON CONFLICT (position) DO UPDATE SET status = excluded.status, r
 TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     f"CREATE TABLE requests (position INTEGER PRIMARY KEY, {REQUEST_COLUMNS.removeprefix('position, ')})",
-    "CREATE INDEX by_request_id ON requests (request_id)",
+    f"CREATE INDEX by_request_id ON requests (position >> {STRETCH}, request_id)",
     "CREATE INDEX by_model ON requests (model)",
     "CREATE INDEX by_endpoint ON requests (endpoint)",
     "CREATE INDEX by_status ON requests (status)",

@@ -28,7 +28,7 @@ from pointsman.core.events import (
 from pointsman.core.packing import pack
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.readmodel import Filters, ReadModel
+from pointsman.eventlog.readmodel import STRETCH, Filters, ReadModel
 from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
 from pointsman.eventlog.rollups import Span
 from pointsman.eventlog.segments import segment_paths
@@ -84,6 +84,23 @@ def test_a_request_is_found_by_its_id_with_its_outcome(model: ReadModel) -> None
         checked += 1
         if checked > 200:
             return
+
+
+def test_an_id_is_found_in_every_stretch_of_the_log_the_newest_first(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    again = [2, 3, (1 << STRETCH) - 1, 1 << STRETCH, (1 << STRETCH) + 1, 3 << STRETCH]
+    named = dict.fromkeys(again, "again")
+    events: list[Event] = [
+        RequestRouted(Origin(PICKER, EPOCH, n, 1), 1.0, RequestFacts(named.get(n, f"r{n}"), POOL), (1,))
+        for n in range(2, (3 << STRETCH) + 9)
+    ]
+    write(log, events)
+    fold(path, log)
+
+    with ReadModel(path) as model:
+        assert model.find_request("again") == again[::-1]
+        assert [row.origin.n for row in model.requests("r4")] == [4]
+        assert model.find_request("nobody") == []
 
 
 @pytest.mark.parametrize(
