@@ -12,6 +12,8 @@ The picker speaks first.  The two ends are state machines without I/O: `core/fee
     another log's cluster state        ->
     Entries                            ->
                                        <-   Batch for every commit, Heartbeat, Advice, Withdrawn, Acknowledged
+    Cold, where the Welcome `warms`    ->
+                                       <-   Warming, one for each Cold
 
 Rules.
 - A picker sends nothing but its Hello before it stands on this log: after Welcome where it continues,
@@ -26,6 +28,8 @@ Rules.
 - An entry is acknowledged by the Batch it is in, by the Welcome, or, when it came twice, by Acknowledged.
 - Advice names the head at which it was given: only a later entry about the endpoint ends it.  It does not outlive
   the connection; the control process gives again what still holds.
+- Warming waits for all commits, and a picker has one Cold on its way at most.  Only who understands them meets them:
+  Cold is answered to a Welcome that `warms`, which a picker of a build without it passes over.
 - Whoever receives what it cannot read or did not expect raises `FeedError`, and the connection is closed.
 """
 
@@ -107,7 +111,14 @@ class Entries(Frame, frozen=True, tag="entries"):
     bodies: tuple[bytes, ...]
 
 
-ToControl: TypeAlias = Hello | Foreign | Entries
+class Cold(Frame, frozen=True, tag="cold"):
+    """The picker's prefix index lacks the decisions at positions above `after`, up to `until`."""
+
+    until: int
+    after: int
+
+
+ToControl: TypeAlias = Hello | Foreign | Entries | Cold
 
 
 # --- from the control process ---------------------------------------------------------------------
@@ -124,6 +135,8 @@ class Welcome(Frame, frozen=True, tag="welcome"):
     """The highest `n` of this epoch that is committed."""
     taken: int
     """The highest `n` that need not be sent again while this control process lives."""
+    warms: bool = False
+    """Cold is answered."""
 
 
 class OpenEpoch(msgspec.Struct, frozen=True, array_like=True):
@@ -187,13 +200,33 @@ class Withdrawn(Frame, frozen=True, tag="withdrawn"):
     endpoints: tuple[int, ...]
 
 
+class Given(msgspec.Struct, frozen=True, array_like=True):
+    """The prompt blocks that decisions gave an endpoint, in the order in which it was given them."""
+
+    endpoint: int
+    pool: str
+    """Of the last of these decisions."""
+    hashes: bytes
+
+
+class Warming(Frame, frozen=True, tag="warming"):
+    """What decisions at positions `first` to `until` gave endpoints; the picker's own epoch is left out."""
+
+    until: int
+    first: int
+    last: bool
+    """There is nothing older to give."""
+    decisions: int
+    given: tuple[Given, ...]
+
+
 class Refused(Frame, frozen=True, tag="refused"):
     """The control process does not take this epoch."""
 
     reason: str
 
 
-ToPicker: TypeAlias = Welcome | Snapshot | Batch | Acknowledged | Heartbeat | Advice | Withdrawn | Refused
+ToPicker: TypeAlias = Welcome | Snapshot | Batch | Acknowledged | Heartbeat | Advice | Withdrawn | Warming | Refused
 
 
 # --- bytes ----------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from pointsman.core.feed import (
     UNREADABLE,
     Acknowledged,
     Advice,
+    Cold,
     Entries,
     FeedError,
     Foreign,
@@ -121,10 +122,12 @@ class Ledger:
 class ControlFeed:
     """What all connections of a control process share."""
 
-    def __init__(self, log: LogView, tail: Tail) -> None:
+    def __init__(self, log: LogView, tail: Tail, *, warms: bool = False) -> None:
         assert log.state.position == tail.head, "the tail begins at the log's head"
         self.log = log
         self.tail = tail
+        self.warms = warms
+        """The shell answers what pickers ask with Cold."""
         self.ledgers: dict[Key, Ledger] = {}
         self.advised: dict[int, int] = {}
         """Endpoint to the head at which its removal was seen."""
@@ -191,7 +194,8 @@ class ControlEnd:
     """One connection's end in the control process.
 
     `receive` returns the picker's Hello once; the shell then looks up the digest of its position, calls `welcome`,
-    and from there on sends `data_to_send` until that is empty.
+    and from there on sends `data_to_send` until that is empty.  Where `cold` says what a picker's index lacks, the shell
+    looks it up in the log, beside all else, and gives it to `warm`.
     """
 
     def __init__(self, feed: ControlFeed) -> None:
@@ -201,6 +205,9 @@ class ControlEnd:
         """Up to here the picker was sent everything."""
         self.refused: str | None = None
         """Why the picker is told and then left."""
+        self.cold: Cold | None = None
+        """What the picker has asked for and nobody has taken up."""
+        self._warming = b""
         self._framer = Framer(TO_CONTROL_BYTES_MAX)
         self._greeted = False
         self._outbox: list[ToPicker] = []
@@ -234,6 +241,10 @@ class ControlEnd:
                 self._adopt(ledger, max(first, ledger.taken + 1), last, log_id)
             case Entries():
                 self._enter(ledger, frame)
+            case Cold(until, after):
+                if not self.feed.warms or not 0 <= after < until <= self.position:
+                    raise FeedError(f"Cold above {after} up to {until}, and the picker has position {self.position}")
+                self.cold = frame
             case _:
                 raise FeedError(f"{type(frame).__name__} on an open connection")
 
@@ -280,7 +291,9 @@ class ControlEnd:
         self.ledger = ledger
         same_log = hello.log_id == feed.log.log_id and 0 < hello.position <= tail.head
         continues = same_log and digest == hello.digest
-        self._outbox.append(Welcome(feed.log.log_id, tail.head, tail.digest, continues, ledger.committed, ledger.taken))
+        self._outbox.append(
+            Welcome(feed.log.log_id, tail.head, tail.digest, continues, ledger.committed, ledger.taken, feed.warms)
+        )
         if continues and tail.holds(hello.position) and not hello.snapshot:
             state = encode_snapshot(feed.log.state)
             if tail.shorter_than(len(state), hello.position, ledger.key):
@@ -304,6 +317,10 @@ class ControlEnd:
         self._outbox.append(Refused(reason))
 
     # --- out ------------------------------------------------------------------------------------
+
+    def warm(self, frame: bytes) -> None:
+        """Send an encoded Warming behind all commits."""
+        self._warming = frame
 
     @property
     def fell_out(self) -> bool:
@@ -329,6 +346,9 @@ class ControlEnd:
             self.position = commit.last
         if self._told and self.position == tail.head:
             frames.extend([encode_frame(frame) for frame in self._withdrawn()])
+        if self._warming and self.position == tail.head:
+            frames.append(self._warming)
+            self._warming = b""
         return b"".join(frames)
 
     def _due(self, now: float, ledger: Ledger) -> list[ToPicker]:

@@ -34,6 +34,7 @@ from pointsman.core.feed import (
     Refused,
     Snapshot,
     ToPicker,
+    Warming,
     Welcome,
     Withdrawn,
     decode_to_picker,
@@ -43,6 +44,7 @@ from pointsman.core.feed_buffer import BUFFER_BYTES_MAX, EntryBuffer
 from pointsman.core.feed_state import FedState, TrafficSide, read_snapshot
 from pointsman.core.packing import pack
 from pointsman.core.projection import ClusterState
+from pointsman.core.warming import Warmer
 
 
 class PickerIdentity(msgspec.Struct, frozen=True):
@@ -84,6 +86,7 @@ class PickerEnd:
         self.cause = "never fed"
         self.buffer = EntryBuffer(buffer_bytes_max)
         self.state = FedState((me.picker, me.epoch), traffic)
+        self.warmer = Warmer(traffic)
         self._traffic = traffic
         traffic.degraded = True
         self._foreign: list[Foreign] = []
@@ -104,6 +107,7 @@ class PickerEnd:
         self._replaced = False
         self._heartbeat: Heartbeat | None = None
         self._heard = now
+        self.warmer.reconnected()
 
     @property
     def cluster(self) -> ClusterState | None:
@@ -209,6 +213,8 @@ class PickerEnd:
                 self.state.advise(numbers, after)
             case Withdrawn(numbers):
                 self.state.withdraw(numbers)
+            case Warming():
+                self.warmer.take(frame)
             case _:
                 raise FeedError(f"{type(frame).__name__} on an open connection")
 
@@ -233,6 +239,7 @@ class PickerEnd:
         if self._replaced:
             raise FeedError("a second Snapshot on one connection")
         cluster = read_snapshot(snapshot)
+        self.warmer.want(snapshot.position, self.state.known[0] if welcome.continues else 0)
         if not welcome.continues:
             self._mark_foreign()
         self.state.replace(cluster, snapshot, welcome.log_id)
@@ -244,6 +251,8 @@ class PickerEnd:
             ) not in cluster.epochs and self._started_n < self.buffer.first_unacknowledged:
                 self._start()  # another log: it too has to know the versions that decide
             self._stand(welcome)
+        else:
+            self._ask()
 
     def _mark_foreign(self) -> None:
         """What was decided up to here rests on the state that is replaced."""
@@ -257,6 +266,21 @@ class PickerEnd:
         self.buffer.skip(welcome.taken)
         if welcome.taken < self.buffer.first_unacknowledged - 1:
             self._list_open()  # an older copy of the log, which has lost ends that another had acknowledged
+        self._ask()
+
+    # --- the prefix index -------------------------------------------------------------------------
+
+    def warm(self) -> None:
+        """Give the prefix index a step's worth of what the log had for it; there is more while `warmer.pending`."""
+        if self.cluster is not None:
+            self.warmer.step(self.cluster)
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._standing and self._welcome is not None and self._welcome.warms:
+            cold = self.warmer.ask()
+            if cold is not None:
+                self._outbox.append(encode_frame(cold))
 
     # --- degraded ---------------------------------------------------------------------------------
 

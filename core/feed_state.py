@@ -29,6 +29,7 @@ from pointsman.core.marks import RefusedMark
 from pointsman.core.packing import Ints
 from pointsman.core.projection import ClusterState
 from pointsman.core.snapshot import decode_snapshot
+from pointsman.core.traffic import PrefixRoom
 
 Run: TypeAlias = tuple[int, Event | None, int]
 """A class, an event and 1; or OWN, None and how many entries of the picker's own traffic follow each other."""
@@ -65,6 +66,14 @@ class TrafficSide(Protocol):
 
     def open_numbers(self) -> Ints:
         """The numbers of the own decisions whose requests are open, ascending."""
+        ...
+
+    def warm(self, endpoint: int, room: PrefixRoom, hashes: bytes) -> int:
+        """Take blocks that an endpoint was given before all that is known of it."""
+        ...
+
+    def full(self) -> bool:
+        """No endpoint has room for more blocks."""
         ...
 
 

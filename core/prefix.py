@@ -9,13 +9,14 @@ and is cleaned up a little with each update before its bit is used again.
 """
 
 import heapq
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from pointsman.core.blocks import BlockTable, Found, Rows
+from pointsman.core.lane import QUEUE, Lane, Queue
 from pointsman.core.lane_sets import counted, numbers_of, runs_of
 from pointsman.core.packing import Ints
 from pointsman.core.prompt_blocks import REQUEST_BLOCKS_MAX
@@ -26,7 +27,6 @@ INDEX_BLOCKS_MAX: Final = 4_000_000
 """Blocks over all servers: 400 MB at the most, 100 bytes each; 128 servers with the default capacity."""
 _SWEEP: Final = 64
 """Blocks of lanes let go that each update cleans up: as many as a request of 4 KiB brings."""
-_QUEUE: Final = 64
 _INTERNED: Final = 4096
 _FEW: Final = 16
 """Slots up to which plain numbers are sooner done than arrays."""
@@ -34,8 +34,6 @@ _FEW: Final = 16
 _FEW_LANES: Final = 4
 _ASKED_SETS: Final = 64
 """Sets of lanes kept as a number for each slot: 512 KB for 1,000 slots."""
-
-Queue = npt.NDArray[np.uint32]
 
 
 class PrefixStatistics(msgspec.Struct, frozen=True):
@@ -50,56 +48,10 @@ class PrefixStatistics(msgspec.Struct, frozen=True):
     """Given up because a server reached its capacity."""
     squeezed: int
     """Given up because the whole index reached `blocks_max`."""
+    warmed: int
+    """Given by the log, of requests before this process began or while it was cut off."""
     bytes: int
     """Of its arrays."""
-
-
-class _Lane:
-    """One server: its bit, and the rows it used in order, oldest first, with rows used again left in place.
-
-    `queue[head:sorted_to]` holds no row twice; of those, the ones in `moved` were used again since.
-    """
-
-    __slots__ = ("bit", "capacity", "end", "head", "live", "moved", "number", "queue", "slot", "sorted_to")
-
-    def __init__(self, number: int, slot: int, capacity: int) -> None:
-        self.number = number
-        self.bit = 1 << number
-        self.slot = slot
-        self.capacity = capacity
-        self.live = 0
-        self.queue: Queue = np.empty(_QUEUE, dtype=np.uint32)
-        self.head = 0
-        self.sorted_to = 0
-        self.end = 0
-        self.moved: set[int] = set()
-
-    def append(self, rows: Rows) -> None:
-        end = self.end + len(rows)
-        if end > len(self.queue):
-            queue: Queue = np.empty(max(end, len(self.queue) * 3 // 2), dtype=np.uint32)
-            queue[: self.end] = self.queue[: self.end]
-            self.queue = queue
-        self.queue[self.end : end] = rows
-        self.end = end
-
-    def sort(self, scratch: Queue) -> None:
-        """Leave each row once, at its latest use."""
-        rows = self.queue[self.head : self.end]
-        count = np.arange(len(rows), dtype=np.uint32)
-        scratch[rows] = count  # of equal indexes the last assignment stays
-        rows = rows[scratch[rows] == count]
-        assert len(rows) == self.live, f"lane {self.number} holds {len(rows)} blocks, wanted {self.live}"
-        self.queue = np.empty(max(_QUEUE, len(rows) * 5 // 4), dtype=np.uint32)
-        self.queue[: len(rows)] = rows
-        self.head, self.sorted_to, self.end = 0, len(rows), len(rows)
-        self.moved = set()
-
-    def unsort(self) -> None:
-        """No longer keep track of what moved; `sort` starts anew."""
-        self.sorted_to = self.head
-        if self.moved:
-            self.moved = set()
 
 
 class PrefixIndex:
@@ -110,10 +62,10 @@ class PrefixIndex:
         self.blocks = 0
         self._table = BlockTable()
         self._scratch: Queue = np.zeros(len(self._table), dtype=np.uint32)
-        self._by_slot: dict[int, _Lane] = {}
-        self._lanes: list[_Lane | None] = []
+        self._by_slot: dict[int, Lane] = {}
+        self._lanes: list[Lane | None] = []
         self._free: list[int] = []
-        self._let_go: list[_Lane] = []
+        self._let_go: list[Lane] = []
         self._alive = 0
         self._lane_of: Ints = np.full(16, -1, dtype=np.int64)
         self._live: Ints = np.zeros(16, dtype=np.int64)
@@ -126,6 +78,7 @@ class PrefixIndex:
         self._asked_lanes: Ints = np.zeros(0, dtype=np.int64)
         self._evicted = 0
         self._squeezed = 0
+        self._warmed = 0
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -185,6 +138,11 @@ class PrefixIndex:
         lane = self._by_slot.get(slot)
         return 0 if lane is None else lane.live
 
+    def full(self, slots: Iterable[int]) -> bool:
+        """None of the slots' servers may hold more blocks."""
+        lanes = [self._by_slot.get(slot) for slot in slots]
+        return self.blocks >= self.blocks_max or all(lane is not None and lane.live >= lane.capacity for lane in lanes)
+
     def statistics(self) -> PrefixStatistics:
         """Its size and what it gave up."""
         queues = sum(lane.queue.nbytes for lane in [*self._by_slot.values(), *self._let_go])
@@ -195,6 +153,7 @@ class PrefixIndex:
             blocks_max=self.blocks_max,
             evicted=self._evicted,
             squeezed=self._squeezed,
+            warmed=self._warmed,
             bytes=queues + self._scratch.nbytes + self._table.nbytes,
         )
 
@@ -221,10 +180,33 @@ class PrefixIndex:
             self._sweep(_SWEEP)
         if self.blocks > self.blocks_max:
             self._squeeze()
-        if lane.end - lane.head > 2 * lane.live + _QUEUE:
+        if lane.end - lane.head > 2 * lane.live + QUEUE:
             lane.sort(self._scratch)
-        if lane.live < lane.capacity or len(lane.moved) > lane.live // 8 + _QUEUE:
+        if lane.live < lane.capacity or len(lane.moved) > lane.live // 8 + QUEUE:
             lane.unsort()
+
+    def warm(self, slot: int, hashes: bytes, capacity: int = SERVER_BLOCKS) -> int:
+        """The slot's server was given these blocks before all that it holds: how many found room, the latest first.
+
+        Whoever goes backwards like this leaves what there would be had all been recorded in order, short of `blocks_max`.
+        """
+        while self._let_go and self.blocks + len(hashes) // 8 > self.blocks_max:
+            self._sweep(16 * _SWEEP)
+        lane = self._by_slot.get(slot)
+        room = min(self.blocks_max - self.blocks, capacity if lane is None else lane.capacity - lane.live)
+        if not hashes or room <= 0:
+            return 0
+        lane = lane or self._join(slot, capacity)
+        touched: list[int] = self._insert(self._table.find(hashes)).tolist()
+        touched = list(dict.fromkeys(reversed(touched)))[::-1]
+        known = set(self._hold(lane, np.array(touched, dtype=np.int64), touched))
+        fresh = [row for row in touched if row not in known] if known else touched
+        over = max(0, len(fresh) - room)
+        lane.live -= over
+        self._drop(lane, fresh[:over])
+        lane.prepend(np.array(fresh[over:], dtype=np.int64))
+        self._warmed += len(fresh) - over
+        return len(fresh) - over
 
     def let_go(self, slot: int) -> None:
         """The slot's server is gone."""
@@ -247,7 +229,7 @@ class PrefixIndex:
         return found
 
     def _insert(self, found: Found) -> Rows:
-        if found.leading < len(found.there) and self._table.full(len(found.there)):
+        while found.leading < len(found.there) and self._table.full(len(found.there)):
             self._grow()
             found = self._table.find(found.hashes.tobytes())
         return self._table.insert(found)
@@ -260,7 +242,7 @@ class PrefixIndex:
             if lane.moved:
                 lane.moved = set(moved(np.array(list(lane.moved), dtype=np.int64)).tolist())
 
-    def _join(self, slot: int, capacity: int) -> _Lane:
+    def _join(self, slot: int, capacity: int) -> Lane:
         assert capacity > 0, f"capacity of slot {slot} is {capacity}, wanted at least 1"
         if slot + 1 >= len(self._lane_of):
             self._widen(slot + 2)
@@ -270,7 +252,7 @@ class PrefixIndex:
             number = len(self._lanes)
             self._lanes.append(None)
         self._asked = None
-        lane = _Lane(number, slot, capacity)
+        lane = Lane(number, slot, capacity)
         self._lanes[number] = self._by_slot[slot] = lane
         self._lane_of[slot] = number
         self._alive |= lane.bit
@@ -281,7 +263,7 @@ class PrefixIndex:
         self._lane_of = np.concatenate((self._lane_of, np.full(more, -1, dtype=np.int64)))
         self._live = np.concatenate((self._live, np.zeros(more, dtype=np.int64)))
 
-    def _hold(self, lane: _Lane, rows: Rows, touched: list[int]) -> list[int]:
+    def _hold(self, lane: Lane, rows: Rows, touched: list[int]) -> list[int]:
         """Set the lane's bit in the rows; returns those where it was set."""
         bit, holders = lane.bit, self._table.holders
         masks = holders.take(rows).tolist()
@@ -304,7 +286,7 @@ class PrefixIndex:
             self._interned.clear()
         return self._interned.setdefault(mask, mask)
 
-    def _evict(self, lane: _Lane, count: int) -> None:
+    def _evict(self, lane: Lane, count: int) -> None:
         """Take the lane's `count` oldest blocks from it."""
         victims: list[int] = []
         while len(victims) < count:
@@ -321,7 +303,7 @@ class PrefixIndex:
         lane.live -= len(victims)
         self._drop(lane, victims)
 
-    def _drop(self, lane: _Lane, touched: list[int]) -> None:
+    def _drop(self, lane: Lane, touched: list[int]) -> None:
         """Clear the lane's bit in these rows where it is set; rows that nobody holds become free."""
         if not touched:
             return

@@ -247,6 +247,20 @@ class TrafficState:
             self.prefix.record(slot, event.request.prefix, told or room.capacity)
         return place
 
+    def warm(self, endpoint: int, room: PrefixRoom, hashes: bytes) -> int:
+        """Take blocks that an endpoint was given before all that is known of it; how many found room."""
+        cluster = self._cluster
+        member = cluster.endpoints.get(endpoint) if cluster is not None else None
+        if cluster is None or member is None:
+            return 0
+        told = int(cluster.cache_blocks[member.slot]) if room.auto_tune else 0
+        return self.prefix.warm(member.slot, hashes, told or room.capacity)
+
+    def full(self) -> bool:
+        """No endpoint has room for more blocks."""
+        members = self._cluster.endpoints.values() if self._cluster is not None else ()
+        return self.prefix.full([member.slot for member in members])
+
     def _enter(self, endpoint: int, cluster: ClusterState) -> _Place:
         assert cluster is self._cluster, "follow the cluster first"
         assert cluster.membership_version == self._followed, "follow the cluster first"

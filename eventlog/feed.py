@@ -7,6 +7,7 @@ Rules.
   WRITE_DEADLINE, or loses its place, is disconnected.
 - Where the log's queue is full nothing more is read from that picker; its entries wait in its own buffer.
 - A socket that ended is read to the end before its epoch is.
+- What warms a picker's prefix index is read in a thread, for one picker at a time, and sent behind all commits.
 """
 
 import errno
@@ -21,7 +22,7 @@ import msgspec
 import trio
 
 from pointsman.core.events import Class, Event, PickerEnded
-from pointsman.core.feed import HEARTBEAT, FeedError, Hello
+from pointsman.core.feed import HEARTBEAT, Cold, FeedError, Hello
 from pointsman.core.feed_control import ControlFeed, Health, LogView
 from pointsman.core.feed_tail import Commit, Key, Tail
 from pointsman.core.marks import Mark
@@ -30,6 +31,7 @@ from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed_connection import Connection
 from pointsman.eventlog.log import Log
 from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.warming import read_warming
 
 PAUSE = 0.030
 """Three times the log's commit interval: where no commit comes in between, a picker is read all the same."""
@@ -78,14 +80,17 @@ class FeedHub:
         *,
         queued: Callable[[], int],
         ended_among: Callable[[Collection[Key]], Collection[Key]] = lambda keys: keys,
+        read_warming: Callable[[Key, Cold], bytes] | None = None,
     ) -> None:
-        self.feed = ControlFeed(log, tail)
+        self.feed = ControlFeed(log, tail, warms=read_warming is not None)
         self._log = log
         self._append = append
         self._append_run = append_run
         self._digest_at = digest_at
         self._queued = queued
         self._ended_among = ended_among
+        self._read_warming = read_warming
+        self._one_reader = trio.CapacityLimiter(1)
         self._connections: dict[Key, Connection] = {}
         self._changed = trio.Event()
         self._progress_at: float | None = None
@@ -104,6 +109,7 @@ class FeedHub:
             digest_at=partial(_digest_at, log.directory),
             queued=lambda: appender.queued,
             ended_among=partial(_ended_among, log.directory),
+            read_warming=partial(read_warming, log.directory),
         )
 
     # --- what the control process tells -----------------------------------------------------------
@@ -282,6 +288,7 @@ class FeedHub:
             with connection.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write, connection)
+                    nursery.start_soon(self._warm, connection, key)
                     await self._read(connection, key)
                     nursery.cancel_scope.cancel()
         finally:
@@ -313,6 +320,20 @@ class FeedHub:
             connection.end.receive(data)
         except FeedError as error:
             connection.drop(error)
+        if connection.end.cold is not None:
+            connection.asked.set()
+
+    async def _warm(self, connection: Connection, key: Key) -> None:
+        """Answer what the picker asks for, a piece at a time: it asks for the next when it has taken that in."""
+        while self._read_warming is not None:
+            await connection.asked.wait()
+            connection.asked = trio.Event()
+            cold, connection.end.cold = connection.end.cold, None
+            if cold is not None:
+                read = partial(self._read_warming, key, cold)
+                piece = await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._one_reader)
+                connection.end.warm(piece)
+                connection.push(trio.current_time())
 
     async def _write(self, connection: Connection) -> None:
         while True:

@@ -25,6 +25,8 @@ class Connection:
         self.end = ControlEnd(feed)
         self.room = trio.Event()
         """Set when the log's queue has room again; then replaced."""
+        self.asked = trio.Event()
+        """Set when the picker has asked for what warms its index; then replaced."""
         self.scope = trio.CancelScope()
         self.dropped = ""
         """Why the control process closes it; empty where it does not."""

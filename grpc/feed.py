@@ -5,6 +5,7 @@ Rules.
   with the next send, within OUTCOME_DELAY.  `n` is in the page shared with the supervisor before anything is sent or answered.
 - Nobody waits for the control process.  What its socket does not take stays in the buffer, whose bound is the feed's.
 - Everything runs in turns of the loop, on the plain socket: what arrives is applied where it is read.
+  What warms the prefix index is taken in beside the work, for a third of the time at most.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ BACK_OFF_MIN, BACK_OFF_MAX = 0.010, 0.250
 """A control process that restarts is found a quarter of a second after it listens, at the latest."""
 STEADY = 1.0
 """A connection that held so long is tried again at once."""
+WARM_PAUSE = 0.001
+"""Between the steps of warming, and at least twice as long as the last one took: requests come first."""
 READ_BYTES = 256 << 10
 """More than a Unix socket holds."""
 
@@ -64,6 +67,7 @@ class PickerFeed:
         self._fed = asyncio.Event()
         self._settled = asyncio.Event()
         self._flush_later: asyncio.TimerHandle | None = None
+        self._warm_later: asyncio.TimerHandle | None = None
         self._note_last_n()
 
     # --- what the process asks and tells ----------------------------------------------------------
@@ -137,6 +141,8 @@ class PickerFeed:
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
         finally:
             ticking.cancel()
+            if self._warm_later is not None:
+                self._warm_later.cancel()
             self._let_go()  # an end of our own is no loss of the feed, and no entry could tell of it
             if self._page is not None:
                 self._page.release()
@@ -212,7 +218,22 @@ class PickerFeed:
             self._fed.set()
         if not len(self._buffer):
             self._settled.set()
+        if self._warm_later is None and self._end.warmer.pending:
+            self._warm_later = self._loop.call_later(WARM_PAUSE, self._warm)
         self._after_end()
+
+    def _warm(self) -> None:
+        began = time.monotonic()
+        self._end.warm()
+        took = time.monotonic() - began
+        self._warm_later = None
+        warmer = self._end.warmer
+        if warmer.pending:
+            self._warm_later = self._loop.call_later(max(WARM_PAUSE, 2 * took), self._warm)
+        elif warmer.wanting:
+            self.flush()  # it asks for more
+        else:
+            _logger.info("the prefix index has %d blocks of %d decisions before", warmer.blocks, warmer.decisions)
 
     def _flush_outcomes(self) -> None:
         self._flush_later = None

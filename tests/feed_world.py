@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 import msgspec
+import numpy as np
 
 from pointsman.core.events import (
     EndpointJoined,
@@ -20,7 +21,7 @@ from pointsman.core.events import (
     decode,
     encode,
 )
-from pointsman.core.feed import Framer, Hello, decode_to_picker
+from pointsman.core.feed import Cold, Framer, Hello, Warming, decode_to_picker, encode_frame
 from pointsman.core.feed_control import ControlEnd, ControlFeed
 from pointsman.core.feed_picker import PickerEnd, PickerIdentity
 from pointsman.core.feed_tail import Tail
@@ -28,6 +29,7 @@ from pointsman.core.openrequests import OpenRequests
 from pointsman.core.projection import ClusterState
 from pointsman.core.snapshot import encode_snapshot
 from pointsman.core.traffic import TrafficState
+from pointsman.eventlog.warming import gather
 
 POOL = "default/llama"
 KEY = ("picker-0", 7)
@@ -80,6 +82,13 @@ class MemoryLog:
         """The digest of the batch that ends at `position`."""
         return next((c.digest for c in self.commits if c.last == position), None)
 
+    def warming(self, cold: Cold, key: tuple[str, int], piece: int) -> Warming:
+        """What answers a picker's Cold, so many positions at a time."""
+        first = max(cold.after + 1, cold.until - piece + 1)
+        asked = [e for commit in self.commits for e in commit.entries if first <= e.position <= cold.until]
+        bodies = [entry.body for entry in reversed(asked) if isinstance(entry.event, RequestRouted)]
+        return Warming(cold.until, first, first == cold.after + 1, *gather(bodies, key))
+
     def append(self, *events: Event) -> None:
         """Queue events of the control process."""
         self.queue.extend((class_of(event), encode(event)) for event in events)
@@ -125,9 +134,9 @@ class MemoryLog:
 class Control:
     """A control process without sockets: a log and the feed over it."""
 
-    def __init__(self, log: MemoryLog, **tail_limits: int) -> None:
+    def __init__(self, log: MemoryLog, warms: bool = False, /, **tail_limits: int) -> None:
         self.log = log
-        self.feed = ControlFeed(log, Tail(log.state.position, log.digest, **tail_limits))
+        self.feed = ControlFeed(log, Tail(log.state.position, log.digest, **tail_limits), warms=warms)
 
     def commit(self, *events: Event) -> None:
         """Append `events`, take what pickers brought, and commit it all."""
@@ -147,6 +156,8 @@ class Line:
         self.end = ControlEnd(control.feed)
         self.up = bytearray()
         self.down = bytearray()
+        self.piece = 3
+        """Positions that a Warming goes back."""
         picker.connected(now)
 
     def send_up(self) -> None:
@@ -167,6 +178,9 @@ class Line:
         if hello is not None:
             self.greet(hello)
         self.control.log.take(self.control.feed)
+        cold, self.end.cold = self.end.cold, None
+        if cold is not None and self.end.ledger is not None:
+            self.end.warm(encode_frame(self.control.log.warming(cold, self.end.ledger.key, self.piece)))
 
     def greet(self, hello: Hello) -> None:
         """Answer a Hello as the shell does."""
@@ -178,6 +192,12 @@ class Line:
         del self.down[:limit]
         if data:
             self.picker.receive(data, now, 1000.0 + now)
+        self.warm()
+
+    def warm(self) -> None:
+        """The picker takes in what it was given."""
+        while self.picker.warmer.pending:
+            self.picker.warm()
 
     def run(self, now: float = 0.0) -> None:
         """Everything said arrives, and what is answered too, until nobody has more to say."""
@@ -267,6 +287,23 @@ def numbers_in(log: MemoryLog, key: tuple[str, int]) -> list[int]:
         elif type(event).__name__ == "EntriesLost" and (event.picker, event.epoch) == key:  # type: ignore[union-attr]
             found.extend(range(event.first, event.last + 1))  # type: ignore[union-attr]
     return found
+
+
+def prompt_of(endpoint: int, length: int) -> bytes:
+    """Blocks that no other endpoint is given."""
+    return np.arange(endpoint << 8, (endpoint << 8) + length + 1, dtype="<u8").tobytes()
+
+
+def unknown_prompts(traffic: TrafficState, log: MemoryLog) -> list[RequestRouted]:
+    """Decisions of anybody for endpoints that are there, whose blocks the index does not have."""
+    routed = [event for event in log.events() if isinstance(event, RequestRouted)]
+    slots = {number: np.array([member.slot]) for number, member in log.state.endpoints.items()}
+    return [
+        event
+        for event in routed
+        if (slot := slots.get(event.endpoints[0])) is not None
+        and 8 * traffic.prefix.matches(event.request.prefix, slot)[0] != len(event.request.prefix)
+    ]
 
 
 def control_with(count: int = 3, **tail_limits: int) -> Control:

@@ -36,6 +36,8 @@ IN_FLIGHT, PREFIX_BLOCKS = 1, 2
 
 SNAPSHOT_AGE_MAX = 0.1
 """Seconds from a picker's snapshot to the commit of its first entry."""
+WARM_WITHIN = 3.0
+"""Seconds from the commit of a picker's first entry until its index has what the log had for it."""
 
 
 @dataclass
@@ -168,6 +170,8 @@ class Process:
     """One epoch as the log shows it."""
 
     model: Model
+    warm: Model | None = None
+    """What it knows once its index is warm; None where nothing warms it."""
     read: int = 0
     """Position up to which the entries of others were folded."""
     n: int = 0
@@ -177,6 +181,11 @@ class Process:
     """It has had a cluster state."""
     started_at: float = 0.0
     """When the log had its first entry."""
+
+    @property
+    def models(self) -> list[Model]:
+        """All there are."""
+        return [self.model] if self.warm is None else [self.model, self.warm]
 
 
 @dataclass
@@ -195,8 +204,11 @@ def check_log(entries: Iterable[Entry], **limits: int | bool) -> list[str]:
     return compare(entries, **limits).differences
 
 
-def compare(entries: Iterable[Entry], **limits: int | bool) -> LogCheck:
-    """Compare every decision of a log, which must begin at position 1; `limits` are fields of `Model`."""
+def compare(entries: Iterable[Entry], warmed: bool = False, /, **limits: int | bool) -> LogCheck:
+    """Compare every decision of a log, which must begin at position 1; `limits` are fields of `Model`.
+
+    Where pickers are `warmed`, their first decisions read something between what they saw and what the log had.
+    """
     listed = list(entries)
     log = [(entry.position, entry.event) for entry in listed]
     assert not log or log[0][0] == 1, f"the log begins at {log[0][0]}, wanted 1"
@@ -213,6 +225,7 @@ def compare(entries: Iterable[Entry], **limits: int | bool) -> LogCheck:
             continue
         if key not in processes:
             processes[key] = Process(Model(**limits), started_at=entry.recorded_at)  # type: ignore[arg-type]
+            processes[key].warm = Model(**limits) if warmed else None  # type: ignore[arg-type]
             _catch_up(processes[key], log, origin.applied, key, remember=False)
             if not isinstance(event, PickerStarted):
                 processes[key].knows_prefixes = processes[key].knows_requests = False
@@ -228,6 +241,8 @@ def _feed(process: Process, mine: Epoch, before: list[Entry], log: list[tuple[in
     if process.read:
         return  # it began with a state, and said so in its first entry
     _catch_up(process, log, len(before), mine, remember=False)
+    if process.warm is not None:
+        return
     for entry in reversed(before):
         if entry.recorded_at < process.started_at - SNAPSHOT_AGE_MAX:
             return
@@ -243,10 +258,11 @@ def _catch_up(
     """Fold what others wrote up to `applied`."""
     for _, event in log[process.read : applied]:
         origin = getattr(event, "origin", None)
-        if not isinstance(origin, Origin):
-            process.model.fold(event)
-        elif (origin.picker, origin.epoch) != mine:
-            process.model.request(event, remember)
+        for model in process.models:
+            if not isinstance(origin, Origin):
+                model.fold(event)
+            elif (origin.picker, origin.epoch) != mine:
+                model.request(event, remember or model is process.warm)
     process.read = max(process.read, applied)
 
 
@@ -267,7 +283,8 @@ def _own(process: Process, event: Event, origin: Origin, log: list[tuple[int, Ev
             process.knows_prefixes = False  # the entries of others may have been passed over by a snapshot
         case _:
             pass
-    model.request(event)
+    for model in process.models:
+        model.request(event)
 
 
 def _compare(process: Process, event: RequestRouted | RequestRefused, check: LogCheck) -> None:
@@ -278,7 +295,14 @@ def _compare(process: Process, event: RequestRouted | RequestRefused, check: Log
             continue
         check.checked += 1
         found = unpack(read.values).tolist()
-        wanted = process.model.column(read.column, event.request, numbers)
+        least = most = process.model.column(read.column, event.request, numbers)
+        if process.warm is not None:
+            most = process.warm.column(read.column, event.request, numbers)
+            if event.decided_at > process.started_at + WARM_WITHIN:
+                least = most
+        wanted = least
+        if len(found) == len(least):
+            wanted = [min(max(value, low), high) for value, low, high in zip(found, least, most, strict=True)]
         if found != wanted:
             where = f"decision {event.origin.n} of {event.origin.picker} on {event.origin.applied}"
             check.differences.append(f"{where}: column {read.column} {differing(found, wanted, numbers)}")

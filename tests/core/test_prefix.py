@@ -40,6 +40,19 @@ class Slow:
             for _ in range(min(over, len(self.servers[fullest]))):
                 self.servers[fullest].popitem(last=False)
 
+    def warm(self, slot: int, blocks: list[int], capacity: int) -> int:
+        """The latest that are not there and find room, before all others."""
+        held = self.servers.get(slot, OrderedDict())
+        before = len(held)
+        for block in reversed(blocks):
+            room = self.capacity.get(slot, capacity) > len(held)
+            if block not in held and room and sum(map(len, self.servers.values())) < self.blocks_max:
+                self.servers[slot] = held
+                self.capacity.setdefault(slot, capacity)
+                held[block] = None
+                held.move_to_end(block, last=False)
+        return len(held) - before
+
     def let_go(self, slot: int) -> None:
         self.servers.pop(slot, None)
         self.capacity.pop(slot, None)
@@ -88,6 +101,9 @@ def test_the_index_does_what_ordered_dictionaries_do(
         if kind < 0.03:
             index.let_go(slot)
             slow.let_go(slot)
+        elif kind < 0.2:
+            found = index.warm(slot, packed(blocks), capacity)
+            assert found == slow.warm(slot, blocks, capacity)
         elif kind < 0.6:
             index.record(slot, packed(blocks), capacity)
             slow.record(slot, blocks, capacity)
@@ -105,6 +121,60 @@ def test_any_hashes_are_taken_even_zero_and_the_same_twice(prompts: list[list[in
 
         assert index.held(3) == len(slow.servers.get(3, ()))
         assert index.matches(packed(blocks), ints(3)).tolist() == [slow.matches([b or 1 for b in blocks])[3]]
+
+
+@given(
+    prompts=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=40),
+    split=st.integers(0, 40),
+    turns=st.lists(st.booleans(), max_size=40),
+    capacity=st.sampled_from((1, 5, 30, 1000)),
+    piece=st.integers(1, 50),
+)
+def test_what_came_before_may_be_taken_backwards_beside_what_comes(
+    prompts: list[tuple[int, int, int]], split: int, turns: list[bool], capacity: int, piece: int
+) -> None:
+    asked = [(slot, [scattered(n) for n in range(start, start + count)]) for slot, start, count in prompts]
+    in_order, warmed = PrefixIndex(), PrefixIndex()
+    for slot, blocks in asked:
+        in_order.record(slot, packed(blocks), capacity)
+    before = {slot: [b for s, blocks in asked[:split] if s == slot for b in blocks] for slot in range(3)}
+    after = asked[split:]
+    for own in turns + [True, False] * 2000:
+        if own and after:
+            slot, blocks = after.pop(0)
+            warmed.record(slot, packed(blocks), capacity)
+        elif not own:
+            for slot, blocks in before.items():
+                warmed.warm(slot, packed(blocks[-piece:]), capacity)
+                del blocks[-piece:]
+        if not after and not any(before.values()):
+            break
+
+    slots = ints(0, 1, 2)
+    for number in range(capacity + 2):  # and the order in which they are given up is the same
+        assert [warmed.held(slot) for slot in range(3)] == [in_order.held(slot) for slot in range(3)]
+        for block in range(100):
+            one = packed([scattered(block)])
+            assert warmed.matches(one, slots).tolist() == in_order.matches(one, slots).tolist()
+        if capacity > 100:
+            break
+        for index in (in_order, warmed):
+            for slot in range(3):
+                index.record(slot, packed([scattered(1000 + number)]), capacity)
+
+
+def test_a_server_without_room_keeps_what_it_has() -> None:
+    index = PrefixIndex(blocks_max=6)
+    index.record(0, packed([1, 2, 3]), 3)
+    assert not index.full([0, 1])
+
+    assert index.warm(0, packed([8, 9]), 5) == 0
+    assert index.warm(1, packed([1, 2, 3, 4]), 9) == 3  # those at the end
+    assert index.matches(packed([1, 2, 3, 4]), ints(0, 1)).tolist() == [3, 3]
+    assert index.warm(2, packed([5])) == 0  # the index is full
+    assert index.held(2) == 0
+    assert index.full([0, 1, 2])
+    assert (index.statistics().warmed, index.statistics().distinct, index.statistics().servers) == (3, 4, 2)
 
 
 def test_a_server_without_an_early_block_still_counts_later_ones() -> None:

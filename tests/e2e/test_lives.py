@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from evidence import entries, verified
-from load import Load
-from system import MARK, System, demo, free_port, manifests, marked, pointsman, wait_for
+from load import LLAMA, Load
+from system import MARK, OLD, System, demo, free_port, manifests, marked, pointsman, wait_for
 
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import (
@@ -25,6 +25,8 @@ from pointsman.core.events import (
     ProcessEnded,
     RequestRouted,
 )
+from pointsman.core.packing import unpack
+from pointsman.core.traffic import Column
 from pointsman.eventlog.segments import segment_paths
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
@@ -56,6 +58,43 @@ def test_whatever_is_killed_is_back_and_serves(tmp_path: Path) -> None:
         assert system.stop() < 10
     causes = {e.event.name: e.event.cause for e in entries(system.log) if isinstance(e.event, ProcessEnded)}
     assert causes == {"gateway": "signal SIGKILL", "simulators": "signal SIGKILL"} | causes
+    assert verified(system.data)["skipped"] == {}
+
+
+def test_after_its_picker_was_killed_a_prompt_goes_to_the_server_that_has_it(tmp_path: Path) -> None:
+    prompts = [f"Document {n}: " + f"the line of track {n} is long and straight. " * 60 for n in range(8)]
+
+    def ask(number: int) -> tuple[str, dict[str, object], dict[str, str]]:
+        body = {"model": LLAMA, "prompt": f"{prompts[number % 8]} Question {number}.", "max_tokens": 1}
+        return "/v1/completions", body, {}
+
+    def asked(name: str) -> dict[int, list[RequestRouted]]:
+        with Load(system.gateway, 20, ask, limit=16, prefix=name) as load:
+            load.wait_sent(16, 10)
+        assert load.broken() == []
+        wait_for(lambda: len(routed(name)) == 16, 5, "the decisions in the log")
+        return {n: [e for e in routed(name) if int(e.request.request_id.rpartition("-")[2]) % 8 == n] for n in range(8)}
+
+    def routed(name: str) -> list[RequestRouted]:
+        events = [entry.event for entry in entries(system.log)]
+        return [e for e in events if isinstance(e, RequestRouted) and e.request.request_id.startswith(name)]
+
+    with demo(tmp_path, shares={OLD: 1}, servers=4) as system:
+        before = asked("before")
+        at = time.monotonic()
+        system.kill("picker")
+        with Load(system.gateway, 5, prefix="other") as load:
+            answered_after(load, at, BACK_WITHIN)
+            time.sleep(1.0)  # its index is warm after a hundredth of that
+        after = asked("after")
+        system.stop()
+    for number in range(8):
+        first, second = before[number]
+        servers = {event.endpoints[0] for event in after[number]}
+        assert servers == {first.endpoints[0]} == {second.endpoints[0]}
+        assert first.origin.epoch != after[number][0].origin.epoch
+        blocks = [unpack(read.values).max() for read in after[number][0].reads if read.column == Column.PREFIX_BLOCKS]
+        assert blocks[0] > 30, "chosen for the blocks that its server was given before the picker was killed"
     assert verified(system.data)["skipped"] == {}
 
 

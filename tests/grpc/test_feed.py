@@ -7,11 +7,13 @@ import struct
 import time
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from feed_processes import Answer, Child
-from feed_world import POOL, Control, MemoryLog, identity
+from feed_world import POOL, Control, MemoryLog, fed_picker, identity, members, route
 
 from pointsman.core.events import (
     EntriesLost,
@@ -31,6 +33,7 @@ from pointsman.core.feed_control import ControlEnd
 from pointsman.core.lastpage import read_page
 from pointsman.core.snapshot import encode_snapshot
 from pointsman.core.traffic import TrafficState
+from pointsman.core.warming import STEP_BLOCKS
 from pointsman.eventlog.reader import LogReader
 from pointsman.grpc.feed import PickerFeed
 
@@ -326,6 +329,58 @@ def test_an_outcome_goes_within_five_milliseconds_by_itself(tmp_path: Path, list
             await asyncio.gather(running, return_exceptions=True)
 
     assert 0.003 < asyncio.run(main()) < 0.1  # the upper bound is the machine's, not the feed's
+
+
+def test_warming_goes_on_beside_the_work_a_step_in_a_turn(tmp_path: Path, listener: socket.socket) -> None:
+    control = Control(MemoryLog(), True)
+    control.commit(*members(3))
+    end, traffic, line = fed_picker(control, epoch=6)
+    for n in range(1, 121):
+        route(end, traffic, 1 + n % 3, np.arange(n << 8, (n << 8) + 100, dtype="<u8").tobytes())
+    line.run()
+    control.commit()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        feed = PickerFeed(tmp_path / "feed.sock", identity(), TrafficState())
+        running = asyncio.create_task(feed.run())
+        connected, _ = await loop.sock_accept(listener)
+        serving = asyncio.create_task(answer(connected, control))
+        try:
+            await asyncio.wait_for(feed.wait_fed(), 5)
+            prefix, cluster = feed.traffic.prefix, feed.cluster
+            assert cluster is not None
+            event = RequestRouted(feed.origin(), 1000.0, RequestFacts("r", POOL, prefix=b"\1" * 8), (1,))
+            feed.record(event)
+            feed.traffic.routed(event.origin.n, event, cluster)  # it decides before anything has come
+            assert prefix.statistics().warmed == 0
+            seen = [0]
+            async with asyncio.timeout(10):
+                while seen[-1] < 12_000:
+                    await asyncio.sleep(0)
+                    seen.append(prefix.statistics().warmed)
+            assert max(after - before for before, after in pairwise(seen)) <= STEP_BLOCKS
+            assert [prefix.held(slot) for slot in range(3)] == [4001, 4000, 4000]
+            assert prefix.matches(event.request.prefix, np.array([0])) == [1]
+        finally:
+            serving.cancel()
+            running.cancel()
+            await asyncio.gather(serving, running, return_exceptions=True)
+            connected.close()
+
+    asyncio.run(main())
+
+
+async def answer(connected: socket.socket, control: Control) -> None:
+    """Be the control process on a connection."""
+    loop, end = asyncio.get_running_loop(), ControlEnd(control.feed)
+    while data := await loop.sock_recv(connected, 1 << 16):
+        if (hello := end.receive(data)) is not None:
+            end.welcome(hello, None)
+        cold, end.cold = end.cold, None
+        if cold is not None:
+            end.warm(encode_frame(control.log.warming(cold, (identity().picker, EPOCH), 100)))
+        await loop.sock_sendall(connected, end.data_to_send(0.0))
 
 
 async def welcome(connected: socket.socket) -> None:

@@ -3,6 +3,7 @@
 The model is slow and obvious: what every picker recorded, what it dropped, and the state at every commit ever made.
 """
 
+import feed_world
 from feed_world import POOL, Control, Line, MemoryLog, finish, members, new_picker, numbers_in, refuse, route
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -77,7 +78,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.logs = 0
         self.states: dict[bytes, bytes] = {}
         self.dead: list[Life] = []
-        self.control = Control(MemoryLog("log-0"))
+        self.control = Control(MemoryLog("log-0"), True)
         self.lives = {name: self.new_life(name) for name in NAMES}
 
     def new_life(self, name: str) -> Life:
@@ -105,8 +106,9 @@ class FeedMachine(RuleBasedStateMachine):
     def decide(self, name: str, pick: int, times: int) -> None:
         life = self.lives[name]
         if numbers := self.endpoints(life):
-            for _ in range(times):
-                life.open.add(route(life.end, life.traffic, numbers[pick % len(numbers)]))
+            number = numbers[pick % len(numbers)]
+            for i in range(times):
+                life.open.add(route(life.end, life.traffic, number, feed_world.prompt_of(number, pick + i)))
 
     @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4), name=st.sampled_from(NAMES), moved=st.booleans())
     def work(self, picks: list[int], name: str, moved: bool) -> None:
@@ -202,7 +204,7 @@ class FeedMachine(RuleBasedStateMachine):
             return
         if up:
             line.send_up()
-            if not self.control.feed.ledgers.get(self.lives[name].key, _NOBODY).backlog:
+            if not self.control.feed.ledgers.get(self.lives[name].key, _Nobody).backlog:
                 line.read_up(self.now, limit)
         elif line.end.fell_out:
             self.cut(name, False)
@@ -250,7 +252,7 @@ class FeedMachine(RuleBasedStateMachine):
     def start_control(self, log: MemoryLog) -> None:
         for name in NAMES:
             self.cut(name, False)
-        self.control = Control(log)
+        self.control = Control(log, True)
         self.states[log.digest] = encode_snapshot(log.state)
         for key in self.control.feed.open_epochs():
             ended = [life for life in self.dead if life.key == key]
@@ -341,6 +343,7 @@ class FeedMachine(RuleBasedStateMachine):
         assert encode_snapshot(life.end.cluster) == encode_snapshot(log.state)
         assert not life.end.degraded, life.end.cause
         assert not len(life.traffic.avoided())
+        assert self.logs or not feed_world.unknown_prompts(life.traffic, log)
         others = {key: ns for key, ns in log.open_requests.by_epoch.items() if key != life.key}
         assert life.traffic.statistics().foreign == sum(len(ns) for ns in others.values())
         mine = set(log.open_requests.by_epoch.get(life.key, {}))
@@ -387,8 +390,6 @@ class FeedMachine(RuleBasedStateMachine):
 class _Nobody:
     backlog = ()
 
-
-_NOBODY = _Nobody()
 
 TestFeed = FeedMachine.TestCase
 TestFeed.settings = settings(
