@@ -6,6 +6,8 @@ A batch is prepared once; writing it may fail and be tried again, with the same 
 """
 
 import time
+from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import groupby, repeat
 from pathlib import Path
 
@@ -29,10 +31,13 @@ from pointsman.eventlog.segments import (
 )
 from pointsman.eventlog.snapshots import Snapshot, encode_row
 
-STRIDES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-"""Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it."""
+STRIDES = (*range(1, 65), 128, 256, 512)
+"""Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it.
 
-_ROWS = [f"(?1 + {row}, ?2, ?3, ?{row + 4})" for row in range(STRIDES[0])]
+The driver keeps so many prepared.
+"""
+
+_ROWS = [f"(?1 + {row}, ?2, ?3, ?{row + 4})" for row in range(STRIDES[-1])]
 _INSERT = {stride: f"INSERT INTO entries VALUES {', '.join(_ROWS[:stride])}" for stride in STRIDES}
 """The first row's position, the time and the class of all rows, and each row's body: binding a value is what costs."""
 _INSERT_BATCH = "INSERT INTO batches (first, last, recorded_at, digest, classes) VALUES (?, ?, ?, ?, ?)"
@@ -90,6 +95,13 @@ class Prepared(msgspec.Struct, frozen=True):
         """What is told once it is on disk."""
         first, last, recorded_at, digest = self.batch.first, self.batch.last, self.batch.recorded_at, self.batch.digest
         return Commit(first, last, recorded_at, digest, self.kinds, self.bodies, events, self.body_bytes)
+
+
+def runs(kinds: Sequence[int]) -> list[tuple[int, int]]:
+    """Classes of entries that follow each other, and how many; nearly always all of one."""
+    if kinds.count(kinds[0]) == len(kinds):
+        return [(kinds[0], len(kinds))]
+    return [(kind, len(list(group))) for kind, group in groupby(kinds)]
 
 
 class StoreMovedError(Exception):
@@ -159,13 +171,13 @@ class Store:
         # The driver looks for an adapter for each `bytes`, and for a `bytearray` it does not: a third of the time.
         bodies = list(map(bytearray, prepared.bodies))
         start = 0
-        for kind, group in groupby(prepared.kinds):
-            end = start + sum(1 for _ in group)
-            for stride in STRIDES:
-                while end - start >= stride:
-                    some = bodies[start : start + stride]
-                    cursor.execute(_INSERT[stride], (batch.first + start, batch.recorded_at, kind, *some))
-                    start += stride
+        for kind, count in runs(prepared.kinds):
+            end = start + count
+            while start < end:
+                stride = STRIDES[bisect_right(STRIDES, end - start) - 1]
+                some = bodies[start : start + stride]
+                cursor.execute(_INSERT[stride], (batch.first + start, batch.recorded_at, kind, *some))
+                start += stride
         row = (batch.first, batch.last, batch.recorded_at, batch.digest, batch.classes)
         cursor.execute(_INSERT_BATCH, row)
 
