@@ -9,7 +9,7 @@ The chain shows tampering to whoever holds an earlier head; it is no signature.
 import struct
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import chain, compress, repeat
+from itertools import compress, repeat
 
 import msgspec
 
@@ -55,19 +55,23 @@ def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], 
     assert kinds, "a batch holds at least one entry"
     last = first + len(kinds) - 1
     # Without a loop over the entries in Python: this runs for everything that is ever written.
-    heads = map(_ENTRY.pack, range(first, last + 1), repeat(recorded_at), kinds, map(len, bodies))
-    pairs = list(zip(heads, bodies, strict=True))
+    heads = list(map(_ENTRY.pack, range(first, last + 1), repeat(recorded_at), kinds, map(len, bodies)))
     present = sorted(set(kinds))
-    classes = b""
-    for kind in present:
-        mine = pairs if len(present) == 1 else list(compress(pairs, map(kind.__eq__, kinds)))
-        classes += _record(kind, mine)
+    if len(present) == 1:
+        classes = _record(present[0], heads, bodies)
+    else:
+        classes = b""
+        for kind in present:
+            mine = list(map(kind.__eq__, kinds))
+            classes += _record(kind, list(compress(heads, mine)), list(compress(bodies, mine)))
     return Batch(first, last, recorded_at, batch_digest(previous, first, last, recorded_at, classes), classes)
 
 
-def _record(kind: int, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    data = b"".join(chain.from_iterable(pairs))
-    return _RECORD.pack(kind, len(pairs), len(data) - len(pairs) * _ENTRY.size, sha256(data).digest())
+def _record(kind: int, heads: Sequence[bytes], bodies: Sequence[bytes]) -> bytes:
+    pieces = [b""] * (2 * len(heads))
+    pieces[::2], pieces[1::2] = heads, bodies
+    data = b"".join(pieces)
+    return _RECORD.pack(kind, len(heads), len(data) - len(heads) * _ENTRY.size, sha256(data).digest())
 
 
 def batch_digest(previous: bytes, first: int, last: int, recorded_at: float, classes: bytes) -> bytes:
@@ -77,11 +81,12 @@ def batch_digest(previous: bytes, first: int, last: int, recorded_at: float, cla
 
 def class_records(entries: Sequence[Entry]) -> dict[int, ClassRecord]:
     """What the entries of one batch add up to, by class."""
-    pairs: dict[int, list[tuple[bytes, bytes]]] = {}
+    found: dict[int, tuple[list[bytes], list[bytes]]] = {}
     for entry in entries:
-        head = _ENTRY.pack(entry.position, entry.recorded_at, entry.kind, len(entry.body))
-        pairs.setdefault(entry.kind, []).append((head, entry.body))
-    return {kind: ClassRecord(*_RECORD.unpack(_record(kind, mine))) for kind, mine in pairs.items()}
+        heads, bodies = found.setdefault(entry.kind, ([], []))
+        heads.append(_ENTRY.pack(entry.position, entry.recorded_at, entry.kind, len(entry.body)))
+        bodies.append(entry.body)
+    return {kind: ClassRecord(*_RECORD.unpack(_record(kind, *mine))) for kind, mine in found.items()}
 
 
 def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped: frozenset[int]) -> str | None:

@@ -178,11 +178,12 @@ class Writer:
             self.wake.wait(0.002)
 
     def _take(self) -> None:
-        count = min(len(self.events), self._limits.batch_events)
-        sizes = list(accumulate(map(len, self.bodies[:count])))
-        if sizes[-1] > self._limits.batch_bytes:
-            count = max(bisect_right(sizes, self._limits.batch_bytes), 1)
-        kinds, bodies, events = self.kinds[:count], self.bodies[:count], self.events[:count]
+        count, most = min(len(self.events), self._limits.batch_events), self._limits.batch_bytes
+        bodies = self.bodies[:count]
+        if sum(map(len, bodies)) > most:
+            count = max(bisect_right(list(accumulate(map(len, bodies))), most), 1)
+            bodies = bodies[:count]
+        kinds, events = self.kinds[:count], self.events[:count]
         # What is added meanwhile is added behind.
         del self.kinds[:count], self.bodies[:count], self.events[:count]
         self._held = (self._store.prepare(kinds, bodies), events)
