@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,15 @@ from pointsman.core.projection import ClusterState
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogLockedError, NotKeptError, corrupt
 from pointsman.eventlog.reader import Head, LogReader
-from pointsman.eventlog.segments import Meta, create_segment, discard_unfinished, first_position, segment_paths, sync
+from pointsman.eventlog.segments import (
+    Meta,
+    create_segment,
+    discard_unfinished,
+    first_position,
+    segment_paths,
+    settle,
+    sync,
+)
 from pointsman.eventlog.snapshots import Projection, encode_row
 from pointsman.eventlog.store import Limits, Store
 
@@ -73,15 +82,13 @@ def open_log(directory: Path, build: str, limits: Limits = DEFAULT_LIMITS) -> Lo
 
     `LogLockedError` where another process has it open, `LogCorruptError` where its files are not as written.
     """
-    new = not directory.is_dir()
     directory.mkdir(parents=True, exist_ok=True)
-    if new:
-        sync(directory.parent)
     lock = _lock(directory)
     try:
         if not segment_paths(directory):
             _create(directory, build)
         log = Log(directory, lock, recover(directory), limits)
+        settle(log.store.segment)
         discard_unfinished(directory)
         if log.head.position == 0:
             _append_first(log, build)
@@ -112,12 +119,22 @@ def _lock(directory: Path) -> int:
 
 
 def _create(directory: Path, build: str) -> None:
+    _sync_above(directory)
     log_id = secrets.token_hex(8)
     start = genesis(log_id)
     meta = Meta(
         log_id=log_id, first=1, previous_digest=start, previous_recorded_at=0.0, created_at=time.time(), build=build
     )
     create_segment(directory, meta, encode_row(Projection().snapshot(), start))
+
+
+def _sync_above(directory: Path) -> None:
+    """Have the directory's name on disk, and those above it: whoever made them did not wait for that."""
+    for inner, above in pairwise((directory.resolve(), *directory.resolve().parents)):
+        if inner.is_mount():
+            return
+        with suppress(PermissionError):  # nor could we have made anything there
+            sync(above)
 
 
 def _append_first(log: Log, build: str) -> None:

@@ -112,8 +112,12 @@ def _connect(path: Path, *, write: bool) -> Connection:
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
+def _wal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
 def _has_wal(path: Path) -> bool:
-    wal = path.with_name(path.name + "-wal")
+    wal = _wal(path)
     return wal.exists() and wal.stat().st_size > 0
 
 
@@ -151,6 +155,7 @@ def create_segment(directory: Path, meta: Meta, snapshot: SnapshotRow) -> Path:
     """Put a new segment on disk, whole or not at all; a finished one that is already there is kept."""
     path = segment_path(directory, meta.first)
     if path.exists():
+        sync(directory)  # an attempt that got so far may have failed at just this
         return path
     unfinished = path.with_name(path.name + _UNFINISHED)
     _discard(unfinished)
@@ -175,6 +180,13 @@ def create_segment(directory: Path, meta: Meta, snapshot: SnapshotRow) -> Path:
         _discard(unfinished)
         raise
     return path
+
+
+def settle(path: Path) -> None:
+    """Have on disk all that is read of a segment: whoever wrote it may not have come to its sync."""
+    wal = _wal(path)
+    if wal.exists():
+        sync(wal)  # no locks go with this descriptor: SQLite's are on the files beside the WAL
 
 
 def discard_unfinished(directory: Path) -> None:
