@@ -222,7 +222,7 @@ def checked(story: Story, cuts: list[int]) -> Counter[str]:
     for number, (cut, target) in enumerate(zip(cuts, cut_at(story, cuts), strict=True)):
         kind = story.records[cut - 1].kind if cut else "nothing"
         try:
-            check(target, story, story.acknowledged(cut), readmodel=".db" in kind or number % 3 == 0)
+            check(target, story, story.acknowledged(cut), readmodel=".db" in kind or number % 5 == 0)
         except Exception as error:
             raise AssertionError(f"cut after {kind}, record {cut} of {story.root.parent}") from error
         after[kind] += 1
@@ -267,14 +267,14 @@ def test_a_commit_that_a_kill_left_unsynced_is_on_disk_before_anything_is_told_o
     story = lived(library, tmp_path / "root", SEED, 1, ["commit 5 before", "call 500 before"])
     second = [index for index, record in enumerate(story.records) if record.op is Op.LIFE][1]
 
-    checked(story, [cut for cut in after_sends(story) if cut > second][:15])
+    checked(story, [cut for cut in after_sends(story) if cut > second][:9])
 
 
 def test_a_new_segment_whose_name_the_disk_refuses_to_sync_takes_no_batch(library: Path, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     story = lived(library, tmp_path / "root", SEED, 1, ["named 3 refuse"])
 
-    checked(story, after_sends(story)[:15])
+    checked(story, after_sends(story)[:9])
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def test_a_system_started_on_what_a_power_cut_left_goes_on(
         for name, value in environment(library, root, tmp_path / "journal").items():
             patched.setenv(name, value)
         with demo(root.parent) as system, Load(system.gateway, 200, completion) as load:
-            load.wait_sent(600, 20)
+            load.wait_sent(300, 20)
     kept, below = ("", str(root), f"{root}/log"), (f"{root}/log/", f"{root}/readmodel.db")
     records = [r for r in read_journal(tmp_path / "journal") if r.path in kept or r.path.startswith(below)]
     story = Story(root, SEED, 0, records, before)
@@ -334,7 +334,7 @@ def goes_on(home: Path, heads: dict[int, bytes]) -> None:
     assert found.returncode == 0, found.stdout
     with demo(home) as system:
         with Load(system.gateway, 200, completion) as load:
-            load.wait_sent(200, 20)
+            load.wait_sent(100, 20)
         system.stop()
         log = entries(system.log)
         decided = {e.event.request.request_id for e in log if isinstance(e.event, RequestRouted)}
