@@ -3,6 +3,7 @@
 Each hash has a bucket of sixteen.  Where that is full when the hash comes, it lives in another bucket,
 and a dictionary tells where: that is so for few, and look-ups ask it only about those they did not find.
 A row is a place in the table: it stays the same until the table grows, and `grow` says where each went.
+A table of twice the size is filled beside it before that, a little with each change, so that nobody waits for growth.
 Columns by row are the owner's, beside `holders`.
 """
 
@@ -15,11 +16,16 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.int64]
 """As signed numbers, so that they make indexes."""
+Holders = npt.NDArray[np.object_]
 
 _WAYS: Final = 16
 _SHIFT = np.array(4)
 _FULL: Final = 0.7
 """Share of rows in use at which the table doubles: one in sixty hashes lives in another bucket then."""
+_GROWS: Final = 0.65
+"""Share at which the larger table begins to be filled."""
+_FILL: Final = 1 << 15
+"""Rows that are sooner copied together than more of them."""
 _FREE: Final = bytes(8)
 """The key of a free row."""
 _I8 = np.dtype("<i8")
@@ -49,15 +55,17 @@ class BlockTable:
         self.version = 0
         """Rises whenever what `find` returned may be wrong."""
         self.used = 0
+        self.larger: Larger | None = None
+        """The table that this one grows into; whoever changes a row in `holders` tells it."""
         self._elsewhere: dict[int, int] = {}
         """The rows of hashes that are not in their own bucket."""
-        self._make(rows)
+        self._use(np.zeros(rows, dtype=_I8), np.zeros(rows, dtype=np.object_))
 
-    def _make(self, rows: int) -> None:
-        self._flat: Hashes = np.zeros(rows, dtype=_I8)
-        self._keys = self._flat.reshape(-1, _WAYS)
+    def _use(self, flat: Hashes, holders: Holders) -> None:
+        self._flat, self.holders = flat, holders
+        self._keys = flat.reshape(-1, _WAYS)
         self._mask = np.array(len(self._keys) - 1)
-        self.holders: npt.NDArray[np.object_] = np.zeros(rows, dtype=np.object_)
+        self._grows = _GROWS * len(flat)
 
     def __len__(self) -> int:
         return len(self.holders)
@@ -65,7 +73,7 @@ class BlockTable:
     @property
     def nbytes(self) -> int:
         """Memory of its arrays, without the bit sets themselves."""
-        return self._keys.nbytes + self.holders.nbytes
+        return self._keys.nbytes + self.holders.nbytes + (0 if self.larger is None else self.larger.nbytes)
 
     def find(self, packed: bytes) -> Found:
         """Look up chained hashes, 8 bytes each; a hash of 0 counts as 1, because 0 marks a free row."""
@@ -160,28 +168,77 @@ class BlockTable:
         self._flat[rows] = 0
         self.used -= len(rows)
 
+    def prepare(self, rows: int) -> bool:
+        """Where the table will soon be full, copy so many more rows to the larger one; whether it has them all."""
+        if self.larger is None:
+            if self.used <= self._grows:
+                return False
+            self.larger = Larger(self._flat, self.holders)
+        return self.larger.fill(rows)
+
     def grow(self) -> "Moved":
-        """Double the table; what is returned tells the new row of an old one."""
-        size, keys, holders = len(self), self._flat, self.holders
-        apart = np.array(list(self._elsewhere.values()), dtype=np.int64)
-        values, held = keys.take(apart), holders.take(apart)
-        keys[apart] = holders[apart] = 0
+        """Become the larger table; what is returned tells the new row of an old one."""
+        larger = self.larger or Larger(self._flat, self.holders)
+        while not larger.fill(_FILL):
+            pass
+        self.larger = None
         self.version += 1
+        apart = np.array(list(self._elsewhere.values()), dtype=np.int64)
+        values, held = self._flat.take(apart), self.holders.take(apart)
         self._elsewhere = {}
-        self._make(2 * size)
-        up = (keys & np.array(size // _WAYS)) != _ZERO  # the bit of the hash that the mask gains
-        for half, here in ((slice(0, size), ~up), (slice(size, 2 * size), up)):
-            np.copyto(self._flat[half], keys, where=here)
-            np.copyto(self.holders[half], holders, where=here)
-        moved = np.arange(size, dtype=np.uint32)
-        moved[up] += size
+        self._use(larger.flat, larger.holders)
         if len(apart):
+            wrong = larger.moved[apart]
+            self._flat[wrong] = self.holders[wrong] = 0
             self.used -= len(apart)
             buckets = values & self._mask
             rows = self._place(values, buckets, self._keys.take(buckets, 0))
             self.holders[rows] = held
-            moved[apart] = rows
-        return Moved(moved)
+            larger.moved[apart] = rows
+        return Moved(larger.moved)
+
+
+class Larger:
+    """The table of twice the size, which is filled while the other is in use and changes."""
+
+    def __init__(self, flat: Hashes, holders: Holders) -> None:
+        self._old = flat, holders
+        self._size = len(flat)
+        self._bit = np.array(self._size // _WAYS)
+        """The bit of a hash that the mask gains: where it is set, the bucket is in the upper half."""
+        self._filled = 0
+        self.flat: Hashes = np.zeros(2 * self._size, dtype=_I8)
+        self.holders: Holders = np.zeros(2 * self._size, dtype=np.object_)
+        self.moved: npt.NDArray[np.uint32] = np.empty(self._size, dtype=np.uint32)
+        """The new row of each old one that is filled."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays."""
+        return self.flat.nbytes + self.holders.nbytes + self.moved.nbytes
+
+    def fill(self, count: int) -> bool:
+        """Copy so many more rows; whether all of them are there."""
+        start, self._filled = self._filled, min(self._filled + count, self._size)
+        self._copy(slice(start, self._filled), np.arange(start, self._filled))
+        return self._filled == self._size
+
+    def follow(self, rows: Rows) -> None:
+        """These rows of the old table have changed."""
+        rows = rows[rows < self._filled]
+        if len(rows):
+            self._copy(rows, rows)
+
+    def _copy(self, at: slice | Rows, rows: Rows) -> None:
+        size, (flat, holders) = self._size, self._old
+        up = (flat[at] & self._bit).nonzero()[0]
+        rising = rows[up]
+        for column, values in ((self.flat, flat[at]), (self.holders, holders[at])):
+            low, high = column[:size], column[size:]
+            low[at], high[at] = values, 0
+            low[rising], high[rising] = 0, values[up]
+        self.moved[at] = rows
+        self.moved[rising] += size
 
 
 class Moved:

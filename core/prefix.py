@@ -27,6 +27,8 @@ INDEX_BLOCKS_MAX: Final = 4_000_000
 """Blocks over all servers: 400 MB at the most, 100 bytes each; 128 servers with the default capacity."""
 _SWEEP: Final = 64
 """Blocks of lanes let go that each update cleans up: as many as a request of 4 KiB brings."""
+_AHEAD: Final = 32
+"""Rows of the larger table for each block that comes: it is ready before this one is full."""
 _INTERNED: Final = 4096
 _FEW: Final = 16
 """Slots up to which plain numbers are sooner done than arrays."""
@@ -229,10 +231,12 @@ class PrefixIndex:
         return found
 
     def _insert(self, found: Found) -> Rows:
-        while found.leading < len(found.there) and self._table.full(len(found.there)):
-            self._grow()
-            found = self._table.find(found.hashes.tobytes())
-        return self._table.insert(found)
+        table, count = self._table, len(found.there)
+        if found.leading < count:
+            while table.prepare(_AHEAD * count) or table.full(count):
+                self._grow()
+                found = table.find(found.hashes.tobytes())
+        return table.insert(found)
 
     def _grow(self) -> None:
         moved = self._table.grow()
@@ -275,6 +279,8 @@ class PrefixIndex:
                 known += touched[start:end]
             else:
                 holders[rows[start:end]] = self._intern(mask | bit)
+        if self._table.larger is not None:
+            self._table.larger.follow(rows)
         fresh = len(touched) - len(known)
         lane.live += fresh
         self.blocks += fresh
@@ -316,6 +322,8 @@ class PrefixIndex:
                 cleared += end - start
                 if not left:
                     self._table.free(rows[start:end])
+        if self._table.larger is not None:
+            self._table.larger.follow(rows)
         self.blocks -= cleared
         if self._by_slot.get(lane.slot) is lane:
             self._live[lane.slot] = lane.live

@@ -5,11 +5,13 @@ import tracemalloc
 from collections import OrderedDict
 
 import numpy as np
+import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ints
 
+from pointsman.core import prefix
 from pointsman.core.blocks import BlockTable
 from pointsman.core.prefix import PrefixIndex
 from pointsman.core.prompt_blocks import prefix_hashes
@@ -84,32 +86,41 @@ def scattered(number: int) -> int:
     space=st.sampled_from((20, 200, 3000)),
     blocks_max=st.sampled_from((40, 400, 10**6)),
     scatter=st.booleans(),
+    rows=st.sampled_from((64, 512, 1024, 8192)),
+    ahead=st.sampled_from((1, 32)),
 )
 def test_the_index_does_what_ordered_dictionaries_do(
-    seed: int, capacity: int, space: int, blocks_max: int, scatter: bool
+    seed: int, capacity: int, space: int, blocks_max: int, scatter: bool, rows: int, ahead: int
 ) -> None:
     chance = random.Random(seed)
     asked = chance.choice((SLOTS, 40))
     slots = np.arange(asked)
     slots.flags.writeable = False  # asked for again and again, as the slots of a pool are
     index, slow = PrefixIndex(blocks_max), Slow(blocks_max)
-    for _ in range(300):
-        slot, kind = chance.randrange(SLOTS), chance.random()
-        start = chance.randrange(space)
-        numbers = range(start, start + chance.randrange(70))
-        blocks = [scattered(number) if scatter else number + 1 for number in numbers]
-        if kind < 0.03:
-            index.let_go(slot)
-            slow.let_go(slot)
-        elif kind < 0.2:
-            found = index.warm(slot, packed(blocks), capacity)
-            assert found == slow.warm(slot, blocks, capacity)
-        elif kind < 0.6:
-            index.record(slot, packed(blocks), capacity)
-            slow.record(slot, blocks, capacity)
-        else:
-            assert index.matches(packed(blocks), slots).tolist() == slow.matches(blocks) + [0] * (asked - SLOTS)
-        assert [index.held(slot) for slot in range(SLOTS)] == [len(slow.servers.get(slot, ())) for slot in range(SLOTS)]
+    index._table, index._scratch = BlockTable(rows), np.zeros(rows, dtype=np.uint32)  # grows, some of them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "_AHEAD", ahead)
+        for _ in range(300):
+            slot, kind = chance.randrange(SLOTS), chance.random()
+            start = chance.randrange(space)
+            numbers = range(start, start + chance.randrange(70))
+            blocks = [scattered(number) if scatter else number + 1 for number in numbers]
+            if kind < 0.03:
+                index.let_go(slot)
+                slow.let_go(slot)
+            elif kind < 0.2:
+                found = index.warm(slot, packed(blocks), capacity)
+                assert found == slow.warm(slot, blocks, capacity)
+            elif kind < 0.6:
+                index.record(slot, packed(blocks), capacity)
+                slow.record(slot, blocks, capacity)
+            else:
+                assert index.matches(packed(blocks), slots).tolist() == slow.matches(blocks) + [0] * (asked - SLOTS)
+            assert [index.held(slot) for slot in range(SLOTS)] == [
+                len(slow.servers.get(slot, ())) for slot in range(SLOTS)
+            ]
+    assert index.statistics().distinct == np.count_nonzero(index._table._flat)
+    assert index.blocks == sum(lanes.bit_count() for lanes in index._table.holders.tolist())
 
 
 @given(st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=40), max_size=8), st.integers(1, 30))
@@ -216,6 +227,40 @@ def test_the_table_keeps_its_blocks_when_it_grows() -> None:
     assert rows == [places[value] for value in hashes]
     assert table.holders[rows].tolist() == hashes
     assert table.used == 2000
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), ahead=st.sampled_from((1, 10, 40, 1000)), crowded=st.booleans())
+def test_a_table_that_changes_while_the_larger_one_is_filled_loses_nothing(
+    seed: int, ahead: int, crowded: bool
+) -> None:
+    chance = random.Random(seed)
+    table = BlockTable(rows=256)
+    places: dict[int, int] = {}
+    held: dict[int, int] = {}
+    for step in range(60):
+        numbers = chance.sample(range(1, 400), 8 if step else 160)
+        values = [number << 5 if crowded else scattered(number) for number in numbers]
+        while table.prepare(ahead) or table.full(len(values)):
+            moved = table.grow()
+            places = dict(zip(places, moved(ints(*places.values())).tolist(), strict=True))
+        rows = table.insert(table.find(packed(values)))
+        table.holders[rows] = step + 1
+        places.update(zip(values, rows.tolist(), strict=True))
+        held.update(dict.fromkeys(values, step + 1))
+        gone = chance.sample(sorted(places), chance.randrange(10))
+        freed = ints(*(places.pop(value) for value in gone))
+        table.holders[freed] = 0
+        table.free(freed)
+        held = {value: at for value, at in held.items() if value in places}
+        if table.larger is not None:
+            table.larger.follow(rows)
+            table.larger.follow(freed)
+
+        assert table.used == len(places)
+        assert [row for value in places for row in table.find(packed([value])).rows.tolist()] == list(places.values())
+        assert table.holders.take(list(places.values())).tolist() == [held[value] for value in places]
+        assert np.count_nonzero(table.holders) == np.count_nonzero(table._flat) == len(places)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(0, 3))
