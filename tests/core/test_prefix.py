@@ -85,14 +85,13 @@ def scattered(number: int) -> int:
     capacity=st.sampled_from((1, 3, 10, 70, 1000)),
     space=st.sampled_from((20, 200, 3000)),
     blocks_max=st.sampled_from((40, 400, 10**6)),
-    scatter=st.booleans(),
-    rows=st.sampled_from((64, 512, 1024, 8192)),
-    ahead=st.sampled_from((1, 32)),
+    how=st.tuples(st.booleans(), st.sampled_from((64, 512, 1024, 8192)), st.sampled_from((1, 32))),
 )
 def test_the_index_does_what_ordered_dictionaries_do(
-    seed: int, capacity: int, space: int, blocks_max: int, scatter: bool, rows: int, ahead: int
+    seed: int, capacity: int, space: int, blocks_max: int, how: tuple[bool, int, int]
 ) -> None:
     chance = random.Random(seed)
+    scatter, rows, ahead = how
     asked = chance.choice((SLOTS, 40))
     slots = np.arange(asked)
     slots.flags.writeable = False  # asked for again and again, as the slots of a pool are
