@@ -9,7 +9,7 @@ The chain shows tampering to whoever holds an earlier head; it is no signature.
 import struct
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import compress, repeat
+from itertools import compress, groupby, repeat
 
 import msgspec
 
@@ -65,6 +65,13 @@ def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], 
             mine = list(map(kind.__eq__, kinds))
             classes += _record(kind, list(compress(heads, mine)), list(compress(bodies, mine)))
     return Batch(first, last, recorded_at, batch_digest(previous, first, last, recorded_at, classes), classes)
+
+
+def runs(kinds: Sequence[int]) -> list[tuple[int, int]]:
+    """Classes of entries that follow each other, and how many of each; nearly always there is one."""
+    if kinds.count(kinds[0]) == len(kinds):
+        return [(kinds[0], len(kinds))]
+    return [(kind, len(list(group))) for kind, group in groupby(kinds)]
 
 
 def _record(kind: int, heads: Sequence[bytes], bodies: Sequence[bytes]) -> bytes:

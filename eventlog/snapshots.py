@@ -6,7 +6,6 @@ at its position, so a snapshot of another log or another moment is not taken for
 
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import groupby
 
 import msgspec
 
@@ -16,6 +15,7 @@ from pointsman.core.openrequests import OpenRequests
 from pointsman.core.projection import ClusterState
 from pointsman.core.snapshot import VERSION, ClusterSnapshot, snapshot_of
 from pointsman.core.snapshot import restore as restore_cluster
+from pointsman.eventlog.chain import runs
 from pointsman.eventlog.segments import SnapshotRow
 
 DAY = 86_400.0
@@ -89,10 +89,10 @@ class Projection:
         expected = self.cluster.position + 1
         assert first == expected, f"entry {first} where {expected} should come"
         start = 0
-        for kind, group in groupby(kinds):
-            end = start + sum(1 for _ in group)
+        for kind, count in runs(kinds):
+            end = start + count
             if kind == Class.TRAFFIC:
-                marks: list[Mark] = list(events[start:end])  # type: ignore[arg-type]  # traffic is skimmed to marks
+                marks: Sequence[Mark] = events[start:end]  # type: ignore[assignment]  # traffic is skimmed to marks
                 self.cluster.apply_traffic(first + end - 1, marks)
                 self.open_requests.apply_traffic(marks)
             else:

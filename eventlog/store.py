@@ -7,8 +7,7 @@ A batch is prepared once; writing it may fail and be tried again, with the same 
 
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import groupby, repeat
+from itertools import repeat
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from pointsman.core.events import Entry, Event
 from pointsman.core.marks import Mark
-from pointsman.eventlog.chain import Batch, seal
+from pointsman.eventlog.chain import Batch, runs, seal
 from pointsman.eventlog.reader import Head
 from pointsman.eventlog.segments import (
     Meta,
@@ -95,13 +94,6 @@ class Prepared(msgspec.Struct, frozen=True):
         """What is told once it is on disk."""
         first, last, recorded_at, digest = self.batch.first, self.batch.last, self.batch.recorded_at, self.batch.digest
         return Commit(first, last, recorded_at, digest, self.kinds, self.bodies, events, self.body_bytes)
-
-
-def runs(kinds: Sequence[int]) -> list[tuple[int, int]]:
-    """Classes of entries that follow each other, and how many; nearly always all of one."""
-    if kinds.count(kinds[0]) == len(kinds):
-        return [(kinds[0], len(kinds))]
-    return [(kind, len(list(group))) for kind, group in groupby(kinds)]
 
 
 class StoreMovedError(Exception):
