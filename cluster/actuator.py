@@ -1,13 +1,14 @@
 """Writes weights into the manifest file that an HTTPRoute came from, and reads them back.
 
 Rules.  The file is written only while it still has the digest that the change rests on.
-The new content replaces the old one whole (a file beside it, synced, then renamed over it).
+The new content replaces the old one whole (a file beside it, synced, then renamed over it, and the name synced).
 What was written counts when it was read back.
 """
 
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -73,6 +74,17 @@ def _replace(path: Path, before: bytes, after: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+    with suppress(OSError):  # where directories cannot be synced
+        _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Have the names in `directory` on disk: a change that is recorded as written survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def end_of(directory: Path, route: RouteObserved | None, intent: WeightsIntended) -> WeightsWritten | WeightsRefused:

@@ -27,6 +27,7 @@ from pointsman.eventlog.segments import (
     last_batch,
     rows,
     segment_path,
+    settle,
 )
 from pointsman.eventlog.snapshots import Snapshot, encode_row
 
@@ -191,6 +192,7 @@ class Store:
     def _compare(self, found: Batch | None) -> None:
         """Check that the file ends where this store left it; a commit that reported an error may be there."""
         if self._tried is not None and found == self._tried.batch:
+            settle(self.segment)  # its own sync may be what failed
             self._moved(self._tried)
         digest = self._meta.previous_digest if found is None else found.digest
         if digest != self.head.digest:

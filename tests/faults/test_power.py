@@ -277,6 +277,14 @@ def test_a_new_segment_whose_name_the_disk_refuses_to_sync_takes_no_batch(librar
     checked(story, after_sends(story)[:9])
 
 
+def test_a_commit_that_the_disk_refused_to_sync_is_synced_before_it_is_told(library: Path, tmp_path: Path) -> None:
+    # Closing the file cannot sync it either, so the next attempt finds the commit in the file, and not on the disk.
+    (tmp_path / "root").mkdir()
+    story = lived(library, tmp_path / "root", SEED, 1 << 20, ["commit 4 refuse"])
+
+    checked(story, after_sends(story)[:18])
+
+
 @pytest.fixture(scope="module")
 def lives(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Two of them, with an end in order between."""
