@@ -13,7 +13,7 @@ from pointsman.core.profile import Profile, profile_in_force
 from pointsman.core.projection import ClusterState
 from pointsman.core.request import REQUEST_ID, HttpRequest, RoutingRules, request_facts
 from pointsman.core.scheduler import schedule
-from pointsman.core.traffic import PrefixRoom, TrafficState
+from pointsman.core.traffic import TrafficState, room_of
 from pointsman.grpc.actions import Incoming, Routed
 from pointsman.grpc.control_headers import PATHS, first_of
 
@@ -88,8 +88,7 @@ class _Rules:
         self.profile = profile
         self.routing = RoutingRules(config.prefix())
         self.parsers = tuple(config.declared(name).type for name in config.parsers) or DEFAULT_PARSERS
-        prefix = self.routing.prefix
-        self.room = PrefixRoom(prefix.lru_capacity, prefix.auto_tune) if prefix is not None else PrefixRoom()
+        self.room = room_of(self.routing.prefix)
 
 
 def _request(incoming: Incoming) -> HttpRequest:
