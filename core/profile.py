@@ -10,6 +10,7 @@ from pointsman.core.plugin import REGISTER, Detector, Filter, Picker, Scorer
 from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
 from pointsman.core.projection import ClusterState
 from pointsman.core.scoring import KeptScores
+from pointsman.core.traffic import PrefixRoom
 
 CACHED_MAX = 64
 """Profiles kept ready: configurations change by hand, and replay meets a few at once."""
@@ -36,6 +37,9 @@ class Profile:
         self.whole_subset = config.flags.disable_endpoint_subset_filter
         self.best_sum = sum(weight for _, _, weight in self.scorers if weight > 0)
         """What a candidate would have that scores 1 everywhere."""
+        prefix = config.prefix()
+        self.room = PrefixRoom() if prefix is None else PrefixRoom(prefix.lru_capacity, prefix.auto_tune)
+        """What a server of a pool remembers of prompts."""
         self.kept = KeptScores()
         self.types = frozenset(_types(config, built))
         """The plugin types a decision rests on."""

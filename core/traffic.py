@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from pointsman.core.cluster import Slots
-from pointsman.core.effective import PrefixParameters
 from pointsman.core.events import (
     EndpointChanged,
     EndpointJoined,
@@ -96,11 +95,6 @@ class PrefixRoom(msgspec.Struct, frozen=True):
     capacity: int = SERVER_BLOCKS
     auto_tune: bool = True
     """A server that tells the number of its cache blocks when it is first used has that capacity."""
-
-
-def room_of(prefix: PrefixParameters | None) -> PrefixRoom:
-    """As a pool's configuration shapes the index; the default where it has no index."""
-    return _ROOM if prefix is None else PrefixRoom(prefix.lru_capacity, prefix.auto_tune)
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True):

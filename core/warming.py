@@ -18,7 +18,7 @@ from pointsman.core.feed_state import TrafficSide
 from pointsman.core.prefix import INDEX_BLOCKS_MAX
 from pointsman.core.profile import profile_in_force
 from pointsman.core.projection import ClusterState
-from pointsman.core.traffic import PrefixRoom, room_of
+from pointsman.core.traffic import PrefixRoom
 
 STEP_BLOCKS = 1024
 STEP_ENDPOINTS = 8
@@ -105,5 +105,5 @@ class Warmer:
         """As the configuration in force says; the pool may not have had a request here."""
         room = self._rooms.get(pool)
         if room is None:
-            room = self._rooms[pool] = room_of(profile_in_force(cluster, pool).config.prefix())
+            room = self._rooms[pool] = profile_in_force(cluster, pool).room
         return room

@@ -13,7 +13,7 @@ from pointsman.core.profile import Profile, profile_in_force
 from pointsman.core.projection import ClusterState
 from pointsman.core.request import REQUEST_ID, HttpRequest, RoutingRules, request_facts
 from pointsman.core.scheduler import schedule
-from pointsman.core.traffic import TrafficState, room_of
+from pointsman.core.traffic import TrafficState
 from pointsman.grpc.actions import Incoming, Routed
 from pointsman.grpc.control_headers import PATHS, first_of
 
@@ -88,7 +88,6 @@ class _Rules:
         self.profile = profile
         self.routing = RoutingRules(config.prefix())
         self.parsers = tuple(config.declared(name).type for name in config.parsers) or DEFAULT_PARSERS
-        self.room = room_of(self.routing.prefix)
 
 
 def _request(incoming: Incoming) -> HttpRequest:
@@ -146,7 +145,7 @@ class PoolPicking:
         profile = profile_in_force(cluster, self.pool)
         if self._rules is None or self._rules.profile is not profile:
             self._rules = _Rules(profile)
-            self._feed.traffic.rooms[self.pool] = self._rules.room
+            self._feed.traffic.rooms[self.pool] = profile.room
         return self._rules
 
     def _refused(self, request: HttpRequest, now: float, reason: str, status: int, message: str) -> Refusal:
