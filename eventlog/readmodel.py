@@ -7,7 +7,7 @@ from typing import Self
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from pointsman.eventlog.rollups import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
@@ -19,11 +19,31 @@ PAGE_MAX = 500
 ROLLUPS_MAX = 10_000
 """A day of one pool at the finest."""
 
-STRETCH = 14
-"""Bits of a position within a stretch of the log, in which request ids are indexed by themselves.
+STRETCH = 12
+"""Bits of a position within a stretch of the log: about a thousand decisions.
 
-Ids are random: those of one fold lie on some pages of such an index, and on all pages of one over the whole table.
+Searches go from stretch to stretch.  Ids are random: an index over all of them would have every fold touch all its
+pages, and one that begins with the stretch has it touch some.  Of other fields, what occurs in a stretch is kept, and
+no index over each decision.
 """
+
+OCCURRING = ("model", "endpoint")
+"""The fields of which is kept what occurs in each stretch."""
+
+UNUSUAL = "status IS NOT 200"
+"""What an index over statuses holds: it would be of little use for the one that nearly all have."""
+
+_STRETCHES = f"""
+    WITH RECURSIVE stretches (stretch) AS (
+        SELECT max((SELECT min(position) FROM requests), ?1) >> {STRETCH}
+        UNION ALL
+        SELECT stretch + 1 FROM stretches WHERE stretch < min((SELECT max(position) FROM requests), ?2) >> {STRETCH}
+    )
+"""
+"""Those from a position to another, as far as there are decisions."""
+
+_LAST = 1 << 62
+"""Beyond every position."""
 
 REQUEST_SEARCHED = RequestRow.__struct_fields__.index("status") + 1
 """Fields of a request that have a column of their own, because questions are asked with them."""
@@ -84,6 +104,50 @@ def from_request(row: RequestRow) -> tuple[object, ...]:
     values = msgspec.structs.astuple(row)
     # A `bytearray`, because the driver looks for an adapter for each `bytes`.
     return (*values[:REQUEST_SEARCHED], bytearray(_encode(values[REQUEST_SEARCHED:])))
+
+
+def _conditions(filters: Filters) -> tuple[list[str], list[Value]]:
+    """What `filters` say of a row, beside its position."""
+    where: list[str] = []
+    parameters: list[Value] = []
+    for condition, value in (
+        ("pool = ?", filters.pool),
+        ("model = ?", filters.model),
+        ("status = ?", filters.status),
+        ("endpoint IN (SELECT number FROM endpoints WHERE name = ?)", filters.endpoint),
+        ("recorded_at >= ?", filters.since),
+        ("recorded_at < ?", filters.until),
+        ("reason = ?", None if filters.reason == "*" else filters.reason),
+    ):
+        if value is not None:
+            where.append(condition)
+            parameters.append(value)
+    if filters.reason is not None:
+        where.append("reason > ''")
+    if filters.status not in (None, 200):
+        where.append(UNUSUAL)
+    return where, parameters
+
+
+def _index(filters: Filters) -> str:
+    """The index that has the few decisions of a kind: left alone, SQLite walks the table in order of position."""
+    if filters.reason == "*":
+        return "INDEXED BY by_refused"
+    if filters.reason is not None:
+        return "INDEXED BY by_reason"
+    return "INDEXED BY by_status" if filters.status not in (None, 200) else ""
+
+
+def _within(
+    connection: Connection, filters: Filters, bounds: tuple[int, int], order: str, limit: int
+) -> list[RequestRow]:
+    """The first decisions from a position to another."""
+    where, parameters = _conditions(filters)
+    condition = " AND ".join(["position BETWEEN ? AND ?", *where])
+    statement = f"""
+        SELECT {REQUEST_COLUMNS} FROM requests {_index(filters)}
+        WHERE {condition} ORDER BY position {order} LIMIT ?"""
+    return [as_request(row) for row in rows(connection, statement, (*bounds, *parameters, limit))]
 
 
 def as_span(row: Row) -> Span:
@@ -159,16 +223,11 @@ class ReadModel:
 
     def requests(self, request_id: str) -> list[RequestRow]:
         """The decisions about a request id, newest first: clients choose ids, so there may be several."""
-        statement = f"""
-            WITH RECURSIVE stretches (stretch) AS (
-                SELECT max(position) >> {STRETCH} FROM requests
-                UNION ALL
-                SELECT stretch - 1 FROM stretches WHERE stretch > (SELECT min(position) >> {STRETCH} FROM requests)
-            )
+        statement = f"""{_STRETCHES}
             SELECT {REQUEST_COLUMNS}
-            FROM stretches CROSS JOIN requests ON position >> {STRETCH} = stretch AND request_id = ?
-            ORDER BY position DESC LIMIT ?"""
-        return [as_request(row) for row in self._rows(statement, (request_id, PAGE_MAX))]
+            FROM stretches CROSS JOIN requests ON position >> {STRETCH} = stretch AND request_id = ?3
+            ORDER BY position DESC LIMIT ?4"""
+        return [as_request(row) for row in self._rows(statement, (0, _LAST, request_id, PAGE_MAX))]
 
     def decision(self, position: int) -> RequestRow | None:
         """The decision at a position."""
@@ -180,19 +239,14 @@ class ReadModel:
     ) -> DecisionPage:
         """A page of the newest decisions before a cursor, or of the oldest after one."""
         limit = max(1, min(limit, PAGE_MAX))
-        where, parameters = self._where(filters)
-        if before is not None:
-            where.append("position < ?")
-            parameters.append(before)
-        if after is not None:
-            where.append("position > ?")
-            parameters.append(after)
+        low, high = self._bounds(filters, before, after)
         order = "ASC" if after is not None else "DESC"
-        condition = f"WHERE {' AND '.join(where)}" if where else ""
-        # Left alone, SQLite walks the whole table in order of position to find the few that were refused.
-        index = "INDEXED BY by_refused" if filters.reason == "*" else ""
-        statement = f"SELECT {REQUEST_COLUMNS} FROM requests {index} {condition} ORDER BY position {order} LIMIT ?"
-        found = [as_request(row) for row in self._rows(statement, (*parameters, limit + 1))]
+        found: list[RequestRow] = []
+        with self._engine.connect() as connection:
+            for bounds in self._stretches(connection, filters, (low, high), order):
+                found += _within(connection, filters, bounds, order, limit + 1 - len(found))
+                if len(found) > limit:
+                    break
         more, page = len(found) > limit, found[:limit]
         if after is not None:
             page.reverse()
@@ -200,28 +254,33 @@ class ReadModel:
         newer = page[0].position if page and before is not None else None
         return DecisionPage(page, page[-1].position if more else None, newer)
 
-    def _where(self, filters: Filters) -> tuple[list[str], list[Value]]:
-        where: list[str] = []
-        parameters: list[Value] = []
-        for column in ("pool", "model", "status"):
-            if (value := getattr(filters, column)) is not None:
-                where.append(f"{column} = ?")
-                parameters.append(value)
-        if filters.endpoint is not None:
-            where.append("endpoint IN (SELECT number FROM endpoints WHERE name = ?)")
-            parameters.append(filters.endpoint)
-        if filters.reason == "*":
-            where.append("reason > ''")
-        elif filters.reason is not None:
-            where.append("reason = ?")
-            parameters.append(filters.reason)
+    def _bounds(self, filters: Filters, before: int | None, after: int | None) -> tuple[int, int]:
+        """The first and the last position that can be found."""
+        low = 0 if after is None else min(after, _LAST) + 1
+        high = _LAST if before is None else min(before, _LAST) - 1
         if filters.since is not None:
-            where += ["position >= ?", "recorded_at >= ?"]
-            parameters += [self._position_at(filters.since), filters.since]
+            low = max(low, self._position_at(filters.since))
         if filters.until is not None:
-            where += ["position < ?", "recorded_at < ?"]
-            parameters += [self._position_at(filters.until), filters.until]
-        return where, parameters
+            high = min(high, self._position_at(filters.until) - 1)
+        return low, high
+
+    def _stretches(
+        self, connection: Connection, filters: Filters, bounds: tuple[int, int], order: str
+    ) -> list[tuple[int, int]]:
+        """Where to look between two positions: in the stretches in which all occurs that is looked for, or everywhere."""
+        conditions: list[str] = []
+        parameters: list[Value] = [*bounds]
+        for name in OCCURRING:
+            if (value := getattr(filters, name)) is not None:
+                values = "SELECT number FROM endpoints WHERE name = ?" if name == "endpoint" else "?"
+                here = f"occurring.stretch = stretches.stretch AND field = '{name}' AND value IN ({values})"
+                conditions.append(f"EXISTS (SELECT 1 FROM occurring WHERE {here})")
+                parameters.append(value)
+        if not conditions or _index(filters):
+            return [bounds]
+        statement = f"{_STRETCHES} SELECT stretch FROM stretches WHERE {' AND '.join(conditions)} ORDER BY 1 {order}"
+        found = [row[0] for row in rows(connection, statement, tuple(parameters)) if isinstance(row[0], int)]
+        return [(max(bounds[0], at << STRETCH), min(bounds[1], (at + 1 << STRETCH) - 1)) for at in found]
 
     def _position_at(self, at: float) -> int:
         """The first position that can hold a decision recorded at `at` or later: found by halving its ten seconds."""

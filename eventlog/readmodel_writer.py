@@ -8,9 +8,10 @@ It belongs to one log: another log id, or another digest where it stopped, and i
 
 import logging
 import sqlite3
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -27,9 +28,11 @@ from pointsman.eventlog.readmodel import (
     CHANGE_COLUMNS,
     ENDPOINT_COLUMNS,
     MOVE_COLUMNS,
+    OCCURRING,
     REQUEST_COLUMNS,
     SPAN_COLUMNS,
     STRETCH,
+    UNUSUAL,
     as_change,
     as_endpoint,
     as_move,
@@ -37,11 +40,11 @@ from pointsman.eventlog.readmodel import (
     as_span,
     from_request,
 )
-from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, Span, Summary
+from pointsman.eventlog.rollups import ChangeRow, EndpointRow, MoveRow, RequestRow, Span, Summary
 from pointsman.eventlog.segments import SQL_ERRORS, placeholders, reason, rows
 from pointsman.eventlog.store import Commit
 
-VERSION = 6
+VERSION = 7
 """Of the tables and the fold; another one in the file, and it is built again."""
 
 BATCHES = 64
@@ -72,11 +75,12 @@ TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     f"CREATE TABLE requests (position INTEGER PRIMARY KEY, {REQUEST_COLUMNS.removeprefix('position, ')})",
     f"CREATE INDEX by_request_id ON requests (position >> {STRETCH}, request_id)",
-    "CREATE INDEX by_model ON requests (model)",
-    "CREATE INDEX by_endpoint ON requests (endpoint)",
-    "CREATE INDEX by_status ON requests (status)",
+    f"CREATE INDEX by_status ON requests (status) WHERE {UNUSUAL}",
     "CREATE INDEX by_reason ON requests (reason) WHERE reason > ''",
     "CREATE INDEX by_refused ON requests (position) WHERE reason > ''",
+    """CREATE TABLE occurring (
+        stretch INTEGER NOT NULL, field TEXT NOT NULL, value NOT NULL, PRIMARY KEY (stretch, field, value)
+    ) WITHOUT ROWID""",
     f"CREATE TABLE spans ({SPAN_COLUMNS}, PRIMARY KEY (pool, start)) WITHOUT ROWID",
     f"CREATE TABLE changes ({CHANGE_COLUMNS}, PRIMARY KEY (change)) WITHOUT ROWID",
     "CREATE INDEX by_route ON changes (route, position)",
@@ -189,7 +193,9 @@ class ReadModelWriter:
             ],
             [
                 as_request(row)
-                for row in rows(connection, f"SELECT {REQUEST_COLUMNS} FROM requests WHERE status IS NULL")
+                for row in rows(
+                    connection, f"SELECT {REQUEST_COLUMNS} FROM requests WHERE {UNUSUAL} AND status IS NULL"
+                )
             ],
             [as_span(row) for row in rows(connection, f"SELECT {SPAN_COLUMNS} FROM spans WHERE start = {last}")],
             [
@@ -283,6 +289,7 @@ class ReadModelWriter:
     def _write(self, connection: Connection) -> None:
         summary = self._summary
         _put(connection, "requests", list(map(from_request, summary.rows.values())), _ON_CONFLICT)
+        _put(connection, "occurring", _occurring(summary.rows.values()), "ON CONFLICT DO NOTHING")
         _put(connection, "endpoints", [msgspec.structs.astuple(row) for row in summary.endpoints.values()])
         _put(connection, "spans", [_as_row(span, ("refused",)) for span in summary.spans.values()])
         _put(connection, "changes", [_as_row(row, ("before", "after")) for row in summary.changes.values()])
@@ -290,10 +297,12 @@ class ReadModelWriter:
         _put(connection, "moments", list(summary.moments.items()))
         meta = {"version": VERSION, "log_id": self._log.log_id, "position": self.position, "digest": self._digest}
         _put(connection, "meta", list(meta.items()))
+        first = self._log.first()
         connection.exec_driver_sql(
             "DELETE FROM requests WHERE position IN (SELECT position FROM requests WHERE position < ? LIMIT ?)",
-            (self._log.first(), TRIM),
+            (first, TRIM),
         )
+        connection.exec_driver_sql("DELETE FROM occurring WHERE stretch < ?", (first >> STRETCH,))
 
 
 def _of_the_disk(error: BaseException) -> bool:
@@ -304,6 +313,20 @@ def _of_the_disk(error: BaseException) -> bool:
 def _tables(connection: Connection) -> list[str]:
     statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     return [str(row[0]) for row in rows(connection, statement)]
+
+
+def _occurring(requests: Iterable[RequestRow]) -> list[tuple[object, ...]]:
+    """The values of OCCURRING, by stretch."""
+    stretches: defaultdict[int, list[RequestRow]] = defaultdict(list)
+    for row in requests:
+        stretches[row.position >> STRETCH].append(row)
+    return [
+        (stretch, field, value)
+        for stretch, there in stretches.items()
+        for field in OCCURRING
+        for value in set(map(attrgetter(field), there))
+        if value is not None
+    ]
 
 
 def _as_row(value: Span | ChangeRow | MoveRow, encoded: tuple[str, ...]) -> tuple[object, ...]:

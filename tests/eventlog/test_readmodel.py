@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -27,6 +28,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.packing import pack
 from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.log import DEFAULT_LIMITS
 from pointsman.eventlog.reader import LogReader
 from pointsman.eventlog.readmodel import STRETCH, Filters, ReadModel
 from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
@@ -52,11 +54,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ReadModel:
     return ReadModel(directory / "readmodel.db")
 
 
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> ReadModel:
+    """Of several stretches, where a model and an endpoint occur in some."""
+    directory = tmp_path_factory.mktemp("long")
+    events = some((3 << STRETCH) + 1000, seed=6)
+    there = range(1 << STRETCH, 2 << STRETCH)
+    rare = [
+        msgspec.structs.replace(event, request=msgspec.structs.replace(event.request, model="adapter"))
+        if isinstance(event, RequestRouted) and position in there
+        else event
+        for position, event in enumerate(events, 2)
+    ]
+    write(directory / "log", rare, DEFAULT_LIMITS)
+    fold(directory / "readmodel.db", directory / "log")
+    return ReadModel(directory / "readmodel.db")
+
+
 def dump(path: Path) -> list[tuple[object, ...]]:
     with sqlite3.connect(path) as connection:
         found = [
             row
-            for table in ("requests", "spans", "moments", "endpoints", "changes")
+            for table in ("requests", "occurring", "spans", "moments", "endpoints", "changes")
             for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
         ]
     connection.close()
@@ -108,16 +127,24 @@ def test_an_id_is_found_in_every_stretch_of_the_log_the_newest_first(tmp_path: P
     [
         Filters(),
         Filters(pool=POOL, model="llama"),
+        Filters(model="adapter"),
+        Filters(model="adapter", endpoint="pod-64", status=200),
+        Filters(model="nobody"),
+        Filters(status=200),
         Filters(status=503),
+        Filters(status=503, model="adapter"),
         Filters(reason="*"),
         Filters(reason="saturated", model="qwen"),
         Filters(endpoint="pod-2"),
+        Filters(endpoint="pod-30"),
+        Filters(endpoint="pod-30", model="qwen"),
         Filters(since=0.0, until=9e9),
         Filters(since=9e9),
         Filters(until=1.0),
     ],
 )
-def test_paging_by_cursor_meets_every_decision_once_both_ways(model: ReadModel, filters: Filters) -> None:
+def test_paging_by_cursor_meets_every_decision_once_both_ways(long_model: ReadModel, filters: Filters) -> None:
+    model = long_model
     page = model.decisions(Filters(), limit=500)
     everything = list(reversed(page.rows))
     while page.older is not None:
@@ -136,19 +163,19 @@ def test_paging_by_cursor_meets_every_decision_once_both_ways(model: ReadModel, 
     ]
 
     down: list[int] = []
-    page = model.decisions(filters, limit=7)
+    page = model.decisions(filters, limit=37)
     while True:
         down = [row.position for row in reversed(page.rows)] + down
         if page.older is None:
             break
-        page = model.decisions(filters, before=page.older, limit=7)
+        page = model.decisions(filters, before=page.older, limit=37)
     up: list[int] = []
-    page = model.decisions(filters, after=0, limit=7)
+    page = model.decisions(filters, after=0, limit=37)
     while page.rows:
         up.extend(row.position for row in reversed(page.rows))
         if page.newer is None:
             break
-        page = model.decisions(filters, after=page.newer, limit=7)
+        page = model.decisions(filters, after=page.newer, limit=37)
 
     assert down == wanted
     assert up == wanted
@@ -274,12 +301,33 @@ def test_removed_segments_take_their_decisions_with_them(tmp_path: Path) -> None
     with LogReader(log) as reader, ReadModel(path) as model:
         [oldest] = model.decisions(Filters(), after=0, limit=1).rows
         assert oldest.position >= reader.first()
+        assert model.decisions(Filters(model=oldest.model), after=0, limit=1).rows == [oldest]
 
     path.unlink()
     fold(path, log)
     with ReadModel(path) as model:
         assert model.state().position == 3002
         assert len(model.endpoints(POOL)) > 2
+
+
+def test_what_occurs_in_a_stretch_goes_with_its_decisions(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "readmodel.db"
+    write(log, some((1 << STRETCH) + 2000, seed=6), SMALL)
+    fold(path, log)
+    assert _stretches(path) == {0, 1}
+
+    for segment in segment_paths(log)[:-2]:
+        segment.unlink()
+    write(log, [PickerEnded(PICKER, EPOCH, "killed", 0)], SMALL)
+    fold(path, log)
+    assert _stretches(path) == {1}
+
+
+def _stretches(path: Path) -> set[int]:
+    with sqlite3.connect(path) as connection:
+        found = {stretch for (stretch,) in connection.execute("SELECT stretch FROM occurring")}
+    connection.close()
+    return found
 
 
 def test_a_picker_that_ends_ends_its_requests(tmp_path: Path) -> None:
