@@ -2,7 +2,7 @@
 
 Every family of requests and pools is there twice: as llm-d-router names it (`llm_d_epp_`) and as GIE does.
 The counts are of this process's life; what a client can choose becomes a label value at most LABEL_VALUES_MAX times.
-Entries are counted some thousands at a time, or when somebody asks: a column of values costs less than each by itself.
+Entries are counted a thousand at a time, or when somebody asks: a column of values costs less than each by itself.
 """
 
 from collections import defaultdict
@@ -23,8 +23,8 @@ LABEL_VALUES_MAX = 1000
 SERIES_MAX = 4000
 """Combinations of them: a page of some megabytes."""
 
-PENDING = 3000
-"""Entries that are counted together: half a second of a load, and a millisecond or two of work."""
+PENDING = 1000
+"""Entries that are counted together: a sixth of a second of a load, and half a millisecond of work."""
 
 LATENCY = (
     *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120),
