@@ -10,6 +10,7 @@ from pointsman.core.plugin import Scores, plugin
 from pointsman.core.view import View
 
 _HASH_BYTES = 8
+_ONE = np.ones(())
 _BYTES_A_TOKEN = 4
 """The estimate of GIE and llm-d-router."""
 
@@ -54,6 +55,7 @@ class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             return np.zeros(view.size)
         held = view.prefix_blocks
         scores: Scores = held / blocks
+        np.fmin(scores, _ONE, scores)  # more than the prompt has is held only in logs that were tampered with
         if self.match_length_weight:
             tokens = held * (request.prefix_block_bytes / _BYTES_A_TOKEN)
             length = np.minimum(tokens / self.match_length_scale_tokens, 1.0)

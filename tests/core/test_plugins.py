@@ -83,6 +83,24 @@ def test_scores_are_zero_to_one(type: str, events: list[Event], request_facts: R
     assert all(0.0 <= score <= 1.0 for score in scores.tolist())
 
 
+BOUNDED = [scorer for scorer in map(built, SCORERS) if scorer.bounded] + [PrefixCacheScorer(match_length_weight=0.3)]
+
+
+@pytest.mark.parametrize("scorer", BOUNDED, ids=lambda scorer: type(scorer).__name__)
+@given(events=cluster_events(), request_facts=requests(), traffic=readings())
+def test_bounded_scores_are_zero_to_one_whatever_was_read(
+    scorer: Any, events: list[Event], request_facts: RequestFacts, traffic: Readings
+) -> None:
+    view = view_of(folded(events), traffic, request_facts)
+    if not view.size:
+        return
+
+    scores = scorer.score(request_facts, view)
+
+    assert all(0.0 <= score <= 1.0 for score in scores.tolist())
+    assert not np.signbit(scores).any()
+
+
 @pytest.mark.parametrize("type", FILTERS)
 @given(events=cluster_events(), request_facts=requests())
 def test_filters_give_reasons_of_their_own_list(type: str, events: list[Event], request_facts: RequestFacts) -> None:
