@@ -225,7 +225,7 @@ class ScrapePaced(Fact, frozen=True, tag="scrape-paced"):
 # --- traffic: written by picker processes ---------------------------------------------------------
 
 
-class Origin(msgspec.Struct, frozen=True, array_like=True):
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who wrote an entry of a picker process, which of its entries it is, and what it knew."""
 
     picker: str
@@ -263,7 +263,7 @@ class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     """The request headers that plugins read."""
 
 
-class Read(msgspec.Struct, frozen=True, array_like=True):
+class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One column of traffic values that the plugins read, over the candidates in slot order."""
 
     column: int
