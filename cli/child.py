@@ -27,8 +27,6 @@ STEADY = 5.0
 """A life of this many seconds was no quick end."""
 
 LAST_LINES = 12
-LOG_UNREADABLE = -1
-"""`log_offset` of a life whose output went elsewhere."""
 
 
 class Role(Enum):
@@ -74,7 +72,8 @@ class Child:
         self.started_at = 0.0
         self.start_after = 0.0
         self.quick_ends = 0
-        self.log_offset = 0
+        self.log_offset: int | None = None
+        """Where in the file this life's output begins; None where it goes to the supervisor's own."""
         self.last_words: list[str] = []
         """What was shown last of its output."""
 
@@ -105,7 +104,7 @@ class Child:
         self.leash, self.lines, self.ready, self.started_at = ours, Lines(), False, now
 
     def _spawn(self, environment: dict[str, str], leash: int) -> subprocess.Popen[bytes]:
-        output = self._open_log() if self.plan.log else None
+        output = self._open_log()
         try:
             return subprocess.Popen(
                 self.plan.command,
@@ -123,11 +122,13 @@ class Child:
                 output.close()
 
     def _open_log(self) -> BinaryIO | None:
-        """Where the child's output goes; where that cannot be written it goes to the supervisor's own."""
+        """Where the child's output goes; None, the supervisor's own, where that is planned or the file cannot be written."""
+        self.log_offset = None
+        if not self.plan.log:
+            return None
         try:
             output = open(self.plan.log, "ab", buffering=0)  # noqa: SIM115
         except OSError:
-            self.log_offset = LOG_UNREADABLE
             return None
         self.log_offset = output.seek(0, os.SEEK_END)
         return output
@@ -152,7 +153,7 @@ class Child:
 
     def last_lines(self) -> list[str]:
         """What this life wrote last, where it writes to a file of its own."""
-        if not self.plan.log or self.log_offset == LOG_UNREADABLE:
+        if self.log_offset is None:
             return []
         try:
             with open(self.plan.log, "rb") as file:

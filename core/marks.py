@@ -89,7 +89,7 @@ class FinishedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="
 
 
 Mark: TypeAlias = RoutedMark | RefusedMark | StartedMark | FinishedMark
-MARKS = (RoutedMark, RefusedMark, StartedMark, FinishedMark)
+MARKS = frozenset((RoutedMark, RefusedMark, StartedMark, FinishedMark))
 _decoder: msgspec.msgpack.Decoder[Mark] = msgspec.msgpack.Decoder(Mark)
 _TRAFFIC = int(Class.TRAFFIC)
 

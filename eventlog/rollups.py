@@ -27,8 +27,6 @@ from pointsman.core.packing import unpack, unpack_floats
 
 EpochKey = tuple[str, int]
 
-_MARKS = frozenset(MARKS)
-
 SPAN = 10
 """Seconds of a roll-up: half a line of a chart over five minutes."""
 
@@ -208,7 +206,7 @@ class Summary:
             if start > self._start:
                 self._begin_span(start, position)
             # By type: to `isinstance`, a class that does not match costs a call.
-            if type(event) not in _MARKS:
+            if type(event) not in MARKS:
                 self._fold_rare(position, recorded_at, event)
                 epoch = -1
                 continue

@@ -1,8 +1,6 @@
 """Deaths at planned moments: a library that is preloaded, and kills its own process within a call (`moments.c`)."""
 
 import random
-import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from evidence import Evidence, undecided
+from preloaded import compiled
 
 from pointsman.core.events import Entry, PickerEnded, RequestRouted
 
@@ -75,13 +74,9 @@ class Moments:
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have what is started from now on die as planned; skips the test where nothing can be compiled."""
-        if shutil.which("cc") is None:
-            pytest.skip("there is no C compiler")
         self._directory = directory
         directory.mkdir()
-        library = directory / "moments.so"
-        command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl", "-pthread"]
-        subprocess.run(command, check=True)
+        library = compiled(SOURCE, directory)
         self._planned: list[Moment] = []
         monkeypatch.setenv("LD_PRELOAD", str(library))
         monkeypatch.setenv("MOMENTS", str(directory))

@@ -7,17 +7,13 @@ sync, a rename as a whole.  Where a file grew and the piece did not survive, the
 """
 
 import random
-import shutil
 import struct
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import TypeAlias
-
-import pytest
 
 from pointsman.core.feed import TO_PICKER_BYTES_MAX, Batch, Framer, ToPicker, Welcome, decode_to_picker
 
@@ -66,16 +62,6 @@ def read_journal(path: Path) -> list[Record]:
         body, at = data[at : at + size], at + size
         found.append(Record(Op(op), bool(directory), inode, offset, name, body))
     return found
-
-
-def compiled(directory: Path) -> Path:
-    """The library; skips the test where nothing can be compiled."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    library = directory / "power.so"
-    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl", "-pthread"]
-    subprocess.run(command, check=True)
-    return library
 
 
 def environment(library: Path, root: Path, journal: Path) -> dict[str, str]:

@@ -52,8 +52,6 @@ _REFUSED_CODES = {
 _ENDED_CODES = {"lost": "Internal"}
 """Codes by the cause of an end that is not `complete`; all others are Unknown."""
 
-_MARKS = frozenset(MARKS)
-
 
 class Series:
     """What is counted for one combination of model, target model, fairness id and priority."""
@@ -216,7 +214,7 @@ class Metrics:
             # By type: to `isinstance`, a class that does not match costs a call.
             if type(event) is StartedMark:
                 continue  # nothing is counted of that
-            if type(event) not in _MARKS:
+            if type(event) not in MARKS:
                 self._count_rare(event)
                 epoch = -1
                 continue

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from evidence import (
     without_one_end,
 )
 from load import Load
+from preloaded import compiled
 from system import alive, demo, serve, wait_for
 
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
@@ -167,12 +167,9 @@ def test_with_the_log_read_only_routing_goes_on_degraded_and_all_of_it_is_record
 
 
 def test_with_a_slow_disk_routing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    (tmp_path / "slow.c").write_text(SLOW_FSYNC)
-    shim, flag = tmp_path / "slow.so", tmp_path / "slow"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(shim), str(tmp_path / "slow.c"), "-ldl"], check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    source, flag = tmp_path / "slow.c", tmp_path / "slow"
+    source.write_text(SLOW_FSYNC)
+    monkeypatch.setenv("LD_PRELOAD", str(compiled(source, tmp_path)))
     monkeypatch.setenv("SLOW_FSYNC", str(flag))
     with demo(tmp_path) as system:
         with Load(system.gateway, RATE) as load:

@@ -22,7 +22,8 @@ import pytest
 from evidence import entries, verified
 from load import Load, completion
 from logs import same, some, write
-from power import Disk, Op, Record, acknowledged, compiled, environment, read_journal, told
+from power import SOURCE, Disk, Op, Record, acknowledged, environment, read_journal, told
+from preloaded import compiled
 from system import demo, pointsman
 
 from pointsman.cluster.envoy import EnvoyMissing, find_envoy
@@ -48,7 +49,7 @@ MORE = 40
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("power"))
+    return compiled(SOURCE, tmp_path_factory.mktemp("power"))
 
 
 @dataclass
