@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import trio
 
-from pointsman.core.draws import Draws
+from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
 from pointsman.core.events import (
     BackendRef,
     EndpointJoined,
@@ -36,22 +36,22 @@ from pointsman.core.events import (
     RouteObserved,
     RouteRule,
 )
-from pointsman.core.packing import pack, pack_floats
-from pointsman.core.prompt_blocks import prefix_hashes
-from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
-from pointsman.core.traffic import TrafficState
+from pointsman.core.prefix.prompt_blocks import prefix_hashes
+from pointsman.core.state.traffic import TrafficState
+from pointsman.core.values.draws import Draws
+from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.feed import FeedStatistics
-from pointsman.eventlog.log import Log, open_log
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.readmodel import Filters, ReadModel
-from pointsman.eventlog.readmodel_writer import ReadModelWriter
+from pointsman.eventlog.feed.hub import FeedStatistics
+from pointsman.eventlog.readmodel.folding import ReadModelWriter
+from pointsman.eventlog.readmodel.queries import Filters, ReadModel
+from pointsman.eventlog.sqlite.opening import Log, open_log
+from pointsman.eventlog.sqlite.reader import LogReader
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch, WeightsNotWritten
+from pointsman.web.console_server import serve
 from pointsman.web.loopback import listen
-from pointsman.web.replayer import Replayer
-from pointsman.web.server import serve
+from pointsman.web.recomputing.replayer import Replayer
 from pointsman.web.stream import Broadcast
 
 POOLS = ("bench/stable", "bench/new")
@@ -227,7 +227,9 @@ def measure(port: int, addresses: list[str], repeat: int) -> list[float]:
     return found
 
 
-WORKER = "import sys; from pathlib import Path; from pointsman.web.replay_worker import serve; serve(Path(sys.argv[1]))"
+WORKER = (
+    "import sys; from pathlib import Path; from pointsman.web.recomputing.worker import serve; serve(Path(sys.argv[1]))"
+)
 
 
 async def run(home: Path, decisions: int, repeat: int) -> dict[str, list[float]]:

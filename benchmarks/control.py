@@ -22,9 +22,9 @@ from pathlib import Path
 
 import trio
 
-from pointsman.cli.leash import LEASH, encode
-from pointsman.cli.settings import ControlSettings
-from pointsman.cli.settings import encode as encode_settings
+from pointsman.cli.supervising.leash import LEASH, encode
+from pointsman.cli.supervising.settings import ControlSettings
+from pointsman.cli.supervising.settings import encode as encode_settings
 from pointsman.core.events import (
     EndpointJoined,
     Origin,
@@ -39,9 +39,9 @@ from pointsman.core.events import (
     class_of,
 )
 from pointsman.core.events import encode as encode_event
-from pointsman.core.feed import PROTOCOL, Entries, Hello, encode_frame
+from pointsman.core.feed.frames import PROTOCOL, Entries, Hello, encode_frame
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.log import open_log
+from pointsman.eventlog.sqlite.opening import open_log
 
 ENDPOINTS = 5
 PICKER, EPOCH = "picker-1", 1 << 63

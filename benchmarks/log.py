@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pointsman.cli.bench.log import measured
+from pointsman.cli.bench.bench_log import measured
 
 
 def main() -> None:

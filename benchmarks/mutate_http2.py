@@ -15,12 +15,13 @@ from collections import Counter
 
 from h2.exceptions import ProtocolError
 
-from pointsman.cli.bench.decisions import POOL, cluster_of
-from pointsman.cli.bench.gateway import Gateway
-from pointsman.cli.bench.request import BufferFeed, Written
+from pointsman.cli.bench.bench_decisions import POOL, cluster_of
+from pointsman.cli.bench.bench_request import BufferFeed, Written
+from pointsman.cli.bench.gateway_bytes import Gateway
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.http2 import ServerConnection
-from pointsman.grpc.http2_send import (
+from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.http2.machine import ServerConnection
+from pointsman.grpc.http2.sending import (
     END_STREAM,
     HEADERS,
     PING,
@@ -32,8 +33,7 @@ from pointsman.grpc.http2_send import (
     frame,
 )
 from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.protocol import Limits, Load
-from pointsman.grpc.server import GrpcServer, quiet_grpclib
+from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 
 CUTS = 12
 """Pieces that a round's bytes arrive in, at most."""
@@ -129,7 +129,7 @@ async def run(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     failures: list[dict[str, object]] = []
     loop.set_exception_handler(lambda _, context: failures.append(context))
-    feed, load = BufferFeed(cluster_of(5)), Load(Limits())
+    feed, load = BufferFeed(cluster_of(5)), Load(StreamLimits())
     server = GrpcServer([ExternalProcessor(PoolPicking(POOL, feed), feed, load)])
     for name in ("engine", "connection"):
         seen: Counter[str] = Counter()

@@ -15,18 +15,18 @@ import re
 import statistics
 from pathlib import Path
 
-from pointsman.cli.bench.decisions import POOL, cluster_of
-from pointsman.cli.bench.request import Bench, BufferFeed, Options, measure
+from pointsman.cli.bench.bench_decisions import POOL, cluster_of
+from pointsman.cli.bench.bench_request import Bench, BufferFeed, Options, measure
 from pointsman.grpc.epp import ExternalProcessor
+from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
 from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.protocol import Limits, Load
-from pointsman.grpc.server import ENGINES, GrpcServer
+from pointsman.grpc.serving.grpc_server import ENGINES, GrpcServer
 
 
 async def watch_memory(requests: int) -> None:
     """Resident memory of this process, a tenth of the requests after the other; fails where it goes on growing."""
     feed = BufferFeed(cluster_of(100))
-    epp = ExternalProcessor(PoolPicking(POOL, feed), feed, Load(Limits()))
+    epp = ExternalProcessor(PoolPicking(POOL, feed), feed, Load(StreamLimits()))
     picker = Bench(GrpcServer([epp]), 1, 1)
     seen = []
     for tenth in range(1, 11):

@@ -10,7 +10,7 @@ import cProfile
 import pstats
 import statistics
 
-from pointsman.cli.bench.decisions import Work, measured
+from pointsman.cli.bench.bench_decisions import Work, measured
 from pointsman.cli.bench.parts import SCHEDULE
 from pointsman.core.events import encode
 

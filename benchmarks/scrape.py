@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import trio
 
-from pointsman.cli.bench.scrape import back_to_back, page_servers
+from pointsman.cli.bench.bench_scrape import back_to_back, page_servers
 from pointsman.cli.bench.vllm_page import vllm_page
-from pointsman.cluster.scrape import Scraper, ScrapeSettings
+from pointsman.cluster.scraping.scraper import Scraper, ScrapeSettings
 from pointsman.core.events import EndpointJoined, Event, LoadSampled, PoolApplied, encode
-from pointsman.core.metrics_page import ENGINES, extract
-from pointsman.core.packing import unpack
-from pointsman.core.projection import ClusterState
+from pointsman.core.parsers.server_metrics import ENGINES, extract
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import unpack
 
 
 def _state(ports: Sequence[int]) -> ClusterState:

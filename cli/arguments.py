@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pointsman.cli.failure import Failure
-from pointsman.eventlog.segments import segment_paths
+from pointsman.eventlog.sqlite.segments import segment_paths
 
 DEFAULT_DATA = ".pointsman"
 """Where a command looks for data that is told nothing; the demo's is inside."""

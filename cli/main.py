@@ -8,24 +8,24 @@ from importlib.metadata import version
 from pointsman.cli.failure import Failure
 
 COMMANDS = {
-    "demo": ("demo", "the whole system on this machine, with simulated model servers"),
-    "serve": ("serve", "pick endpoints for all pools in a directory of manifests"),
-    "epp": ("epp", "an endpoint picker for one pool, with the flags of the Go EPP"),
-    "sim": ("sim", "model servers that behave like vLLM without a GPU"),
-    "traffic": ("traffic", "requests with shared prefixes, as clients send them"),
-    "replay verify": ("replay_verify", "decide every recorded request again and compare"),
-    "replay explain": ("replay_explain", "why a request went where it went"),
-    "status": ("status", "how a running system is"),
-    "log tail": ("log_tail", "the last entries of a log, and those to come"),
-    "log verify": ("log_verify", "walk the chain of a log"),
-    "config check": ("config_check", "is this EndpointPickerConfig right?"),
+    "demo": ("demo.demo", "the whole system on this machine, with simulated model servers"),
+    "serve": ("commands.serve", "pick endpoints for all pools in a directory of manifests"),
+    "epp": ("commands.epp", "an endpoint picker for one pool, with the flags of the Go EPP"),
+    "sim": ("demo.sim", "model servers that behave like vLLM without a GPU"),
+    "traffic": ("demo.traffic_command", "requests with shared prefixes, as clients send them"),
+    "replay verify": ("commands.replay_verify", "decide every recorded request again and compare"),
+    "replay explain": ("commands.replay_explain", "why a request went where it went"),
+    "status": ("commands.status", "how a running system is"),
+    "log tail": ("commands.log_tail", "the last entries of a log, and those to come"),
+    "log verify": ("commands.log_verify", "walk the chain of a log"),
+    "config check": ("commands.config_check", "is this EndpointPickerConfig right?"),
     "bench": ("bench.command", "what it costs on this machine, beside the budgets"),
 }
 
 PROCESSES = {
-    "control": ("control", "the control process; `serve` starts it"),
-    "picker": ("picker", "a picker process; `serve` starts it"),
-    "replay worker": ("replay_worker", "recomputes decisions for the console"),
+    "control": ("control.control", "the control process; `serve` starts it"),
+    "picker": ("commands.picker_process", "a picker process; `serve` starts it"),
+    "replay worker": ("commands.replay_worker", "recomputes decisions for the console"),
 }
 
 

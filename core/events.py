@@ -4,7 +4,7 @@
 Rules.  Tags and field order are written to disk: never reuse, rename or reorder.
 A new field comes last and has a default; a changed meaning is a new event.
 Events name endpoints by number: each endpoint that ever joined has its own, never used again.
-Packed columns are those of `core/packing.py`.  Times are seconds since 1970, for people; no rule reads them.
+Packed columns are those of `core/values/packing.py`.  Times are seconds since 1970, for people; no rule reads them.
 """
 
 from enum import IntEnum
@@ -267,7 +267,7 @@ class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One column of traffic values that the plugins read, over the candidates in slot order."""
 
     column: int
-    """A `Column` of `core/traffic.py`."""
+    """A `Column` of `core/state/traffic.py`."""
     values: bytes
     """Packed."""
 
@@ -445,7 +445,7 @@ class ConfigAccepted(Fact, frozen=True, tag="config-accepted"):
 
     pool: str
     config: bytes
-    """The effective EndpointPickerConfig and flags as JSON with sorted keys (`core/config.py`)."""
+    """The effective EndpointPickerConfig and flags as JSON with sorted keys (`core/config/parse.py`)."""
     source: str
     plugins: dict[str, str] = {}
     """Distribution and version of each plugin from outside."""

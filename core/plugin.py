@@ -20,7 +20,9 @@ FEW = 48
 
 Reasons = npt.NDArray[np.int16]
 Scores = Floats
-Kind = Literal["scheduling", "profile handler", "detector", "producer", "source", "extractor", "parser", "discovery"]
+PluginKind = Literal[
+    "scheduling", "profile handler", "detector", "producer", "source", "extractor", "parser", "discovery"
+]
 
 
 @runtime_checkable
@@ -102,19 +104,19 @@ class Registered(msgspec.Struct, frozen=True):
     name: str
     version: int
     struct: type[msgspec.Struct]
-    kind: Kind
+    kind: PluginKind
 
 
 REGISTER: dict[str, Registered] = {}
 """Every plugin type this process knows, by the `type` an EndpointPickerConfig names it by."""
 
-Class = TypeVar("Class", bound=type[msgspec.Struct])
+PluginClass = TypeVar("PluginClass", bound=type[msgspec.Struct])
 
 
-def plugin(type: str, *, version: int, kind: Kind = "scheduling") -> Callable[[Class], Class]:
+def plugin(type: str, *, version: int, kind: PluginKind = "scheduling") -> Callable[[PluginClass], PluginClass]:
     """Register a Struct as the plugin `type`; a second one of that name is an error."""
 
-    def register(struct: Class) -> Class:
+    def register(struct: PluginClass) -> PluginClass:
         if type in REGISTER:
             raise ValueError(f"plugin type {type!r} is registered twice: {REGISTER[type].struct} and {struct}")
         REGISTER[type] = Registered(type, version, struct, kind)

@@ -7,12 +7,12 @@ decision's digest, so that replay notices any value that is another one.
 import numpy as np
 import numpy.typing as npt
 
-from pointsman.core.cluster import Endpoint, Slots
-from pointsman.core.draws import Draws
 from pointsman.core.events import RequestFacts
-from pointsman.core.packing import Ints
-from pointsman.core.projection import ClusterState
-from pointsman.core.traffic import Column, Traffic
+from pointsman.core.state.membership import Endpoint, Slots
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.traffic import Column, Traffic
+from pointsman.core.values.draws import Draws
+from pointsman.core.values.packing import Ints
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -13,12 +13,12 @@ import msgspec
 import trio
 
 from pointsman.core.events import Class, Event, class_of, encode
-from pointsman.core.marks import Mark, skim
+from pointsman.core.state.marks import Mark, skim
 from pointsman.eventlog.errors import LogFullError
-from pointsman.eventlog.log import Log
-from pointsman.eventlog.reader import Head
-from pointsman.eventlog.store import Commit
-from pointsman.eventlog.writer import Done, Stall, Writer
+from pointsman.eventlog.sqlite.opening import Log
+from pointsman.eventlog.sqlite.reader import LogHead
+from pointsman.eventlog.sqlite.store import Commit
+from pointsman.eventlog.sqlite.writer import Done, Stall, Writer
 
 CLOSE_GRACE = 5.0
 """Seconds that closing waits for the disk to take what is queued."""
@@ -245,7 +245,7 @@ class Appender:
 
     def _committed(self, done: Done) -> None:
         commit, log = done.commit, self.log
-        log.head = Head(commit.last, commit.digest, commit.recorded_at)
+        log.head = LogHead(commit.last, commit.digest, commit.recorded_at)
         self._queued_bytes -= done.body_bytes
         self._position_easy = commit.last + self._limits.queue_events * 7 // 8
         self._commits += 1

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import msgspec
 
 from pointsman.core.events import Class, EntriesAdopted, Entry, Origin, RequestRefused, RequestRouted
-from pointsman.core.projection import ClusterState
+from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.errors import NotKeptError
-from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.sqlite.reader import LogReader
 
 WINDOW_DECISIONS = 100_000
 WINDOW_BYTES = 64 << 20

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from grpclib.const import Cardinality, Handler
 
 from pointsman.core.events import RequestFinished, ResponseStarted
-from pointsman.grpc.actions import Finished, Incoming
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
-from pointsman.grpc.picking import Feed, Picking, Refusal
-from pointsman.grpc.protocol import Load, Stream
-from pointsman.grpc.server import MESSAGE_BYTES_MAX
-from pointsman.grpc.turn import Turn
+from pointsman.grpc.ext_proc.actions import Finished, Incoming
+from pointsman.grpc.ext_proc.protocol import Load, Stream
+from pointsman.grpc.picking import Feed, Picking, RefusedPick
+from pointsman.grpc.serving.grpc_server import MESSAGE_BYTES_MAX
+from pointsman.grpc.serving.turn import Turn
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -64,7 +64,7 @@ class Exchange(Stream):
     def decide(self, request: Incoming) -> None:
         """Decide at once."""
         picked = self._service.picking.pick(request)
-        if isinstance(picked, Refusal):
+        if isinstance(picked, RefusedPick):
             self._record_refusal(picked)
             return
         event, feed = picked.event, self._feed
@@ -80,7 +80,7 @@ class Exchange(Stream):
         """Record that it is refused."""
         self._record_refusal(self._service.picking.refuse(request, reason, status, message))
 
-    def _record_refusal(self, refusal: Refusal) -> None:
+    def _record_refusal(self, refusal: RefusedPick) -> None:
         event = refusal.event
         self.decided = True
         self._feed.record(event)

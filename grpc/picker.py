@@ -16,18 +16,28 @@ from pathlib import Path
 import msgspec
 from google.protobuf.internal import api_implementation
 
-from pointsman.core.feed_buffer import BUFFER_BYTES_MAX
-from pointsman.core.feed_picker import PickerIdentity
-from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
-from pointsman.core.traffic import TrafficState
+from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
+from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+from pointsman.core.feed.picker_end import PickerIdentity
+from pointsman.core.state.traffic import TrafficState
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.feed import PickerFeed
-from pointsman.grpc.health import Condition, Health
-from pointsman.grpc.leash import Drain, Leash, LeashError, Listen, ListenHealth, Order, Stop, Unlisten, held_leash
+from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.picker_feed import PickerFeed
+from pointsman.grpc.picker_leash import (
+    Drain,
+    Leash,
+    LeashError,
+    Listen,
+    ListenHealth,
+    Order,
+    Stop,
+    Unlisten,
+    held_leash,
+)
 from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.protocol import Limits, Load
-from pointsman.grpc.server import MESSAGE_BYTES_MAX, STREAMS_MAX, GrpcServer, quiet_grpclib
-from pointsman.grpc.tls import server_context
+from pointsman.grpc.serving.grpc_server import MESSAGE_BYTES_MAX, STREAMS_MAX, GrpcServer, quiet_grpclib
+from pointsman.grpc.serving.health import Condition, HealthService
+from pointsman.grpc.serving.tls import server_context
 
 SETTLE_MAX = 1.5
 """Seconds at the end for the log to take the last entries."""
@@ -47,7 +57,7 @@ class PickerSettings(msgspec.Struct, frozen=True):
     """Path of the page that is shared with the supervisor; empty for none."""
     engine: str = "pointsman"
     """One of `server.ENGINES`."""
-    limits: Limits = Limits()
+    limits: StreamLimits = StreamLimits()
     buffer_bytes_max: int = BUFFER_BYTES_MAX
     """Of entries that the log has not acknowledged."""
     message_bytes_max: int = MESSAGE_BYTES_MAX
@@ -79,7 +89,7 @@ async def _run(settings: PickerSettings) -> None:
     page = Path(settings.page) if settings.page else None
     traffic = TrafficState()
     feed = PickerFeed(Path(settings.feed), me, traffic, page=page, buffer_bytes_max=settings.buffer_bytes_max)
-    picker = Picker(settings, feed, leash)
+    picker = PickerProcess(settings, feed, leash)
     feeding = asyncio.create_task(feed.run())
     serving = asyncio.create_task(picker.serve())
     loop = asyncio.get_running_loop()
@@ -97,7 +107,7 @@ async def _run(settings: PickerSettings) -> None:
         leash.close()
 
 
-class Picker:
+class PickerProcess:
     """The servers of one picker process."""
 
     def __init__(self, settings: PickerSettings, feed: PickerFeed, leash: Leash) -> None:
@@ -157,7 +167,7 @@ class Picker:
                 self._pending.append((order, sock))
             case ListenHealth():
                 assert sock is not None
-                server = GrpcServer([Health(self._condition)], self._settings.engine)
+                server = GrpcServer([HealthService(self._condition)], self._settings.engine)
                 await server.listen(sock)
                 self._health.append(server)
             case Unlisten(pool):
@@ -182,7 +192,7 @@ class Picker:
         epp = ExternalProcessor(
             PoolPicking(order.pool, self._feed), self._feed, self._load, self._settings.message_bytes_max
         )
-        more = [Health(self._condition)] if self._settings.health_checking else []
+        more = [HealthService(self._condition)] if self._settings.health_checking else []
         server = GrpcServer([epp, *more], self._settings.engine, self._settings.connection_streams_max)
         if order.tls and self._tls is None:
             self._tls = server_context(self._settings.cert_path, self._settings.tls_min_version)

@@ -6,16 +6,16 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from pointsman.core.draws import Draws
+from pointsman.core.deciding.profile import Profile, profile_in_force
+from pointsman.core.deciding.request_facts import REQUEST_ID, HttpRequest, RoutingRules, request_facts
+from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.parsers import DEFAULT_PARSERS, BadRequest, ParsedRequest, parse_request
-from pointsman.core.profile import Profile, profile_in_force
-from pointsman.core.projection import ClusterState
-from pointsman.core.request import REQUEST_ID, HttpRequest, RoutingRules, request_facts
-from pointsman.core.scheduler import schedule
-from pointsman.core.traffic import TrafficState
-from pointsman.grpc.actions import Incoming, Routed
-from pointsman.grpc.control_headers import PATHS, first_of
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.traffic import TrafficState
+from pointsman.core.values.draws import Draws
+from pointsman.grpc.ext_proc.actions import Incoming, Routed
+from pointsman.grpc.ext_proc.control_headers import PATHS, first_of
 
 _NO_BODY = ParsedRequest("")
 """What there is to know of a request that has no body: nothing is wrong with it either."""
@@ -54,13 +54,13 @@ class Routing(msgspec.Struct, frozen=True):
     routed: Routed
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class RefusedPick(msgspec.Struct, frozen=True):
     """A decision for none."""
 
     event: RequestRefused
 
 
-Picked: TypeAlias = Routing | Refusal
+Picked: TypeAlias = Routing | RefusedPick
 
 
 class Picking(Protocol):
@@ -75,7 +75,7 @@ class Picking(Protocol):
         """Decide at once; nothing is recorded yet."""
         ...
 
-    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> Refusal:
+    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> RefusedPick:
         """The decision for none that the protocol wants; nothing is recorded yet."""
         ...
 
@@ -131,13 +131,13 @@ class PoolPicking:
         decision = schedule(cluster, traffic, rules.profile, facts, Draws(origin.picker, origin.epoch, origin.n))
         event = decision.to_event(origin, now, facts, (time.perf_counter_ns() - begun) // 1000)
         if isinstance(event, RequestRefused):
-            return Refusal(event)
+            return RefusedPick(event)
         new_id = () if incoming.headers.get(REQUEST_ID) else ((REQUEST_ID, request.request_id),)
         rename = (facts.model, facts.target_model) if facts.target_model and parsed.rewritable else None
         scores = tuple(decision.endpoint_scores(cluster)) if rules.profile.config.flags.emit_endpoint_scores else ()
         return Routing(event, Routed(",".join(decision.authorities(cluster)), new_id, rename, scores))
 
-    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> Refusal:
+    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> RefusedPick:
         """The decision for none that the protocol wants; nothing is recorded yet."""
         return self._refused(_request(incoming), time.time(), reason, status, message)
 
@@ -148,6 +148,6 @@ class PoolPicking:
             self._feed.traffic.rooms[self.pool] = profile.room
         return self._rules
 
-    def _refused(self, request: HttpRequest, now: float, reason: str, status: int, message: str) -> Refusal:
+    def _refused(self, request: HttpRequest, now: float, reason: str, status: int, message: str) -> RefusedPick:
         facts = RequestFacts(request.request_id, self.pool, path=request.path, body_bytes=request.body_bytes)
-        return Refusal(RequestRefused(self._feed.origin(), now, facts, reason, status, message))
+        return RefusedPick(RequestRefused(self._feed.origin(), now, facts, reason, status, message))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pointsman.cli.main import COMMANDS
-from pointsman.core.scheduler import PLUGIN_VERSIONS
+from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -28,7 +28,7 @@ COOKIE = "pointsman_visit"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
-class Refusal(Exception):
+class AccessRefused(Exception):
     """The request is not served; `status` and the text say why."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -47,7 +47,7 @@ class Access:
         """Refuse a Host that does not name us, whatever its port."""
         name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
         if name.lower() not in self._hosts:
-            raise Refusal(421, f"host is {host[:100]!r}, wanted one of {', '.join(sorted(self._hosts))}")
+            raise AccessRefused(421, f"host is {host[:100]!r}, wanted one of {', '.join(sorted(self._hosts))}")
 
     def new_visit(self) -> str:
         """The value of a new cookie; it is no sign-in, tokens are bound to it."""
@@ -64,9 +64,13 @@ class Access:
         """
         site = headers.get("sec-fetch-site", "")
         if site and site != "same-origin":
-            raise Refusal(403, f"the request comes from another site ({site[:40]}), wanted this console's own page")
+            raise AccessRefused(
+                403, f"the request comes from another site ({site[:40]}), wanted this console's own page"
+            )
         origin = headers.get("origin", "")
         if origin and origin.partition("://")[2] != headers.get("host", ""):
-            raise Refusal(403, f"origin is {origin[:100]!r}, wanted this console's own")
+            raise AccessRefused(403, f"origin is {origin[:100]!r}, wanted this console's own")
         if not visit or not hmac.compare_digest(self.token(visit).encode(), token.encode()):
-            raise Refusal(403, "the form's token is not this visit's: open the page again and send the form from there")
+            raise AccessRefused(
+                403, "the form's token is not this visit's: open the page again and send the form from there"
+            )

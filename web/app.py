@@ -11,11 +11,14 @@ from quart_trio import QuartTrio
 from werkzeug.routing import IntegerConverter
 
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.segments import SQL_ERRORS
-from pointsman.web import decision, decisions, log, overview, pools, routes, weights, words
-from pointsman.web.access import COOKIE, HEADERS, Refusal
+from pointsman.eventlog.sqlite.segments import SQL_ERRORS
+from pointsman.web.access import COOKIE, HEADERS, AccessRefused
 from pointsman.web.console import Console, navigation, strip
-from pointsman.web.pages import BadQuery, Missing, Reply, render
+from pointsman.web.drawing import words
+from pointsman.web.pages import decision, decisions, overview, pools, routes
+from pointsman.web.pages import log_page as log
+from pointsman.web.pages import weight_form as weights
+from pointsman.web.pages.reply import BadQuery, Missing, Reply, render
 from pointsman.web.stream import Receive, Send, StreamsFull, stream_events
 
 FORM_BYTES_MAX = 64 * 1024
@@ -65,7 +68,7 @@ def create_app(console: Console) -> QuartTrio:
     app.add_url_rule("/static/<name>", "static", _static)
     _guard(app, console)
     _answer_errors(app, console)
-    _Events(app, console)
+    _EventsEndpoint(app, console)
     return app
 
 
@@ -76,7 +79,7 @@ def _guard(app: QuartTrio, console: Console) -> None:
     async def check_host() -> Response | None:
         try:
             console.access.check_host(request.headers.get("Host", ""))
-        except Refusal as error:  # in plain words: whoever came by another name learns nothing of us
+        except AccessRefused as error:  # in plain words: whoever came by another name learns nothing of us
             return Response(str(error), status=error.status, content_type="text/plain; charset=utf-8")
         return None
 
@@ -99,7 +102,7 @@ def _answer_errors(app: QuartTrio, console: Console) -> None:
 
         app.register_error_handler(kind, handler)
 
-    answer(Refusal, 403, "Not allowed", str)
+    answer(AccessRefused, 403, "Not allowed", str)
     answer(Missing, 404, "Not found", str)
     answer(BadQuery, 400, "That was not understood", str)
     answer(StreamsFull, 503, "Too many open pages", str)
@@ -163,7 +166,7 @@ def _without_pictures(value: object) -> object:
 _encode = msgspec.json.Encoder(enc_hook=_without_pictures).encode
 
 
-class _Events:
+class _EventsEndpoint:
     """Answers `/events` beneath Quart, where a stream knows at once that its reader is gone."""
 
     def __init__(self, app: QuartTrio, console: Console) -> None:
@@ -180,8 +183,8 @@ class _Events:
             self._console.access.check_host(headers.get(b"host", b"").decode("latin-1"))
             with self._console.broadcast.subscribed() as subscription:
                 await stream_events(subscription, receive, send)
-        except (Refusal, StreamsFull) as error:
-            status = error.status if isinstance(error, Refusal) else 503
+        except (AccessRefused, StreamsFull) as error:
+            status = error.status if isinstance(error, AccessRefused) else 503
             told = [(b"content-type", b"text/plain; charset=utf-8"), (b"retry-after", b"10")]
             await send({"type": "http.response.start", "status": status, "headers": told})
             await send({"type": "http.response.body", "body": str(error).encode(), "more_body": False})

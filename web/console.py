@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.core.cluster import Endpoint
 from pointsman.core.events import BackendRef, Event, RouteObserved
-from pointsman.core.projection import ClusterState
+from pointsman.core.state.membership import Endpoint
+from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.appender import AppenderStatistics
-from pointsman.eventlog.feed import FeedStatistics
-from pointsman.web import words
+from pointsman.eventlog.feed.hub import FeedStatistics
 from pointsman.web.access import Access
-from pointsman.web.replayer import Replayer
+from pointsman.web.drawing import words
+from pointsman.web.recomputing.replayer import Replayer
 from pointsman.web.stream import Broadcast
 
 STALE = 0.2

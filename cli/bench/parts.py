@@ -9,7 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from pointsman.cli.bench import decisions, log, request, scrape
+from pointsman.cli.bench import bench_decisions as decisions
+from pointsman.cli.bench import bench_log as log
+from pointsman.cli.bench import bench_request as request
+from pointsman.cli.bench import bench_scrape as scrape
 from pointsman.cli.bench.table import Table
 
 CHUNKS = 100

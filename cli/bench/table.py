@@ -7,7 +7,7 @@ import msgspec
 PROGRESS_WIDTH = 78
 
 
-class Row(msgspec.Struct, frozen=True):
+class BudgetRow(msgspec.Struct, frozen=True):
     """One figure."""
 
     what: str
@@ -29,7 +29,7 @@ class Table:
     """The rows that were measured; `shown` prints each at once."""
 
     def __init__(self, *, shown: bool = True) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[BudgetRow] = []
         self._shown = shown
         if shown:
             print(f"{'what':58}{'budget':>12}{'measured':>12}  ", flush=True)
@@ -45,7 +45,7 @@ class Table:
 
     def line(self, what: str, budget: float | None, measured: float, unit: str = "", *, least: bool = False) -> None:
         """Add one row; `least` where more is better."""
-        row = Row(what, budget, measured, unit, least)
+        row = BudgetRow(what, budget, measured, unit, least)
         self.rows.append(row)
         self._progress("")
         if not self._shown:

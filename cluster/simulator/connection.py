@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 import h11
 import trio
 
-from pointsman.cluster.simulator.faults import Fault, parse_fault
-from pointsman.cluster.simulator.openai import ApiError, Generation, JsonObject, parse_generation, parse_object
+from pointsman.cluster.simulator.faults import WantedFault, parse_fault
+from pointsman.cluster.simulator.openai_api import ApiError, Generation, JsonObject, parse_generation, parse_object
 
 if TYPE_CHECKING:
-    from pointsman.cluster.simulator.server import SimulatedServer
+    from pointsman.cluster.simulator.simulators import SimulatedServer
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """Of one request; a prompt as long as the longest context is far smaller."""
@@ -39,7 +39,7 @@ class ClientLeft(Exception):
     """The client closed the connection, or broke the protocol beyond an answer."""
 
 
-class Connection:
+class SimulatedConnection:
     """The server's side of one connection."""
 
     def __init__(self, server: "SimulatedServer", stream: trio.SocketStream) -> None:
@@ -110,7 +110,7 @@ class Connection:
             return False
         assert isinstance(request, h11.Request), "h11 begins a cycle with its request"
         self._bodyless = request.method == b"HEAD"
-        exchange = Exchange(self._server.name, request)
+        exchange = SimulatedExchange(self._server.name, request)
         try:
             await self._answer(exchange)
         except ApiError as error:
@@ -127,7 +127,7 @@ class Connection:
         self._http.start_next_cycle()
         return True
 
-    async def _answer(self, exchange: "Exchange") -> None:
+    async def _answer(self, exchange: "SimulatedExchange") -> None:
         body = await self._body()
         fault = parse_fault(exchange.fault) if exchange.fault else self._server.faults.next(exchange.path)
         if fault is not None:
@@ -151,7 +151,7 @@ class Connection:
                 raise ApiError(413, "BadRequestError", f"the body has over {BODY_BYTES_MAX} bytes")
         return b"".join(parts)
 
-    def _plain(self, exchange: "Exchange", body: bytes) -> tuple[int, str, bytes]:
+    def _plain(self, exchange: "SimulatedExchange", body: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of what is answered at once."""
         server = self._server
         known = exchange.path in _GET if exchange.method in ("GET", "HEAD") else exchange.path in _POST
@@ -197,7 +197,7 @@ class Connection:
 
     # --- tokens ---------------------------------------------------------------------------------
 
-    async def _generate(self, exchange: "Exchange", body: bytes, fault: Fault | None) -> None:
+    async def _generate(self, exchange: "SimulatedExchange", body: bytes, fault: WantedFault | None) -> None:
         server = self._server
         server.requests += 1
         chat = _GENERATE[exchange.path]
@@ -215,7 +215,7 @@ class Connection:
         finally:
             server.withdraw(generation.sequences)
 
-    async def _reply_whole(self, exchange: "Exchange", generation: Generation, reset: bool) -> None:
+    async def _reply_whole(self, exchange: "SimulatedExchange", generation: Generation, reset: bool) -> None:
         while not all(s.done for s in generation.sequences):
             if self._left:
                 raise ClientLeft
@@ -229,7 +229,7 @@ class Connection:
         await self._reply(200, _JSON, body)
         exchange.ended = "complete"
 
-    async def _stream_tokens(self, exchange: "Exchange", generation: Generation, reset: bool) -> None:
+    async def _stream_tokens(self, exchange: "SimulatedExchange", generation: Generation, reset: bool) -> None:
         sequences = generation.sequences
         sent = [0] * len(sequences)
         head = b""
@@ -282,7 +282,7 @@ class Connection:
 
     # --- faults ---------------------------------------------------------------------------------
 
-    async def _misbehave(self, fault: Fault, exchange: "Exchange") -> None:
+    async def _misbehave(self, fault: WantedFault, exchange: "SimulatedExchange") -> None:
         """Do what the fault says, where that comes before the answer."""
         exchange.ended = "fault"
         match fault.kind:
@@ -309,7 +309,7 @@ class Connection:
         raise ClientLeft
 
 
-class Exchange:
+class SimulatedExchange:
     """One request and what became of it."""
 
     def __init__(self, server: str, request: h11.Request) -> None:

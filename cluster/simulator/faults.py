@@ -13,13 +13,13 @@ next requests whose path starts with `path` (default `/v1/`; without a count, al
 
 import msgspec
 
-from pointsman.cluster.simulator.openai import ApiError, JsonObject
+from pointsman.cluster.simulator.openai_api import ApiError, JsonObject
 
 KINDS = ("hang", "reset", "status", "garbage", "nonsense", "slow")
 SLOW_MAX = 600.0
 
 
-class Fault(msgspec.Struct, frozen=True):
+class WantedFault(msgspec.Struct, frozen=True):
     """What is to go wrong."""
 
     kind: str
@@ -27,13 +27,13 @@ class Fault(msgspec.Struct, frozen=True):
     """The status, or the seconds."""
 
 
-def parse_fault(text: str) -> Fault:
+def parse_fault(text: str) -> WantedFault:
     """The fault of a header's value."""
     kind, _, value = text.partition("=")
     if kind not in KINDS:
         raise ApiError(400, "BadRequestError", f"fault {kind!r}, wanted one of {', '.join(KINDS)}", "fault")
     if kind not in ("status", "slow"):
-        return Fault(kind)
+        return WantedFault(kind)
     try:
         number = float(value)
     except ValueError:
@@ -41,14 +41,14 @@ def parse_fault(text: str) -> Fault:
     lowest, highest = (400, 599) if kind == "status" else (0, SLOW_MAX)
     if not lowest <= number <= highest:
         raise ApiError(400, "BadRequestError", f"{kind}={value}, wanted {lowest} to {highest}", "fault")
-    return Fault(kind, number)
+    return WantedFault(kind, number)
 
 
 class StandingFaults:
     """The faults of one server that were ordered by `POST /sim/fault`; the last for a path counts."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, tuple[Fault, int | None]] = {}
+        self._by_path: dict[str, tuple[WantedFault, int | None]] = {}
 
     def order(self, request: JsonObject) -> None:
         """Take an order."""
@@ -63,7 +63,7 @@ class StandingFaults:
         """End all of them."""
         self._by_path.clear()
 
-    def next(self, path: str) -> Fault | None:
+    def next(self, path: str) -> WantedFault | None:
         """The fault for a request to `path`, used up by one."""
         for prefix, (fault, count) in self._by_path.items():
             if path.startswith(prefix):

@@ -6,8 +6,8 @@ which is a timestamp, as with vLLM.  A family that did not change is not written
 
 from collections import OrderedDict
 
-from pointsman.cluster.simulator.engine import Engine
-from pointsman.cluster.simulator.figures import Histogram
+from pointsman.cluster.simulator.batching import SimulatedEngine
+from pointsman.cluster.simulator.counts import CountedHistogram
 
 LORA_SERIES_MAX = 32
 """Of vLLM's there is no end; ours are bounded so that a page stays one."""
@@ -38,7 +38,7 @@ _HELP = {
 class MetricsPage:
     """Writes the page of one engine."""
 
-    def __init__(self, engine: Engine, model_name: str, started: float) -> None:
+    def __init__(self, engine: SimulatedEngine, model_name: str, started: float) -> None:
         self._engine = engine
         self._labels = f'engine="0",model_name="{_escaped(model_name)}"'
         self._started = started
@@ -76,7 +76,7 @@ class MetricsPage:
         lines += [f"vllm:{name}_created{{{labels}}} {self._started!r}\n" for labels in series]
         return "".join(lines)
 
-    def _histogram(self, name: str, histogram: Histogram) -> str:
+    def _histogram(self, name: str, histogram: CountedHistogram) -> str:
         known = self._written.get(name)
         if known is not None and known[0] == histogram.version:
             return known[1]

@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import msgspec
 
-from pointsman.cluster.simulator.engine import ServerModel
-from pointsman.cluster.simulator.server import DEFAULT_MODEL, SimulatorSpec
+from pointsman.cluster.simulator.batching import ServerModel
+from pointsman.cluster.simulator.simulators import DEFAULT_MODEL, SimulatorSpec
 
 ANNOTATION = "pointsman.dev/simulated"
 
-Object: TypeAlias = Mapping[str, object]
+PodObject: TypeAlias = Mapping[str, object]
 
 
 class PodError(ValueError):
@@ -35,7 +35,7 @@ class _Metadata(msgspec.Struct):
     annotations: dict[str, str] = {}
 
 
-class _Spec(msgspec.Struct):
+class _PodSpec(msgspec.Struct):
     containers: list[_Container] = []
 
 
@@ -45,16 +45,16 @@ class _Status(msgspec.Struct):
 
 class _Pod(msgspec.Struct):
     metadata: _Metadata
-    spec: _Spec
+    spec: _PodSpec
     status: _Status = msgspec.field(default_factory=_Status)
 
 
-def specs_from_pods(objects: Iterable[Object]) -> list[SimulatorSpec]:
+def specs_from_pods(objects: Iterable[PodObject]) -> list[SimulatorSpec]:
     """The servers of all Pods among `objects`, in their order; pods without an address have none."""
     return [spec for found in objects if found.get("kind") == "Pod" for spec in _specs(found)]
 
 
-def _specs(found: Object) -> Iterator[SimulatorSpec]:
+def _specs(found: PodObject) -> Iterator[SimulatorSpec]:
     try:
         pod = msgspec.convert(found, _Pod)
     except msgspec.ValidationError as error:

@@ -34,7 +34,7 @@ class _Messages(msgspec.Struct):
     messages: msgspec.Raw = NOTHING
 
 
-class _Message(msgspec.Struct):
+class _AnthropicMessage(msgspec.Struct):
     role: msgspec.Raw = NOTHING
     content: msgspec.Raw = NOTHING
 
@@ -70,7 +70,7 @@ def parse(api: str, body: bytes) -> ParsedRequest:
         if not words.startswith(_BILLING):
             text += words.encode()
     for raw in messages:
-        message = value_of(raw, _Message)
+        message = value_of(raw, _AnthropicMessage)
         if message is None:
             raise BadRequest("error parsing messages request: a message is not an object")
         text += text_of(message.role).encode()

@@ -40,7 +40,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)
-Value = TypeVar("Value")
+JsonValue = TypeVar("JsonValue")
 
 NOTHING: Final = msgspec.Raw()
 
@@ -90,7 +90,7 @@ def _what(text: bytes, error: Exception) -> str:
     return message.removeprefix("JSON is malformed: ")
 
 
-def value_of(raw: msgspec.Raw, kind: type[Value]) -> Value | None:
+def value_of(raw: msgspec.Raw, kind: type[JsonValue]) -> JsonValue | None:
     """The value where it is of that kind, None for any other."""
     data = bytes(raw)
     if not data:

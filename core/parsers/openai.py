@@ -34,7 +34,7 @@ class _Completion(msgspec.Struct):
     cache_salt: str | None = None
 
 
-class _Part(msgspec.Struct):
+class _ContentPart(msgspec.Struct):
     type: str = ""
     text: str = ""
     image_url: msgspec.Raw = NOTHING
@@ -43,14 +43,14 @@ class _Part(msgspec.Struct):
     input_audio: msgspec.Raw = NOTHING
 
 
-class _Message(msgspec.Struct):
+class _ChatMessage(msgspec.Struct):
     role: str = ""
-    content: str | list[_Part] | None = None
+    content: str | list[_ContentPart] | None = None
 
 
 class _Chat(msgspec.Struct):
     model: str
-    messages: list[_Message]
+    messages: list[_ChatMessage]
     tools: msgspec.Raw = NOTHING
     stream: bool | None = None
     cache_salt: str | None = None
@@ -139,7 +139,7 @@ def _chat_prompt(chat: _Chat) -> bytes:
     return bytes(text)
 
 
-def _add_media(text: bytearray, part: _Part | _LoosePart) -> None:
+def _add_media(text: bytearray, part: _ContentPart | _LoosePart) -> None:
     image, video = bytes(part.image_url), bytes(part.video_url)
     audio = bytes(part.audio_url) or bytes(part.input_audio)
     if not (image or video or audio):

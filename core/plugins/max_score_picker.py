@@ -5,8 +5,8 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from pointsman.core.draws import drawn
 from pointsman.core.plugin import FEW, Scores, plugin
+from pointsman.core.values.draws import drawn
 from pointsman.core.view import View
 
 

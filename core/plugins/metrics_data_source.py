@@ -3,7 +3,7 @@
 import msgspec
 
 from pointsman.core.plugin import plugin
-from pointsman.core.quantities import Duration
+from pointsman.core.values.quantities import Duration
 
 
 @plugin("metrics-data-source", version=1, kind="source")

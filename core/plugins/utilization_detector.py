@@ -8,7 +8,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin import Reasons, plugin
-from pointsman.core.quantities import Duration
+from pointsman.core.values.quantities import Duration
 from pointsman.core.view import View
 
 _STALE, _LONG_QUEUE, _FULL_KV_CACHE = 1, 2, 3

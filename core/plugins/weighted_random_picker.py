@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import msgspec
 
-from pointsman.core.draws import drawn
 from pointsman.core.plugin import Scores, plugin
+from pointsman.core.values.draws import drawn
 from pointsman.core.view import View
 
 

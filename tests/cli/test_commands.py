@@ -116,7 +116,7 @@ def test_text_that_is_no_yaml_is_told_with_its_line() -> None:
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
-    from pointsman.cli.ports import bind_everywhere
+    from pointsman.cli.supervising.ports import bind_everywhere
 
     (tmp_path / "manifests").mkdir()
     with bind_everywhere(0) as taken:

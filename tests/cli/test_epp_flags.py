@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pointsman.cli.epp_flags import FLAGS, Effect, Flag, environment_thresholds, help_text, parse_flags
+from pointsman.cli.commands.epp_flags import FLAGS, Effect, Flag, environment_thresholds, help_text, parse_flags
 from pointsman.cli.failure import Failure
 
 EXAMPLES = {"bool": "true", "port": "1", "int": "3", "duration": "1m30s", "size": "10MiB", "text": "x"}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cli.leash import LINE_BYTES_MAX, LeashError, Lines, encode, say
-from pointsman.cli.ports import bind_nearby
+from pointsman.cli.supervising.leash import LINE_BYTES_MAX, LeashError, LeashLines, encode, say
+from pointsman.cli.supervising.ports import bind_nearby
 
 MESSAGES = st.lists(st.tuples(st.text(max_size=10), st.one_of(st.integers(), st.text(), st.lists(st.booleans()))))
 
@@ -17,7 +17,7 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(
     messages: list[tuple[str, object]], cuts: list[int]
 ) -> None:
     data = b"".join(encode(*message) for message in messages)
-    lines, found = Lines(), list[tuple[str, object]]()
+    lines, found = LeashLines(), list[tuple[str, object]]()
     for cut in cuts:
         found += lines.feed(data[:cut])
         data = data[cut:]
@@ -29,11 +29,11 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(
 @pytest.mark.parametrize("line", [b"nonsense", b"[]", b"{}", b'{"a":1,"b":2}', b"\xff"])
 def test_what_is_no_message_is_an_error(line: bytes) -> None:
     with pytest.raises(LeashError, match="wanted"):
-        Lines().feed(line + b"\n")
+        LeashLines().feed(line + b"\n")
 
 
 def test_a_line_without_end_is_an_error() -> None:
-    lines = Lines()
+    lines = LeashLines()
     lines.feed(b"x" * LINE_BYTES_MAX)
     with pytest.raises(LeashError, match="wanted a message"):
         lines.feed(b"x")
@@ -45,7 +45,7 @@ def test_a_socket_that_is_handed_over_still_listens() -> None:
         say(ours, "listen", {"pool": "p"}, [bound])
         data, descriptors, _, _ = socket.recv_fds(theirs, 4096, 4)
 
-        assert Lines().feed(data) == [("listen", {"pool": "p"})]
+        assert LeashLines().feed(data) == [("listen", {"pool": "p"})]
         with socket.socket(fileno=descriptors[0]) as handed:
             assert handed.getsockname() == bound.getsockname()
             with socket.create_connection(bound.getsockname()):

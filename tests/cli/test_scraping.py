@@ -1,9 +1,9 @@
 """The scraper's settings follow the configuration in force."""
 
-from pointsman.cli.config import parse_text
-from pointsman.cli.scraping import scrape_settings
-from pointsman.core.config import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
-from pointsman.core.metrics_page import ENGINES, Series
+from pointsman.cli.commands.config_file import parse_text
+from pointsman.cli.control.scrape_settings import scrape_settings
+from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
+from pointsman.core.parsers.server_metrics import ENGINES, PageSeries
 
 CONFIG = """\
 apiVersion: llm-d.ai/v1alpha1
@@ -56,6 +56,6 @@ def test_pages_and_staleness_are_those_of_the_configuration() -> None:
 def test_an_engine_of_the_operators_reads_the_families_it_names() -> None:
     engine = scrape_settings(config(), 0.05).engines["own"]
 
-    assert engine.waiting == (Series("own_waiting", (("kind", "all"),)),)
-    assert engine.running == (Series("own_running"),)
+    assert engine.waiting == (PageSeries("own_waiting", (("kind", "all"),)),)
+    assert engine.running == (PageSeries("own_running"),)
     assert engine.lora is None

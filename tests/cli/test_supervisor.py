@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pointsman.cli.child import Child, ChildPlan, Role
-from pointsman.core.lastpage import LastPage
+from pointsman.cli.supervising.child import Child, ChildPlan, Role
+from pointsman.core.processes.last_page import LastPage
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from pointsman.cli.child import ChildPlan, Role
-from pointsman.cli.supervisor import Listening, Supervisor
+from pointsman.cli.supervising.child import ChildPlan, Role
+from pointsman.cli.supervising.supervisor import Listening, Supervisor
 
 home = Path(sys.argv[1])
 
@@ -122,7 +122,7 @@ def test_each_life_of_a_picker_begins_with_an_empty_page() -> None:
     page = os.memfd_create("page")
     code = f"""
 from pathlib import Path
-from pointsman.core.lastpage import PAGE_BYTES, begin_page
+from pointsman.core.processes.last_page import PAGE_BYTES, begin_page
 said = bytearray(PAGE_BYTES)
 begin_page(said, 7)
 Path("/proc/self/fd/{page}").write_bytes(said)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from pointsman.cluster.actuator import WriteRefused, end_of, write_weights
-from pointsman.cluster.manifests import file_version
+from pointsman.cluster.manifests.actuator import WriteRefused, end_of, write_weights
+from pointsman.cluster.objects.manifest import file_version
 from pointsman.core.events import BackendRef, RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
 
 TEXT = b"""kind: HTTPRoute

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.documents import (
+from pointsman.cluster.objects.yaml_document import (
     BYTES_MAX,
     DEPTH_MAX,
     VALUES_MAX,
     DocumentError,
-    Path,
+    YamlPath,
     dump_document,
     load_documents,
 )
@@ -61,7 +61,7 @@ def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
     assert only(dump_document({"a": text})) == {"a": text}
 
 
-def places(value: object, path: Path = ()) -> list[Path]:
+def places(value: object, path: YamlPath = ()) -> list[YamlPath]:
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for step, inner in steps for place in places(inner, (*path, step)))]
 

@@ -9,12 +9,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.documents import BYTES_MAX, DocumentError
-from pointsman.cluster.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints
-from pointsman.cluster.objects import Member
-from pointsman.cluster.watch import watch_endpoints
+from pointsman.cluster.manifests.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints
+from pointsman.cluster.manifests.watch import watch_endpoints
+from pointsman.cluster.objects.wanted import Member
+from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
 from pointsman.core.events import Event, PoolApplied, SourceAccepted, SourceRejected
-from pointsman.core.projection import ClusterState
+from pointsman.core.state.projection import ClusterState
 
 POOL = "default/epp"
 TEXT = """\

@@ -9,10 +9,10 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from envoy import FixedPickers, Gateway, envoy_binary, gateway_files, run_envoy, run_gateway, wait_until
-from pools import NEW, OLD, Client, folded, pool, rollout, split, two_servers
+from worlds.envoy import FixedPickers, Gateway, envoy_binary, gateway_files, run_envoy, run_gateway, wait_until
+from worlds.pools import NEW, OLD, Client, folded, pool, rollout, split, two_servers
 
-from pointsman.cluster.envoy import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, GatewayPorts, write_xds, xds
+from pointsman.cluster.gateway.envoy import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, GatewayPorts, write_xds, xds
 from pointsman.core.events import BackendRef, EndpointJoined, HeaderMatch, RouteMatch, RouteObserved, RouteRule
 
 

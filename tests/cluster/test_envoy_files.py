@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pools import NEW, OLD, folded, pool, split
+from worlds.pools import NEW, OLD, folded, pool, split
 
-from pointsman.cluster.envoy import (
+from pointsman.cluster.gateway.envoy import (
     BOOTSTRAP,
     CLUSTERS,
     LISTENERS,
@@ -24,7 +24,7 @@ from pointsman.cluster.envoy import (
     write_xds,
     xds,
 )
-from pointsman.cluster.routing import covers, usable_regex
+from pointsman.cluster.gateway.route_order import covers, usable_regex
 from pointsman.core.events import (
     BackendRef,
     EndpointJoined,
@@ -34,7 +34,7 @@ from pointsman.core.events import (
     RouteObserved,
     RouteRule,
 )
-from pointsman.core.projection import ClusterState
+from pointsman.core.state.projection import ClusterState
 
 HOME, LOG = Path("/run/xds"), Path("/run/access.jsonl")
 POOLS = ("default/a", "default/b", "other/c")

@@ -10,12 +10,12 @@ from pathlib import Path
 import h11
 import pytest
 import trio
-from envoy import FixedPickers, Gateway, run_gateway
-from pools import NEW, OLD, folded, pool, split
-from simulated import FOOD, LLAMA, QUICK, ask, completion
+from worlds.envoy import FixedPickers, Gateway, run_gateway
+from worlds.pools import NEW, OLD, folded, pool, split
+from worlds.simulated import FOOD, LLAMA, QUICK, ask, completion
 
-from pointsman.cluster.clients import Clients, Mix
-from pointsman.cluster.simulator.server import SimulatorSpec, serve_simulators
+from pointsman.cluster.clients.chat_clients import Clients, Mix
+from pointsman.cluster.simulator.simulators import SimulatorSpec, serve_simulators
 
 
 @asynccontextmanager

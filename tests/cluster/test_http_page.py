@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.http_page import CHUNKS_MAX, HEAD_MAX, HttpError, Response, ResponseReader
+from pointsman.cluster.scraping.http_page import CHUNKS_MAX, HEAD_MAX, HttpError, PageResponse, ResponseReader
 
 
-def read(data: bytes, cuts: list[int] | None = None, body_max: int = 1 << 20, end: bool = False) -> Response | None:
+def read(data: bytes, cuts: list[int] | None = None, body_max: int = 1 << 20, end: bool = False) -> PageResponse | None:
     reader = ResponseReader(body_max)
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts or []), len(data)]
     found = None
@@ -83,7 +83,7 @@ def responses(draw: st.DrawFn) -> tuple[bytes, int, bytes, bool]:
 def test_however_it_is_cut_a_response_is_the_same(response: tuple[bytes, int, bytes, bool], cuts: list[int]) -> None:
     data, status, body, keep = response
 
-    assert read(data, cuts, end=True) == Response(status, body, keep)
+    assert read(data, cuts, end=True) == PageResponse(status, body, keep)
     assert by_h11(data, end=True) == (status, body)
 
 
@@ -155,9 +155,9 @@ def test_a_response_without_its_end_is_refused() -> None:
 def test_a_connection_with_more_than_was_asked_for_is_not_used_again() -> None:
     data = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"
 
-    assert read(data) == Response(200, b"a", True)
-    assert read(data + b"HTTP/1.1 408 \r\n\r\n") == Response(200, b"a", False)
-    assert read(data.replace(b"1.1", b"1.0")) == Response(200, b"a", False)
-    assert read(data.replace(b"1.1", b"1.0").replace(b"Con", b"Connection: keep-alive\r\nCon")) == Response(
+    assert read(data) == PageResponse(200, b"a", True)
+    assert read(data + b"HTTP/1.1 408 \r\n\r\n") == PageResponse(200, b"a", False)
+    assert read(data.replace(b"1.1", b"1.0")) == PageResponse(200, b"a", False)
+    assert read(data.replace(b"1.1", b"1.0").replace(b"Con", b"Connection: keep-alive\r\nCon")) == PageResponse(
         200, b"a", True
     )

@@ -5,9 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.documents import DocumentError
-from pointsman.cluster.manifests import Manifest, file_version, read_manifest
-from pointsman.cluster.objects import Pod
+from pointsman.cluster.objects.manifest import Manifest, file_version, read_manifest
+from pointsman.cluster.objects.wanted import Pod
+from pointsman.cluster.objects.yaml_document import DocumentError
 from pointsman.core.events import (
     BackendRef,
     HeaderMatch,

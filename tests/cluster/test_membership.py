@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pointsman.cluster.manifests import Found, Manifest
-from pointsman.cluster.membership import Roster
-from pointsman.cluster.objects import Member, Pod, Wanted, members_of
-from pointsman.cluster.source_files import Fault, SourceFile, settle, wanted_of
+from pointsman.cluster.manifests.source_files import FileFault, SourceFile, settle, wanted_of
+from pointsman.cluster.objects.difference import Roster
+from pointsman.cluster.objects.manifest import FoundObject, Manifest
+from pointsman.cluster.objects.wanted import Member, Pod, Wanted, members_of
 from pointsman.core.events import (
     EndpointChanged,
     EndpointJoined,
@@ -21,7 +21,7 @@ from pointsman.core.events import (
     PoolDeleted,
     RouteObserved,
 )
-from pointsman.core.projection import ClusterState
+from pointsman.core.state.projection import ClusterState
 
 POOL = PoolApplied("default/llama", {"app": "llama"}, (8000,))
 pods = st.builds(
@@ -195,20 +195,20 @@ def test_a_pod_without_uid_is_known_by_its_name() -> None:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def found(value: PoolApplied | Pod | RouteObserved, line: int = 1) -> Found:
+def found(value: PoolApplied | Pod | RouteObserved, line: int = 1) -> FoundObject:
     match value:
         case PoolApplied():
-            return Found("InferencePool", value.pool, line, value)
+            return FoundObject("InferencePool", value.pool, line, value)
         case RouteObserved():
-            return Found("HTTPRoute", value.route, line, value)
-    return Found("Pod", f"{value.namespace}/{value.name}", line, value)
+            return FoundObject("HTTPRoute", value.route, line, value)
+    return FoundObject("Pod", f"{value.namespace}/{value.name}", line, value)
 
 
 def file(name: str, *values: PoolApplied | Pod | RouteObserved) -> SourceFile:
     return SourceFile(name, Manifest(name, tuple(found(value, at + 1) for at, value in enumerate(values))))
 
 
-def change(file: SourceFile, *values: PoolApplied | Pod | RouteObserved, fault: Fault | None = None) -> None:
+def change(file: SourceFile, *values: PoolApplied | Pod | RouteObserved, fault: FileFault | None = None) -> None:
     file.changed, file.fault = True, fault
     file.manifest = None if fault else Manifest(file.name, tuple(found(value) for value in values))
 
@@ -218,7 +218,7 @@ def test_the_second_file_that_defines_an_object_is_wrong_and_the_first_one_count
     files = [file("b", other), file("a", pod(), POOL)]
     settled = settle(files)
 
-    assert settled.faults == {"b": Fault(1, "InferencePool default/llama stands in a, line 2, already")}
+    assert settled.faults == {"b": FileFault(1, "InferencePool default/llama stands in a, line 2, already")}
     assert [f.value for f in settled.objects] == [POOL, pod()]
 
 
@@ -233,13 +233,13 @@ def test_who_held_an_object_first_keeps_it_from_a_newcomer_of_an_earlier_name() 
 def test_a_wrong_file_keeps_what_it_said_and_an_object_that_moved_is_not_lost() -> None:
     one, two = file("a", POOL, pod()), file("b")
     settle([one, two])
-    change(one, fault=Fault(3, "wrong"))
+    change(one, fault=FileFault(3, "wrong"))
 
     assert len(settle([one, two]).objects) == 2
     change(two, POOL)
     settled = settle([one, two])
 
-    assert settled.faults == {"a": Fault(3, "wrong")}
+    assert settled.faults == {"a": FileFault(3, "wrong")}
     assert [f.value for f in settled.objects] == [POOL, pod()]
 
 
@@ -261,7 +261,7 @@ def test_what_a_file_said_before_a_restart_stays_while_it_is_wrong() -> None:
     before = Wanted({p.pool: p for p in (pool, gone)}, tuple(members_of(pool, [pod()])), routes={"default/r": route})
     fold(state, Roster(state).change_to(before).events)
     roster = Roster(state)
-    wrong = SourceFile("a", fault=Fault(1, "wrong"))
+    wrong = SourceFile("a", fault=FileFault(1, "wrong"))
 
     assert roster.change_to(wanted_of(settle([wrong]), roster)).events == (PoolDeleted("default/gone"),)
     change(wrong, pool)
@@ -288,7 +288,7 @@ class Directory(RuleBasedStateMachine):
     @rule(name=st.sampled_from("abc"))
     def spoil(self, name: str) -> None:
         if name in self.files:
-            change(self.files[name], fault=Fault(1, "wrong"))
+            change(self.files[name], fault=FileFault(1, "wrong"))
 
     @rule(name=st.sampled_from("abc"))
     def remove(self, name: str) -> None:

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.cluster.route_file import RouteFileError, change_weights
+from pointsman.cluster.manifests.route_file import RouteFileError, change_weights
 
 GROUP = "inference.networking.k8s.io"
 OLD, NEW = (GROUP, "InferencePool", "default/old"), (GROUP, "InferencePool", "default/new")

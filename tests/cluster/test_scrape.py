@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pointsman.cluster.scrape import Scraper, ScrapeSettings
+from pointsman.cluster.scraping.scraper import Scraper, ScrapeSettings
 from pointsman.core.events import (
     EndpointLeft,
     LabelsChanged,
@@ -23,11 +23,11 @@ from pointsman.core.events import (
     ScrapeFailed,
     ScrapePaced,
 )
-from pointsman.core.packing import unpack
+from pointsman.core.values.packing import unpack
 
 POOL = "default/llama"
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
-from scraped_world import Server, World, chunked, hang, ok, page, scraped
+from worlds.scraped_world import Server, World, chunked, hang, ok, page, scraped
 
 
 @pytest.mark.parametrize("framing", [ok, chunked])

@@ -9,8 +9,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.pace import IDLE_FACTOR, INTERVAL_MIN, Pace, pace
-from pointsman.cluster.samples import Samples
+from pointsman.cluster.scraping.pace import IDLE_FACTOR, INTERVAL_MIN, Pace, pace
+from pointsman.cluster.scraping.samples import Samples
 from pointsman.core.events import (
     NEVER_SAMPLED,
     EndpointJoined,
@@ -18,13 +18,13 @@ from pointsman.core.events import (
     ScrapeFailed,
     ScrapePaced,
 )
-from pointsman.core.metrics_page import Lora, Reading
-from pointsman.core.packing import unpack, unpack_floats
-from pointsman.core.projection import ClusterState
+from pointsman.core.parsers.server_metrics import Lora, Reading
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import unpack, unpack_floats
 
 POOL = "default/llama"
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
-from scraped_world import World, ok, page, scraped
+from worlds.scraped_world import World, ok, page, scraped
 
 
 def test_without_traffic_it_is_slower_and_says_so() -> None:

@@ -16,7 +16,7 @@ from pointsman.core.events import (
 
 POOL = "default/llama"
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
-from scraped_world import World, hang, ok, page, scraped
+from worlds.scraped_world import World, hang, ok, page, scraped
 
 
 async def reset(stream: trio.SocketStream) -> None:

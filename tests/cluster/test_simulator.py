@@ -4,9 +4,9 @@ import re
 
 import pytest
 import trio
-from simulated import FOOD, LLAMA, ask, completion, metric, simulated
+from worlds.simulated import FOOD, LLAMA, ask, completion, metric, simulated
 
-from pointsman.cluster.simulator.engine import ServerModel
+from pointsman.cluster.simulator.batching import ServerModel
 
 
 def test_the_requests_of_the_guides_get_their_replies() -> None:

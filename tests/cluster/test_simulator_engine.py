@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.simulator.blocks import KvBlocks, block_hashes
-from pointsman.cluster.simulator.engine import Engine, Sequence, ServerModel
+from pointsman.cluster.simulator.batching import Sequence, ServerModel, SimulatedEngine
+from pointsman.cluster.simulator.kv_blocks import KvBlocks, block_hashes
 from pointsman.cluster.simulator.pods import PodError, specs_from_pods
 
 small_models = st.builds(
@@ -35,7 +35,7 @@ def sequence(model: ServerModel, prompt: int, target: int, kind: int = 0, adapte
     return Sequence(prompt, block_hashes(text, model.block_tokens * 4, adapter), target, "length", adapter)
 
 
-def check(engine: Engine) -> None:
+def check(engine: SimulatedEngine) -> None:
     """What holds at every moment."""
     model, blocks = engine.model, engine.blocks
     assert len(engine.running) <= model.max_num_seqs
@@ -54,7 +54,7 @@ def check(engine: Engine) -> None:
 def test_every_sequence_ends_with_its_tokens_and_gives_its_blocks_back(
     model: ServerModel, wanted: list[tuple[int, int, int, int, float]], leavers: set[int]
 ) -> None:
-    engine, now = Engine(model), 0.0
+    engine, now = SimulatedEngine(model), 0.0
     sequences = []
     for number, (prompt, target, kind, adapter, gap) in enumerate(wanted):
         now += gap

@@ -13,10 +13,10 @@ import h11
 import pytest
 import trio
 import trio.testing
-from simulated import FOOD, LLAMA, QUICK, Reply, ask, completion, metric, simulated
+from worlds.simulated import FOOD, LLAMA, QUICK, Reply, ask, completion, metric, simulated
 
-from pointsman.cluster.simulator.engine import Sequence, ServerModel
-from pointsman.cluster.simulator.server import RequestLog, SimulatedServer, SimulatorSpec, serve_simulators
+from pointsman.cluster.simulator.batching import Sequence, ServerModel
+from pointsman.cluster.simulator.simulators import RequestLog, SimulatedServer, SimulatorSpec, serve_simulators
 
 
 def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_many_servers_of_one_process_have_states_of_their_own_and_end_at_sigterm
     program = (
         "import sys, trio\n"
         "from pathlib import Path\n"
-        "from pointsman.cluster.simulator.server import SimulatorSpec, run_simulators\n"
+        "from pointsman.cluster.simulator.simulators import SimulatorSpec, run_simulators\n"
         "async def main():\n"
         "    async with trio.open_nursery() as nursery:\n"
         "        specs = [SimulatorSpec(f'127.0.1.{n}', 0, f'model-{n}', ()) for n in (1, 2, 3)]\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import trio
 import trio.lowlevel
 
-from pointsman.cluster.watch import watch_manifests
+from pointsman.cluster.manifests.watch import watch_manifests
 from pointsman.core.events import Event, SourceAccepted, SourceRejected
-from pointsman.core.projection import ClusterState
+from pointsman.core.state.projection import ClusterState
 
 POOL = """\
 apiVersion: inference.networking.k8s.io/v1

@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configured import HEAD, parsed, placed
 from hypothesis import given
-from strategies import config_documents
+from worlds.configured import HEAD, parsed, placed
+from worlds.strategies import config_documents
 
-from pointsman.core.config import (
+from pointsman.core.config.parse import (
     DEFAULT_CONFIG,
     PickingFlags,
     PrefixParameters,
     decode_config,
     parse_config,
 )
+from pointsman.core.deciding.scheduler import compile_profile
 from pointsman.core.plugins.file_discovery import FileDiscovery
 from pointsman.core.plugins.metrics_data_source import MetricsDataSource
 from pointsman.core.plugins.utilization_detector import UtilizationDetector
-from pointsman.core.quantities import Duration
-from pointsman.core.scheduler import compile_profile
+from pointsman.core.values.quantities import Duration
 
 
 @given(config_documents())

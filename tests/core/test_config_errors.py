@@ -1,14 +1,14 @@
 """Every error of a configuration says the line, what was found and what was wanted."""
 
 import pytest
-from configured import HEAD, parsed, wrong
+from worlds.configured import HEAD, parsed, wrong
 
-from pointsman.core.config import (
+from pointsman.core.config.known_types import KNOWN_TYPES
+from pointsman.core.config.parse import (
     ConfigError,
     PickingFlags,
     parse_config,
 )
-from pointsman.core.known import KNOWN_TYPES
 from pointsman.core.plugin import REGISTER
 
 

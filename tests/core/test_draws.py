@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from pointsman.core.draws import Draws, drawn
+from pointsman.core.values.draws import Draws, drawn
 
 
 @given(st.text(max_size=20), st.integers(0, 2**64 - 1), st.integers(0, 2**63), st.integers(0, 2**31))

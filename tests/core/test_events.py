@@ -5,10 +5,10 @@ from typing import get_args
 import msgspec
 import numpy as np
 import pytest
-from event_strategies import EVENT_TYPES, structs
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ints
+from worlds.event_strategies import EVENT_TYPES, structs
+from worlds.strategies import ints
 
 from pointsman.core.events import (
     Event,
@@ -21,8 +21,8 @@ from pointsman.core.events import (
     decode,
     encode,
 )
-from pointsman.core.packing import pack, pack_floats
-from pointsman.core.traffic import Column
+from pointsman.core.state.traffic import Column
+from pointsman.core.values.packing import pack, pack_floats
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.__name__)

@@ -3,16 +3,16 @@
 from typing import Any
 
 import pytest
-from strategies import POOL, Readings, folded, ints, pool_of
+from worlds.strategies import POOL, Readings, folded, ints, pool_of
 
-from pointsman.core.config import PickingFlags, parse_config
-from pointsman.core.draws import Draws
+from pointsman.core.config.parse import PickingFlags, parse_config
+from pointsman.core.deciding.explanation import Explanation, explain
+from pointsman.core.deciding.profile import compile_profile
+from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import EndpointJoined, Event, RequestFacts
-from pointsman.core.explanation import Explanation, explain
-from pointsman.core.packing import pack
-from pointsman.core.profile import compile_profile
-from pointsman.core.scheduler import schedule
-from pointsman.core.traffic import Column
+from pointsman.core.state.traffic import Column
+from pointsman.core.values.draws import Draws
+from pointsman.core.values.packing import pack
 
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(8 * 100), prefix_block_bytes=64)
 SCORERS = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from feed_world import (
+from worlds.feed_world import (
     KEY,
     Control,
     Line,
@@ -31,17 +31,17 @@ from pointsman.core.events import (
     Origin,
     PickerStarted,
 )
-from pointsman.core.feed import (
+from pointsman.core.feed.frames import (
     SEND_BYTES,
-    Batch,
+    BatchFrame,
     Framer,
     Hello,
-    Snapshot,
+    SnapshotFrame,
     Welcome,
 )
-from pointsman.core.feed_tail import TailFellOutError
-from pointsman.core.marks import Mark
-from pointsman.core.snapshot import encode_snapshot
+from pointsman.core.feed.tail import TailFellOutError
+from pointsman.core.state.marks import Mark
+from pointsman.core.state.snapshot import encode_snapshot
 
 # --- connect ---------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ def test_welcome_tells_the_head_and_its_digest() -> None:
     assert isinstance(welcome, Welcome)
     assert (welcome.log_id, welcome.head, welcome.digest) == ("log-a", 5, control.log.digest)
     assert not welcome.continues
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, SnapshotFrame)
 
 
 def test_a_picker_that_was_away_gets_the_entries_since() -> None:
@@ -289,7 +289,7 @@ def test_commits_go_down_in_order_and_none_is_left_out() -> None:
     for ready in (False, True, False):
         control.commit(EndpointChanged(1, ready))
     line.send_down()
-    batches = [frame for frame in frames_down(line) if isinstance(frame, Batch)]
+    batches = [frame for frame in frames_down(line) if isinstance(frame, BatchFrame)]
     line.run()
 
     assert [batch.first for batch in batches] == [7, 8, 9]
@@ -305,9 +305,9 @@ def test_of_its_own_traffic_a_picker_gets_the_acknowledgement_alone() -> None:
     line.run()
     control.commit(EndpointChanged(2, False))
     line.send_down()
-    batch = next(frame for frame in frames_down(line) if isinstance(frame, Batch) and frame.acknowledged)
+    batch = next(frame for frame in frames_down(line) if isinstance(frame, BatchFrame) and frame.acknowledged)
     other_line.send_down()
-    theirs = [frame for frame in frames_down(other_line) if isinstance(frame, Batch)][-1]
+    theirs = [frame for frame in frames_down(other_line) if isinstance(frame, BatchFrame)][-1]
 
     assert batch.kinds == bytes((0, 0, Class.MEMBERSHIP))
     assert len(batch.bodies) == 1

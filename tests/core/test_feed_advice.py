@@ -1,6 +1,6 @@
 """The feed, row by row of its table, without sockets: advice."""
 
-from feed_world import (
+from worlds.feed_world import (
     POOL,
     Line,
     control_with,
@@ -12,8 +12,8 @@ from pointsman.core.events import (
     EndpointLeft,
     PoolDeleted,
 )
-from pointsman.core.feed_picker import PickerEnd
-from pointsman.core.traffic import TrafficState
+from pointsman.core.feed.picker_end import PickerEnd
+from pointsman.core.state.traffic import TrafficState
 
 # --- connect ---------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from feed_world import (
+from worlds.feed_world import (
     KEY,
     POOL,
     Control,
@@ -30,7 +30,8 @@ from pointsman.core.events import (
     RequestRefused,
     encode,
 )
-from pointsman.core.feed import (
+from pointsman.core.feed.control_end import ControlEnd
+from pointsman.core.feed.frames import (
     ENTRY_BYTES_MAX,
     Entries,
     EpochRefusedError,
@@ -38,8 +39,7 @@ from pointsman.core.feed import (
     Hello,
     encode_frame,
 )
-from pointsman.core.feed_control import ControlEnd
-from pointsman.core.packing import unpack
+from pointsman.core.values.packing import unpack
 
 # --- entries go up ---------------------------------------------------------------------------------
 

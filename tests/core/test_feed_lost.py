@@ -4,7 +4,7 @@ import struct
 
 import msgspec
 import pytest
-from feed_world import (
+from worlds.feed_world import (
     KEY,
     POOL,
     Control,
@@ -38,18 +38,18 @@ from pointsman.core.events import (
     ScrapeFailed,
     encode,
 )
-from pointsman.core.feed import (
+from pointsman.core.feed.control_end import ControlEnd, FeedHealth
+from pointsman.core.feed.frames import (
     TO_CONTROL_BYTES_MAX,
-    Batch,
+    BatchFrame,
     Entries,
     FeedError,
     Heartbeat,
     Hello,
-    Snapshot,
+    SnapshotFrame,
     Welcome,
     encode_frame,
 )
-from pointsman.core.feed_control import ControlEnd, Health
 
 # --- feed lost -------------------------------------------------------------------------------------
 
@@ -98,15 +98,15 @@ def test_a_closed_socket_is_feed_lost_at_once() -> None:
 def test_stalled_commits_are_feed_lost() -> None:
     control = control_with()
     picker, _, line = fed_picker(control)
-    control.feed.health = Health(stalled_for=0.49)
+    control.feed.health = FeedHealth(stalled_for=0.49)
     line.run(0.2)
     assert not picker.degraded
-    control.feed.health = Health(stalled_for=0.5)
+    control.feed.health = FeedHealth(stalled_for=0.5)
     line.run(0.4)
     assert picker.degraded
     assert picker.cause == "commits have stalled"
 
-    control.feed.health = Health()
+    control.feed.health = FeedHealth()
     line.run(0.6)
     assert not picker.degraded
 
@@ -117,7 +117,7 @@ def test_stalled_commits_are_feed_lost() -> None:
 def test_scrapes_without_a_result_are_feed_lost(age: float, interval: float, lost: bool) -> None:
     control = control_with()
     picker, _, line = fed_picker(control)
-    control.feed.health = Health(scrape_age=age, interval=interval)
+    control.feed.health = FeedHealth(scrape_age=age, interval=interval)
     line.run(0.2)
 
     assert picker.degraded == lost
@@ -126,7 +126,7 @@ def test_scrapes_without_a_result_are_feed_lost(age: float, interval: float, los
 def test_where_nothing_is_scraped_the_feed_is_fine() -> None:
     control = control_with()
     picker, _, line = fed_picker(control)
-    control.feed.health = Health(scrape_age=None, interval=0.05)
+    control.feed.health = FeedHealth(scrape_age=None, interval=0.05)
     line.run(0.2)
 
     assert not picker.degraded
@@ -223,13 +223,16 @@ def test_a_picker_that_does_not_say_hello_first_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (Batch(99, 1.0, b"", 0, b"\4", (b"",)), "a Batch from 99 after position 6"),
-        (Batch(7, 1.0, b"", 0, b"\4\4", (b"",)), "2 classes with 1 bodies"),
-        (Batch(7, 1.0, b"", 0, b"\4", (b"\xff",)), "no event of ours"),
-        (Batch(7, 1.0, b"", 0, b"\3", (encode(ScrapeFailed(b"Z", b"Z")),)), "does not fold at 7: ValueError: packed"),
-        (Batch(7, 1.0, b"", 5, b"\0", ()), "acknowledges 5 after 2"),
+        (BatchFrame(99, 1.0, b"", 0, b"\4", (b"",)), "a Batch from 99 after position 6"),
+        (BatchFrame(7, 1.0, b"", 0, b"\4\4", (b"",)), "2 classes with 1 bodies"),
+        (BatchFrame(7, 1.0, b"", 0, b"\4", (b"\xff",)), "no event of ours"),
+        (
+            BatchFrame(7, 1.0, b"", 0, b"\3", (encode(ScrapeFailed(b"Z", b"Z")),)),
+            "does not fold at 7: ValueError: packed",
+        ),
+        (BatchFrame(7, 1.0, b"", 5, b"\0", ()), "acknowledges 5 after 2"),
         (Welcome("log-a", 6, b"", True, 1, 1), "a second Welcome"),
-        (Snapshot(6, b"", b"\xff", ()), "a second Snapshot"),
+        (SnapshotFrame(6, b"", b"\xff", ()), "a second Snapshot"),
     ],
 )
 def test_garbage_from_a_control_process_is_an_error_and_heals(frame: object, message: str) -> None:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pointsman.core.metrics_page import (
+from pointsman.core.parsers.server_metrics import (
     COUNT_MAX,
     ENGINES,
-    Engine,
+    EngineNames,
     Lora,
+    PageSeries,
     Reading,
-    Series,
     engine_for,
     extract,
     parse_series,
@@ -289,10 +289,10 @@ def test_the_engine_is_the_one_that_the_labels_name() -> None:
 
 
 def test_a_series_is_written_as_in_a_configuration() -> None:
-    assert parse_series("vllm:num_requests_waiting") == Series("vllm:num_requests_waiting")
-    assert parse_series("a{b=c, d=e}") == Series("a", (("b", "c"), ("d", "e")))
-    assert parse_series('a {x="y", z="1,2}"}') == Series("a", (("x", "y"), ("z", "1,2}")))
-    assert parse_series("a{}") == Series("a")
+    assert parse_series("vllm:num_requests_waiting") == PageSeries("vllm:num_requests_waiting")
+    assert parse_series("a{b=c, d=e}") == PageSeries("a", (("b", "c"), ("d", "e")))
+    assert parse_series('a {x="y", z="1,2}"}') == PageSeries("a", (("x", "y"), ("z", "1,2}")))
+    assert parse_series("a{}") == PageSeries("a")
     assert parse_series(" ") is None
     for wrong in ("a{b}", "a b", "{b=c}", "a{b=c"):
         with pytest.raises(ValueError, match="wanted"):
@@ -300,6 +300,6 @@ def test_a_series_is_written_as_in_a_configuration() -> None:
 
 
 def test_an_engine_of_ones_own() -> None:
-    engine = Engine((Series("q", (("kind", "w"),)),), (Series("q", (("kind", "r"),)),))
+    engine = EngineNames((PageSeries("q", (("kind", "w"),)),), (PageSeries("q", (("kind", "r"),)),))
 
     assert extract(b'q{kind="w"} 1\nq{kind="r"} 2\n', engine) == Reading(1, 2)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.core.packing import pack, pack_floats, unpack, unpack_floats
+from pointsman.core.values.packing import pack, pack_floats, unpack, unpack_floats
 
 COLUMNS = st.one_of(
     st.lists(st.integers(0, 2**63 - 1), max_size=400),

@@ -11,12 +11,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import POOL, Readings, cluster_events, folded, ints, pool_of, readings, requests
+from worlds.strategies import POOL, Readings, cluster_events, folded, ints, pool_of, readings, requests
 
-from pointsman.core.config import PickingFlags, parse_config
-from pointsman.core.draws import Draws
+from pointsman.core.config.parse import PickingFlags, parse_config
+from pointsman.core.deciding.scheduler import compile_profile, schedule
 from pointsman.core.events import Event, LabelsChanged, RequestFacts, ScrapeFailed
-from pointsman.core.packing import pack
 from pointsman.core.plugin import REGISTER, Filter, Picker, Scorer, plugin
 from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
 from pointsman.core.plugins.least_kv_cache_filter import LeastKvCacheFilter
@@ -30,10 +29,11 @@ from pointsman.core.plugins.queue_scorer import QueueScorer
 from pointsman.core.plugins.random_picker import RandomPicker
 from pointsman.core.plugins.utilization_detector import UtilizationDetector
 from pointsman.core.plugins.weighted_random_picker import WeightedRandomPicker
-from pointsman.core.projection import ClusterState
-from pointsman.core.quantities import Duration
-from pointsman.core.scheduler import compile_profile, schedule
-from pointsman.core.traffic import Column
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.traffic import Column
+from pointsman.core.values.draws import Draws
+from pointsman.core.values.packing import pack
+from pointsman.core.values.quantities import Duration
 from pointsman.core.view import Cycle, View
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import ints
+from worlds.strategies import ints
 
-from pointsman.core import prefix
-from pointsman.core.blocks import BlockTable
-from pointsman.core.prefix import PrefixIndex
-from pointsman.core.prompt_blocks import prefix_hashes
+from pointsman.core.prefix import index as prefix
+from pointsman.core.prefix.hash_table import BlockTable
+from pointsman.core.prefix.index import PrefixIndex
+from pointsman.core.prefix.prompt_blocks import prefix_hashes
 
 SLOTS = 12
 

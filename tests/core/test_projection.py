@@ -3,14 +3,14 @@
 import math
 from typing import Any
 
-from event_strategies import entries, histories
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds.event_strategies import entries, histories
 
 from pointsman.core.events import EndpointJoined, EndpointLeft, Entry, Event, PoolDeleted
-from pointsman.core.openrequests import OpenRequests
-from pointsman.core.projection import ClusterState
-from pointsman.core.snapshot import decode_snapshot, encode_snapshot
+from pointsman.core.state.open_requests import OpenRequests
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.snapshot import decode_snapshot, encode_snapshot
 
 
 def replay(log: list[Entry], state: ClusterState) -> ClusterState:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.core.quantities import Duration, encode_duration, parse_duration, parse_quantity
+from pointsman.core.values.quantities import Duration, encode_duration, parse_duration, parse_quantity
 
 
 @pytest.mark.parametrize(

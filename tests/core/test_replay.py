@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import (
+from worlds.strategies import (
     EPOCH,
     PICKER,
     POOL,
@@ -25,10 +25,10 @@ from strategies import (
     started,
 )
 
-from pointsman.core.cluster import Epoch
-from pointsman.core.config import DEFAULT_CONFIG, PickingFlags, parse_config
-from pointsman.core.draws import Draws
-from pointsman.core.effective import EffectiveConfig
+from pointsman.core.config.effective import EffectiveConfig
+from pointsman.core.config.parse import DEFAULT_CONFIG, PickingFlags, parse_config
+from pointsman.core.deciding.scheduler import profile_in_force, schedule
+from pointsman.core.deciding.verdict import explain_decision, verify_decision
 from pointsman.core.events import (
     EndpointJoined,
     EntriesAdopted,
@@ -44,12 +44,12 @@ from pointsman.core.events import (
     decode,
     encode,
 )
-from pointsman.core.packing import pack, pack_floats, unpack, unpack_floats
 from pointsman.core.plugin import REGISTER
-from pointsman.core.projection import ClusterState
-from pointsman.core.replay import explain_decision, verify_decision
-from pointsman.core.scheduler import profile_in_force, schedule
-from pointsman.core.traffic import Column, Traffic
+from pointsman.core.state.membership import Epoch
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.traffic import Column, Traffic
+from pointsman.core.values.draws import Draws
+from pointsman.core.values.packing import pack, pack_floats, unpack, unpack_floats
 
 Decided = RequestRouted | RequestRefused
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(64), prefix_block_bytes=64)

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import folded
+from worlds.strategies import folded
 
-from pointsman.core.effective import PrefixParameters
+from pointsman.core.config.effective import PrefixParameters
+from pointsman.core.deciding.request_facts import HttpRequest, RoutingRules, request_facts, subset_slots
 from pointsman.core.events import (
     EndpointJoined,
     Event,
@@ -19,10 +20,9 @@ from pointsman.core.events import (
     RequestRouted,
     encode,
 )
-from pointsman.core.packing import unpack
 from pointsman.core.parsers import BadRequest, ParsedRequest
-from pointsman.core.projection import ClusterState
-from pointsman.core.request import HttpRequest, RoutingRules, request_facts, subset_slots
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import unpack
 
 POOL = "default/llama"
 PREFIX = RoutingRules(PrefixParameters())

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import (
+from worlds.strategies import (
     EPOCH,
     PICKER,
     POOL,
@@ -22,9 +22,9 @@ from strategies import (
     sampled,
 )
 
-from pointsman.core.config import DEFAULT_CONFIG, PickingFlags, parse_config
-from pointsman.core.draws import Draws
-from pointsman.core.effective import EffectiveConfig
+from pointsman.core.config.effective import EffectiveConfig
+from pointsman.core.config.parse import DEFAULT_CONFIG, PickingFlags, parse_config
+from pointsman.core.deciding.scheduler import Profile, compile_profile, profile_for, profile_in_force, schedule, trace
 from pointsman.core.events import (
     EndpointChanged,
     Event,
@@ -36,10 +36,10 @@ from pointsman.core.events import (
     ScrapeFailed,
     ScrapePaced,
 )
-from pointsman.core.packing import pack, unpack
-from pointsman.core.projection import ClusterState
-from pointsman.core.scheduler import Profile, compile_profile, profile_for, profile_in_force, schedule, trace
-from pointsman.core.traffic import Column
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.traffic import Column
+from pointsman.core.values.draws import Draws
+from pointsman.core.values.packing import pack, unpack
 
 DEFAULT = compile_profile(DEFAULT_CONFIG)
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(64), prefix_block_bytes=64)

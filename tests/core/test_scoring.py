@@ -4,14 +4,14 @@ import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import POOL, Readings, folded, pool_of
+from worlds.strategies import POOL, Readings, folded, pool_of
 
-from pointsman.core.config import PickingFlags, parse_config
-from pointsman.core.draws import Draws
+from pointsman.core.config.parse import PickingFlags, parse_config
+from pointsman.core.deciding.scheduler import Profile, compile_profile, schedule
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin import FEW
-from pointsman.core.scheduler import Profile, compile_profile, schedule
-from pointsman.core.traffic import Column
+from pointsman.core.state.traffic import Column
+from pointsman.core.values.draws import Draws
 
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(64), prefix_block_bytes=64)
 SHARES = st.sampled_from((0.0, -0.0, 1.0, -0.5, 2.0, float("nan"))) | st.floats(0.0, 1.0)

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import traffic_model
-from event_strategies import entries, facts
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from strategies import folded, ints
+from worlds import traffic_model
+from worlds.event_strategies import entries, facts
+from worlds.strategies import folded, ints
 
 from pointsman.core.events import (
     EndpointChanged,
@@ -28,11 +28,11 @@ from pointsman.core.events import (
     RequestFinished,
     RequestRouted,
 )
-from pointsman.core.openrequests import OpenRequests
-from pointsman.core.packing import pack
-from pointsman.core.projection import ClusterState
-from pointsman.core.snapshot import decode_snapshot, encode_snapshot
-from pointsman.core.traffic import Column, NotRecordedError, PrefixRoom, RecordedTraffic, TrafficState
+from pointsman.core.state.open_requests import OpenRequests
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.snapshot import decode_snapshot, encode_snapshot
+from pointsman.core.state.traffic import Column, NotRecordedError, PrefixRoom, RecordedTraffic, TrafficState
+from pointsman.core.values.packing import pack
 
 POOL = "default/a"
 CAPACITY, BLOCKS_MAX = 6, 20

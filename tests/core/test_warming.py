@@ -3,8 +3,10 @@
 import msgspec
 import numpy as np
 import pytest
-from configured import HEAD, parsed
-from feed_world import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds.configured import HEAD, parsed
+from worlds.feed_world import (
     KEY,
     POOL,
     Control,
@@ -17,11 +19,8 @@ from feed_world import (
     new_picker,
     route,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from strategies import ints
+from worlds.strategies import ints
 
-from pointsman.core import feed, warming
 from pointsman.core.events import (
     ConfigAccepted,
     EndpointChanged,
@@ -31,9 +30,20 @@ from pointsman.core.events import (
     LabelsChanged,
     RequestFacts,
 )
-from pointsman.core.feed import Batch, Cold, FeedError, Given, Heartbeat, Warming, Welcome, encode_frame
-from pointsman.core.feed_picker import PickerEnd
-from pointsman.core.traffic import Column, TrafficState
+from pointsman.core.feed import frames as feed
+from pointsman.core.feed import prefix_warming as warming
+from pointsman.core.feed.frames import (
+    BatchFrame,
+    Cold,
+    FeedError,
+    GivenBlocks,
+    Heartbeat,
+    Warming,
+    Welcome,
+    encode_frame,
+)
+from pointsman.core.feed.picker_end import PickerEnd
+from pointsman.core.state.traffic import Column, TrafficState
 
 SERVERS = 3
 FAMILIES = 4
@@ -268,7 +278,7 @@ def test_a_step_takes_a_bounded_part_of_a_piece_and_the_next_piece_waits_for_the
     end, traffic, _ = again(control)
     warmer, cluster = warming.Warmer(traffic), end.cluster
     assert cluster is not None
-    long = tuple(Given(n, POOL, np.arange(1, 3001, dtype="<u8").tobytes()) for n in (1, 2, 3))
+    long = tuple(GivenBlocks(n, POOL, np.arange(1, 3001, dtype="<u8").tobytes()) for n in (1, 2, 3))
     warmer.want(6, 0)
     asked = warmer.ask()
     assert asked == Cold(6, 0)
@@ -303,7 +313,7 @@ def test_warming_goes_behind_commits_and_never_before_them() -> None:
 
     kinds = [type(frame) for frame in frames_down(line)]
     assert Heartbeat in kinds
-    assert kinds.count(Batch) == 3
+    assert kinds.count(BatchFrame) == 3
     assert kinds.index(Warming) == len(kinds) - 1
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.core.events import BackendRef, RouteObserved, RouteRule
-from pointsman.core.weights import Change, Refused, backend_key, interval, plan, shares
+from pointsman.core.rollout.weights import Change, Refused, backend_key, interval, plan, shares
 
 REFS = (BackendRef("default/old", 90), BackendRef("default/new", 10), BackendRef("default/old", 3, "Service", ""))
 ROUTE = RouteObserved("default/llm-route", (RouteRule((), REFS),), version="v1")

@@ -11,11 +11,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from evidence import entries, verified
-from load import LLAMA, Load, completion
-from system import NEW, OLD, System, serve, wait_for
+from worlds.evidence import entries, verified
+from worlds.load import LLAMA, Load, completion
+from worlds.system import NEW, OLD, System, serve, wait_for
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import (
     ConfigRejected,
     Entry,
@@ -24,7 +24,7 @@ from pointsman.core.events import (
     RequestRouted,
     SourceRejected,
 )
-from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.sqlite.reader import LogReader
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from browser import chromium, visit
 from playwright.sync_api import Page, expect
-from system import POINTSMAN, System, demo, wait_for
+from worlds.browser import chromium, visit
+from worlds.system import POINTSMAN, System, demo, wait_for
 
-from pointsman.cli.console import running_console, tunnel
-from pointsman.cli.status import ask
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cli.commands.status import ask
+from pointsman.cli.console_place import running_console, tunnel
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import WeightsIntended
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.log import Log, open_log
+from pointsman.eventlog.sqlite.opening import Log, open_log
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

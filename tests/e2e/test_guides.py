@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from evidence import entries, verified
-from load import Load
-from system import System, demo, pointsman, serve, wait_for
+from worlds.evidence import entries, verified
+from worlds.load import Load
+from worlds.system import System, demo, pointsman, serve, wait_for
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import ConfigAccepted, RequestRouted
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evidence import (
+from worlds.evidence import (
     disagreements,
     entries,
     gather,
@@ -15,11 +15,11 @@ from evidence import (
     verified,
     without_one_end,
 )
-from load import Load, Outcome, some_streamed
-from system import System, demo
-from traffic_model import compare
+from worlds.load import Load, Outcome, some_streamed
+from worlds.system import System, demo
+from worlds.traffic_model import compare
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from evidence import entries, verified
-from load import LLAMA, Load
-from system import MARK, OLD, System, demo, free_port, manifests, marked, pointsman, wait_for
+from worlds.evidence import entries, verified
+from worlds.load import LLAMA, Load
+from worlds.system import MARK, OLD, System, demo, free_port, manifests, marked, pointsman, wait_for
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import (
     ControlStarted,
     ControlStopped,
@@ -25,9 +25,9 @@ from pointsman.core.events import (
     ProcessEnded,
     RequestRouted,
 )
-from pointsman.core.packing import unpack
-from pointsman.core.traffic import Column
-from pointsman.eventlog.segments import segment_paths
+from pointsman.core.state.traffic import Column
+from pointsman.core.values.packing import unpack
+from pointsman.eventlog.sqlite.segments import segment_paths
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from evidence import entries, verified
-from forgery import copy_log, rewrite
-from load import FOOD, LLAMA, Load
-from system import demo, pointsman, wait_for
+from worlds.evidence import entries, verified
+from worlds.forgery import copy_log, rewrite
+from worlds.load import FOOD, LLAMA, Load
+from worlds.system import demo, pointsman, wait_for
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import EndpointJoined, Entry, Event, LoadSampled, RequestRouted
-from pointsman.core.packing import pack, pack_floats, unpack, unpack_floats
-from pointsman.eventlog.reader import LogReader
+from pointsman.core.values.packing import pack, pack_floats, unpack, unpack_floats
+from pointsman.eventlog.sqlite.reader import LogReader
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

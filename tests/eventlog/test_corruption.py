@@ -6,16 +6,16 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from logs import SMALL, some, write
+from worlds.logs import SMALL, some, write
 
 from pointsman.core.events import LoadSampled, encode
 from pointsman.eventlog.chain import Batch, seal
 from pointsman.eventlog.errors import LogCorruptError
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import segment_paths
-from pointsman.eventlog.store import Limits
-from pointsman.eventlog.verify import verify_chain
+from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import segment_paths
+from pointsman.eventlog.sqlite.store import StoreLimits
 
 
 def fingerprint(directory: Path) -> dict[str, str]:
@@ -111,7 +111,7 @@ def test_an_extra_entry_is_found(directory: Path) -> None:
 
 
 def test_a_removed_batch_is_found(directory: Path) -> None:
-    write(directory, some(400)[300:], Limits(batch_events=10))
+    write(directory, some(400)[300:], StoreLimits(batch_events=10))
     path = segment_paths(directory)[0]
     with LogReader(directory) as reader:
         batch = reader.batch_at(330)

@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from logs import SMALL
+from worlds.logs import SMALL
 
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import segment_paths
-from pointsman.eventlog.verify import verify_chain
+from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import segment_paths
 
 KILLS = 12
 
@@ -23,9 +23,9 @@ import sys
 from pathlib import Path
 import trio
 import msgspec
-from logs import SMALL, some
+from worlds.logs import SMALL, some
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.log import open_log
+from pointsman.eventlog.sqlite.opening import open_log
 
 async def main():
     log = open_log(Path(sys.argv[1]), "test", msgspec.structs.replace(SMALL, segment_bytes=70_000))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from logs import EPOCH, PICKER, POOL, SMALL, some, write
+from worlds.logs import EPOCH, PICKER, POOL, SMALL, some, write
 
 from pointsman.core.events import (
     Class,
@@ -14,11 +14,11 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
 )
-from pointsman.core.snapshot import encode_snapshot
+from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.eventlog import decisions as module
 from pointsman.eventlog.decisions import decisions
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import segment_paths
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import segment_paths
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import trio
-from logs import SMALL, some, with_appender, write
+from worlds.logs import SMALL, some, with_appender, write
 
 from pointsman.core.events import ClockStepped, PoolApplied
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, LogFullError
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.segments import segment_paths
-from pointsman.eventlog.store import Limits
-from pointsman.eventlog.verify import verify_chain
+from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.segments import segment_paths
+from pointsman.eventlog.sqlite.store import StoreLimits
 
 HEAVY = PoolApplied("test/heavy", {"label": "x" * 4000}, (8000,))
 
@@ -96,7 +96,7 @@ def test_overflow_while_stalled_is_refused_with_the_reason(small_disk: Path) -> 
         ballast.unlink()
         await appender.append_many([])
 
-    with_appender(directory, work, Limits(queue_events=100))
+    with_appender(directory, work, StoreLimits(queue_events=100))
 
     assert verify_chain(directory).head == 121
 
@@ -160,10 +160,10 @@ def test_a_file_size_limit_stalls_the_log_like_a_full_disk(tmp_path: Path) -> No
 import resource, signal, sys
 from pathlib import Path
 import trio
-from logs import some
+from worlds.logs import some
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.store import Limits
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.store import Limits
 
 async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from feed_world import refuse
-from hub_world import KEY, Picker, control, run, settled
+from worlds.feed_world import refuse
+from worlds.hub_world import KEY, Picker, control, run, settled
 
 from pointsman.core.events import (
     ControlStopped,
@@ -17,9 +17,9 @@ from pointsman.core.events import (
     PickerEnded,
     RequestRefused,
 )
-from pointsman.core.feed import EpochRefusedError
-from pointsman.core.snapshot import encode_snapshot
-from pointsman.eventlog.store import Limits
+from pointsman.core.feed.frames import EpochRefusedError
+from pointsman.core.state.snapshot import encode_snapshot
+from pointsman.eventlog.sqlite.store import StoreLimits
 
 
 def test_a_picker_is_fed_and_what_it_says_is_in_the_log(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_picker_is_fed_and_what_it_says_is_in_the_log(tmp_path: Path) -> None:
 
 def test_advice_is_there_before_the_commit(tmp_path: Path) -> None:
     async def main() -> None:
-        async with control(tmp_path, Limits(batch_interval=0.5)) as world:
+        async with control(tmp_path, StoreLimits(batch_interval=0.5)) as world:
             picker = Picker(tmp_path)
             await picker.connect()
             await picker.read_until(settled)
@@ -96,7 +96,7 @@ def test_garbage_closes_its_connection_and_no_other(tmp_path: Path, caplog: pyte
 def test_what_connects_and_says_nothing_is_let_go(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pointsman.eventlog.feed.HELLO_DEADLINE", 0.1)
+    monkeypatch.setattr("pointsman.eventlog.feed.hub.HELLO_DEADLINE", 0.1)
 
     async def main() -> None:
         async with control(tmp_path):
@@ -133,7 +133,7 @@ def test_a_picker_that_does_not_read_is_disconnected_and_comes_back(
 def test_a_picker_that_hangs_is_disconnected_without_any_commit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pointsman.eventlog.feed_connection.WRITE_DEADLINE", 0.2)
+    monkeypatch.setattr("pointsman.eventlog.feed.picker_connection.WRITE_DEADLINE", 0.2)
 
     async def main() -> None:
         async with control(tmp_path) as world:
@@ -152,7 +152,7 @@ def test_a_picker_that_hangs_is_disconnected_without_any_commit(
 
 def test_a_log_without_room_stops_the_reading_and_loses_nothing(tmp_path: Path) -> None:
     async def main() -> None:
-        limits = Limits(queue_events=20, batch_interval=0.02)
+        limits = StoreLimits(queue_events=20, batch_interval=0.02)
         async with control(tmp_path, limits) as world:
             picker = Picker(tmp_path)
             await picker.connect()
@@ -296,7 +296,7 @@ def test_heartbeats_tell_of_hanging_scrapes(tmp_path: Path) -> None:
 
 def test_heartbeats_tell_of_stalled_commits(tmp_path: Path) -> None:
     async def main() -> None:
-        async with control(tmp_path, Limits(batch_interval=1.0)) as world:
+        async with control(tmp_path, StoreLimits(batch_interval=1.0)) as world:
             world.hub.scraped(trio.current_time() + 60)
             picker = Picker(tmp_path)
             await picker.connect()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from pointsman.eventlog.feed import listen_at
+from pointsman.eventlog.feed.hub import listen_at
 
 
 def test_the_socket_is_for_this_user_and_replaces_a_dead_one(tmp_path: Path) -> None:

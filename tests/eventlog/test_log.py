@@ -12,18 +12,18 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from logs import POOL, SMALL, same, some, with_appender, write
+from worlds.logs import POOL, SMALL, same, some, with_appender, write
 
 from pointsman.core.events import Class, ClockStepped, LogCreated, PoolApplied, class_of, encode
-from pointsman.core.marks import skim
+from pointsman.core.state.marks import skim
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError, LogLockedError, NotKeptError
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import connect_read_only, segment_paths
-from pointsman.eventlog.snapshots import Projection
-from pointsman.eventlog.store import Commit, Limits
-from pointsman.eventlog.verify import verify_chain
+from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import connect_read_only, segment_paths
+from pointsman.eventlog.sqlite.snapshots import Projection
+from pointsman.eventlog.sqlite.store import Commit, StoreLimits
 
 
 def test_a_new_log_begins_with_log_created(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_on_commit_raises_ends_the_appender_and_what_is_queued_is_written(t
 
 
 def test_a_run_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
-    limits = Limits(queue_events=80)
+    limits = StoreLimits(queue_events=80)
     bodies = [encode(ClockStepped(float(n))) for n in range(50)]
     run = ([int(Class.CONTROL)] * 50, bodies, [ClockStepped(float(n)) for n in range(50)])
 
@@ -227,7 +227,7 @@ def test_an_error_in_on_commit_reaches_the_nursery_and_the_entries_are_on_disk(t
 
 
 def test_a_full_queue_says_so_and_takes_no_more(tmp_path: Path) -> None:
-    limits = Limits(queue_events=80, queue_bytes=1 << 20)
+    limits = StoreLimits(queue_events=80, queue_bytes=1 << 20)
 
     async def work(appender: Appender) -> None:
         traffic = [event for event in some(400) if class_of(event) == Class.TRAFFIC]
@@ -258,7 +258,7 @@ def test_the_bytes_of_the_queue_are_bounded_too(tmp_path: Path) -> None:
             appender.append_nowait(big)
         assert 90_000 <= appender.statistics().queued_bytes <= 100_000
 
-    with_appender(tmp_path, work, Limits(queue_bytes=100_000))
+    with_appender(tmp_path, work, StoreLimits(queue_bytes=100_000))
 
 
 def test_bytes_that_are_no_event_are_not_taken() -> None:
@@ -271,7 +271,7 @@ def test_bytes_that_are_no_event_are_not_taken() -> None:
 def test_a_second_opener_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     log = open_log(tmp_path, "test")
     code = (
-        "import sys; from pathlib import Path; from pointsman.eventlog.log import open_log\n"
+        "import sys; from pathlib import Path; from pointsman.eventlog.sqlite.opening import open_log\n"
         "open_log(Path(sys.argv[1]), 'other')"
     )
     command = [sys.executable, "-P", "-c", code, str(tmp_path)]

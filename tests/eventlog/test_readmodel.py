@@ -12,7 +12,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs import EPOCH, PICKER, POOL, SMALL, some, with_appender, write
+from worlds.logs import EPOCH, PICKER, POOL, SMALL, some, with_appender, write
 
 from pointsman.core.events import (
     Class,
@@ -26,15 +26,15 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
 )
-from pointsman.core.packing import pack
+from pointsman.core.values.packing import pack
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.log import DEFAULT_LIMITS
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.readmodel import STRETCH, Filters, ReadModel
-from pointsman.eventlog.readmodel_writer import ReadModelWriter, follow_log
-from pointsman.eventlog.rollups import Span
-from pointsman.eventlog.segments import segment_paths
-from pointsman.eventlog.store import Commit
+from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
+from pointsman.eventlog.readmodel.queries import STRETCH, Filters, ReadModel
+from pointsman.eventlog.readmodel.rollups import Span
+from pointsman.eventlog.sqlite.opening import DEFAULT_LIMITS
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import segment_paths
+from pointsman.eventlog.sqlite.store import Commit
 
 EVENTS = some(3000, seed=5)
 

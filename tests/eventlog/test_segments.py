@@ -9,18 +9,18 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs import SMALL, same, some, with_appender, write
+from worlds.logs import SMALL, same, some, with_appender, write
 
 from pointsman.core.events import ClockStepped, encode
-from pointsman.core.snapshot import encode_snapshot
+from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import connect_writer, first_position, rows, segment_paths
-from pointsman.eventlog.snapshots import Projection, restore
-from pointsman.eventlog.store import Limits
-from pointsman.eventlog.verify import verify_chain
+from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import connect_writer, first_position, rows, segment_paths
+from pointsman.eventlog.sqlite.snapshots import Projection, restore
+from pointsman.eventlog.sqlite.store import StoreLimits
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_segment_ends_with_its_age(tmp_path: Path) -> None:
             await appender.append(ClockStepped(1.0))
             await trio.sleep(0.06)
 
-    with_appender(tmp_path, work, Limits(segment_age=0.05))
+    with_appender(tmp_path, work, StoreLimits(segment_age=0.05))
 
     assert len(segment_paths(tmp_path)) >= 2
     assert verify_chain(tmp_path).head == 4
@@ -95,7 +95,7 @@ def test_a_segment_ends_with_its_age(tmp_path: Path) -> None:
 
 def test_a_segment_without_a_batch_is_a_log_that_goes_on(tmp_path: Path) -> None:
     write(tmp_path, some(100))
-    log = open_log(tmp_path, "test", Limits(segment_bytes=1))
+    log = open_log(tmp_path, "test", StoreLimits(segment_bytes=1))
     assert log.store.segment_full
     log.store.begin_segment(log.projection.snapshot())
     log.close()
@@ -111,7 +111,7 @@ def test_a_segment_without_a_batch_is_a_log_that_goes_on(tmp_path: Path) -> None
 def test_what_a_crash_left_of_an_unfinished_segment_is_no_segment(tmp_path: Path) -> None:
     write(tmp_path, some(100))
     (tmp_path / "00000000000000000102.segment.unfinished").write_bytes(b"half of it")
-    write(tmp_path, some(200)[100:], Limits(segment_bytes=1))
+    write(tmp_path, some(200)[100:], StoreLimits(segment_bytes=1))
 
     assert verify_chain(tmp_path).head == 201
     assert len(segment_paths(tmp_path)) >= 2

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import trio
-from feed_world import refuse, route
-from hub_world import KEY, Picker, control, run, settled
-from logs import EPOCH, PICKER, SMALL, some, write
-from strategies import ints
+from worlds.feed_world import refuse, route
+from worlds.hub_world import KEY, Picker, control, run, settled
+from worlds.logs import EPOCH, PICKER, SMALL, some, write
+from worlds.strategies import ints
 
 from pointsman.core.events import RequestRefused, RequestRouted
-from pointsman.core.feed import Cold, Warming, decode_to_picker
-from pointsman.core.feed_tail import Key
-from pointsman.eventlog import warming
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.segments import segment_paths
-from pointsman.eventlog.warming import read_warming
+from pointsman.core.feed.frames import Cold, Warming, decode_to_picker
+from pointsman.core.feed.tail import Key
+from pointsman.eventlog.feed import warming_pages as warming
+from pointsman.eventlog.feed.warming_pages import read_warming
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import segment_paths
 
 SOMEBODY = ("picker-9", 1)
 Blocks = dict[tuple[int, str], bytes]

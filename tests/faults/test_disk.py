@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from evidence import (
+from worlds.evidence import (
     all_is_told,
     disagreements,
     entries,
@@ -19,11 +19,11 @@ from evidence import (
     verified,
     without_one_end,
 )
-from load import Load
-from preloaded import compiled
-from system import alive, demo, serve, wait_for
+from worlds.load import Load
+from worlds.preloaded import compiled
+from worlds.system import alive, demo, serve, wait_for
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import Entry, FeedLost, FeedRestored, RequestRouted
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")

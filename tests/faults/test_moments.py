@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from evidence import (
+from worlds.evidence import (
     Evidence,
     all_is_told,
     disagreements,
@@ -21,11 +21,11 @@ from evidence import (
     verified,
     without_one_end,
 )
-from load import Load, Outcome, some_streamed
-from moments import CALLS, Death, Moment, Moments, counted, lost_elsewhere, plan
-from system import System, demo
+from worlds.load import Load, Outcome, some_streamed
+from worlds.moments import CALLS, Death, Moment, Moments, counted, lost_elsewhere, plan
+from worlds.system import System, demo
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

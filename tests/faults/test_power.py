@@ -17,24 +17,24 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-import power_lives
 import pytest
-from evidence import entries, verified
-from load import Load, completion
-from logs import same, some, write
-from power import SOURCE, Disk, Op, Record, acknowledged, environment, read_journal, told
-from preloaded import compiled
-from system import demo, pointsman
+from worlds import power_lives
+from worlds.evidence import entries, verified
+from worlds.load import Load, completion
+from worlds.logs import same, some, write
+from worlds.power import SOURCE, Disk, Op, Record, acknowledged, environment, read_journal, told
+from worlds.preloaded import compiled
+from worlds.system import demo, pointsman
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import Event, RequestRouted, encode
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.log import open_log
-from pointsman.eventlog.reader import LogReader
-from pointsman.eventlog.readmodel_writer import ReadModelWriter
-from pointsman.eventlog.segments import SQL_ERRORS
-from pointsman.eventlog.snapshots import Projection
-from pointsman.eventlog.verify import verify_chain
+from pointsman.eventlog.readmodel.folding import ReadModelWriter
+from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import SQL_ERRORS
+from pointsman.eventlog.sqlite.snapshots import Projection
 
 FULL = os.environ.get("POINTSMAN_FAULTS") == "full"
 CUTS = max(20, int(os.environ.get("POINTSMAN_CUTS", "3000" if FULL else "100")))
@@ -86,8 +86,10 @@ def lived(library: Path, root: Path, seed: int, segment_bytes: int, ends: list[s
     home = root.parent
     shutil.copytree(root, home / "before")
     words = ["control", root, seed, segment_bytes, *ends]
-    command = [sys.executable, str(Path(power_lives.__file__)), *map(str, words)]
-    subprocess.run(command, check=True, env=os.environ | environment(library, root, home / "journal"), timeout=60)
+    command = [sys.executable, "-m", "worlds.power_lives", *map(str, words)]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environ = os.environ | paths | environment(library, root, home / "journal")
+    subprocess.run(command, check=True, env=environ, timeout=60)
     story = Story(root, seed, segment_bytes, read_journal(home / "journal"), home / "before")
     disk = story.disk()
     for record in story.records:

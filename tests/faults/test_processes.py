@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from evidence import (
+from worlds.evidence import (
     disagreements,
     entries,
     gather,
@@ -21,10 +21,10 @@ from evidence import (
     verified,
     without_one_end,
 )
-from load import LLAMA, Load, Outcome, some_streamed
-from system import OLD, demo
+from worlds.load import LLAMA, Load, Outcome, some_streamed
+from worlds.system import OLD, demo
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import FeedLost, FeedRestored, RequestRouted
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")

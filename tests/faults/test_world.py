@@ -9,13 +9,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from evidence import all_is_told, entries, gather, unaccounted, verified, without_one_end
-from load import LLAMA, Load, some_streamed
-from system import OLD, System, demo
+from worlds.evidence import all_is_told, entries, gather, unaccounted, verified, without_one_end
+from worlds.load import LLAMA, Load, some_streamed
+from worlds.system import OLD, System, demo
 
-from pointsman.cluster.envoy import EnvoyMissing, find_envoy
+from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import ClockStepped, FeedLost, FeedRestored, ScrapeFailed
-from pointsman.core.packing import unpack
+from pointsman.core.values.packing import unpack
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

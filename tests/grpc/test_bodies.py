@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.grpc.bodies import REQUEST_BODY, read_body, write_body
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
+from pointsman.grpc.ext_proc.bodies import REQUEST_BODY, read_body, write_body
 
 SIZES = st.one_of(st.binary(max_size=300), st.integers(0, 70_000).map(bytes))
 

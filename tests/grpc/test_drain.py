@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame
-from running import bounded, running
-from wire import (
+from worlds.running import bounded, running
+from worlds.wire import (
     RawClient,
     request_body,
     request_headers,
@@ -14,7 +14,7 @@ from wire import (
 )
 
 from pointsman.core.events import RequestFinished, RequestRouted
-from pointsman.grpc.server import ENGINES
+from pointsman.grpc.serving.grpc_server import ENGINES
 
 BODY = b'{"model":"m","prompt":"hello"}'
 

@@ -10,10 +10,10 @@ from http.client import HTTPConnection
 import h2.connection
 import h2.events
 import pytest
-from envoy import envoy_binary, wait_until
-from gateway import Site, envoy_config
+from worlds.envoy import envoy_binary, wait_until
+from worlds.gateway import Site, envoy_config
 
-from pointsman.cluster.envoy import envoy_command
+from pointsman.cluster.gateway.envoy import envoy_command
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
 
 BODY = b'{"model":"m","seed":12345678901234567890,"prompt":"h\xc3\xa9llo","x":1e400}'

@@ -5,7 +5,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import (
+from worlds.wire import (
     MemoryFeed,
     destination,
     request_body,
@@ -17,9 +17,10 @@ from wire import (
     with_subset,
 )
 
-from pointsman.core.cluster import Epoch
-from pointsman.core.config import parse_config
-from pointsman.core.effective import PickingFlags
+from pointsman.core.config.effective import PickingFlags
+from pointsman.core.config.parse import parse_config
+from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
+from pointsman.core.deciding.verdict import Verdict, verify_decision
 from pointsman.core.events import (
     ConfigAccepted,
     EndpointJoined,
@@ -31,14 +32,13 @@ from pointsman.core.events import (
     RequestRouted,
     ResponseStarted,
 )
-from pointsman.core.packing import unpack
-from pointsman.core.projection import ClusterState
-from pointsman.core.replay import Verdict, verify_decision
-from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
+from pointsman.core.state.membership import Epoch
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import unpack
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.epp import Exchange, ExternalProcessor
+from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
 from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.protocol import Limits, Load
 
 POOL = "ns/pool"
 PROMPT = "system prompt, be nice. " * 100
@@ -62,7 +62,7 @@ class Talk:
     def __init__(self, cluster: ClusterState) -> None:
         self.feed = MemoryFeed(cluster)
         self.picking = PoolPicking(POOL, self.feed)
-        self.load = Load(Limits())
+        self.load = Load(StreamLimits())
         self.now = 50.0
 
     def open(self) -> Exchange:

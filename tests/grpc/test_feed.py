@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feed_processes import Answer, Child
-from feed_world import POOL, Control, MemoryLog, fed_picker, identity, members, route
+from worlds.feed_processes import Answer, Child
+from worlds.feed_world import POOL, Control, MemoryLog, fed_picker, identity, members, route
 
 from pointsman.core.events import (
     EntriesLost,
@@ -28,14 +28,14 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
 )
-from pointsman.core.feed import EpochRefusedError, Framer, Refused, encode_frame
-from pointsman.core.feed_control import ControlEnd
-from pointsman.core.lastpage import read_page
-from pointsman.core.snapshot import encode_snapshot
-from pointsman.core.traffic import TrafficState
-from pointsman.core.warming import STEP_BLOCKS
-from pointsman.eventlog.reader import LogReader
-from pointsman.grpc.feed import PickerFeed
+from pointsman.core.feed.control_end import ControlEnd
+from pointsman.core.feed.frames import EpochRefused, EpochRefusedError, Framer, encode_frame
+from pointsman.core.feed.prefix_warming import STEP_BLOCKS
+from pointsman.core.processes.last_page import read_page
+from pointsman.core.state.snapshot import encode_snapshot
+from pointsman.core.state.traffic import TrafficState
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.grpc.picker_feed import PickerFeed
 
 BUFFER = 64 << 20
 EPOCH = 7
@@ -259,7 +259,7 @@ def test_a_refused_epoch_ends_the_picker_process(tmp_path: Path, listener: socke
         feed = PickerFeed(tmp_path / "feed.sock", identity(), TrafficState())
         running = asyncio.create_task(feed.run())
         connected, _ = await loop.sock_accept(listener)
-        await loop.sock_sendall(connected, encode_frame(Refused("epoch 7 of picker-0 has ended")))
+        await loop.sock_sendall(connected, encode_frame(EpochRefused("epoch 7 of picker-0 has ended")))
         try:
             await asyncio.wait_for(running, 5)
         finally:

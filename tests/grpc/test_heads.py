@@ -3,9 +3,9 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pointsman.grpc.control_headers import fields_of
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest
-from pointsman.grpc.heads import HeadReader
+from pointsman.grpc.ext_proc.control_headers import fields_of
+from pointsman.grpc.ext_proc.header_messages import HeadReader
 
 NAMES = (":path", "x-request-id", "content-type")
 KEYS = st.one_of(

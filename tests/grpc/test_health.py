@@ -9,8 +9,8 @@ from grpclib.client import Channel
 from grpclib.health.v1.health_grpc import HealthStub
 from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from pointsman.grpc.health import Condition, Health
-from pointsman.grpc.server import GrpcServer
+from pointsman.grpc.serving.grpc_server import GrpcServer
+from pointsman.grpc.serving.health import Condition, HealthService
 
 EXT_PROC = "envoy.service.ext_proc.v3.ExternalProcessor"
 NAMES = ("", "liveness", "readiness", EXT_PROC, "inference-extension", "whatever")
@@ -58,7 +58,7 @@ def test_with_leader_election_liveness_always_holds(name: str, follower: int, le
 def test_bad_news_is_a_reply_and_watch_is_unimplemented(engine: str) -> None:
     async def main() -> None:
         condition = Condition(lambda: False)
-        server = GrpcServer([Health(condition)], engine)
+        server = GrpcServer([HealthService(condition)], engine)
         sock = socket.create_server(("127.0.0.1", 0))
         await server.listen(sock)
         channel = Channel("127.0.0.1", sock.getsockname()[1])

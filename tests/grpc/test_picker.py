@@ -16,8 +16,8 @@ from grpclib.client import Channel
 from grpclib.health.v1.health_grpc import HealthStub
 from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from hyperframe.frame import HeadersFrame
-from picker_process import Control, PickerProcess, picker
-from wire import (
+from worlds.picker_process import Control, PickerProcess, picker
+from worlds.wire import (
     RawClient,
     connected,
     destination,
@@ -30,6 +30,8 @@ from wire import (
     say,
 )
 
+from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
+from pointsman.core.deciding.verdict import Verdict, verify_decision
 from pointsman.core.events import (
     EndpointJoined,
     Event,
@@ -40,11 +42,9 @@ from pointsman.core.events import (
     RequestRouted,
     ResponseStarted,
 )
-from pointsman.core.lastpage import read_page
-from pointsman.core.replay import Verdict, verify_decision
-from pointsman.core.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
-from pointsman.eventlog.reader import LogReader
-from pointsman.grpc.leash import Leash, LeashError, Listen, Order, Stop, Unlisten
+from pointsman.core.processes.last_page import read_page
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.grpc.picker_leash import Leash, LeashError, Listen, Order, Stop, Unlisten
 
 E = TypeVar("E", bound=Event)
 

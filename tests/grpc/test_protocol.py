@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from exchange import BODY, TO, Talk, kinds
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import (
+from worlds.exchange import BODY, TO, Talk, kinds
+from worlds.wire import (
     destination,
     request_body,
     request_headers,
@@ -19,10 +19,10 @@ from wire import (
     with_subset,
 )
 
-from pointsman.grpc.actions import Routed
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from pointsman.grpc.protocol import Limits, Load
+from pointsman.grpc.ext_proc.actions import Routed
+from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
 
 # --- the request ------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ def test_a_bad_request_has_no_dropped_reason() -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_over_the_limit_is_refused_as_soon_as_that_is_known(declared: bool) -> None:
-    load = Load(Limits(body_bytes_max=1000))
+    load = Load(StreamLimits(body_bytes_max=1000))
     talk = Talk(load=load)
 
     if declared:
@@ -254,7 +254,7 @@ def test_a_body_over_the_limit_is_refused_as_soon_as_that_is_known(declared: boo
 
 
 def test_a_body_at_the_limit_is_routed() -> None:
-    talk = Talk(load=Load(Limits(body_bytes_max=1000)))
+    talk = Talk(load=Load(StreamLimits(body_bytes_max=1000)))
 
     talk.say(request_headers(("content-length", "1000")), request_body(b"x" * 1000))
 
@@ -262,7 +262,7 @@ def test_a_body_at_the_limit_is_routed() -> None:
 
 
 def test_held_bodies_are_bounded_together() -> None:
-    load = Load(Limits(held_bytes_max=1000))
+    load = Load(StreamLimits(held_bytes_max=1000))
     first, second = Talk(load=load), Talk(load=load)
     first.say(request_headers(), request_body(b"x" * 600, end=False))
 
@@ -277,7 +277,7 @@ def test_held_bodies_are_bounded_together() -> None:
 
 
 def test_streams_in_flight_are_bounded() -> None:
-    load = Load(Limits(streams_max=1))
+    load = Load(StreamLimits(streams_max=1))
     first, second = Talk(load=load), Talk(load=load)
 
     second.say(request_headers(end=True))
@@ -361,7 +361,7 @@ MESSAGES = st.sampled_from(
     st.integers(0, 12),
 )
 def test_no_order_of_messages_harms(messages: list[ProcessingRequest], when: str, renamed: bool, close_at: int) -> None:
-    load = Load(Limits(body_bytes_max=3000, held_bytes_max=5000))
+    load = Load(StreamLimits(body_bytes_max=3000, held_bytes_max=5000))
     answer = Routed("10.0.0.1:8000", rename=("a", "b") if renamed else None)
     talk = Talk(answer if when == "at once" else None, load)
 

@@ -1,8 +1,8 @@
 """The response half of an ext_proc stream, without sockets."""
 
 import pytest
-from exchange import BODY, Talk, kinds, routed_talk
-from wire import (
+from worlds.exchange import BODY, Talk, kinds, routed_talk
+from worlds.wire import (
     request_body,
     request_headers,
     request_trailers,
@@ -14,9 +14,9 @@ from wire import (
     streamed,
 )
 
-from pointsman.grpc.actions import Routed
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
+from pointsman.grpc.ext_proc.actions import Routed
 
 
 def test_a_response_passes_through_as_it_comes() -> None:

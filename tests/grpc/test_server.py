@@ -9,8 +9,8 @@ import pytest
 from grpclib import GRPCError, Status
 from grpclib.client import Channel
 from hyperframe.frame import Frame, SettingsFrame
-from running import bounded, running
-from wire import (
+from worlds.running import bounded, running
+from worlds.wire import (
     connected,
     destination,
     hear,
@@ -24,9 +24,9 @@ from wire import (
 
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from pointsman.grpc.protocol import Limits
-from pointsman.grpc.server import ENGINES
-from pointsman.grpc.tls import CertificateError, server_context
+from pointsman.grpc.ext_proc.protocol import StreamLimits
+from pointsman.grpc.serving.grpc_server import ENGINES
+from pointsman.grpc.serving.tls import CertificateError, server_context
 
 BODY = b'{"model":"m","prompt":"hello"}'
 
@@ -264,7 +264,7 @@ def test_gzip_messages_are_read(engine: str) -> None:
 
 def test_more_streams_than_allowed_are_told_so(engine: str) -> None:
     async def main() -> None:
-        limits = Limits(streams_max=1)
+        limits = StreamLimits(streams_max=1)
         async with running(engine, limits) as run, connected(run.port) as channel, open_stream(channel) as first:
             await say(first, request_headers())
             while run.load.streams < 1:

@@ -3,11 +3,11 @@
 The model is slow and obvious: what every picker recorded, what it dropped, and the state at every commit ever made.
 """
 
-import feed_world
-from feed_world import POOL, Control, Line, MemoryLog, finish, members, new_picker, numbers_in, refuse, route
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from worlds import feed_world
+from worlds.feed_world import POOL, Control, Line, MemoryLog, finish, members, new_picker, numbers_in, refuse, route
 
 from pointsman.core.events import (
     EndpointChanged,
@@ -19,10 +19,10 @@ from pointsman.core.events import (
     PickerEvent,
     decode,
 )
-from pointsman.core.feed_buffer import EntryBuffer
-from pointsman.core.feed_picker import PickerEnd
-from pointsman.core.snapshot import encode_snapshot
-from pointsman.core.traffic import TrafficState
+from pointsman.core.feed.buffer import EntryBuffer
+from pointsman.core.feed.picker_end import PickerEnd
+from pointsman.core.state.snapshot import encode_snapshot
+from pointsman.core.state.traffic import TrafficState
 
 Key = tuple[str, int]
 NAMES = ("picker-0", "picker-1")

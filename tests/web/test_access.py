@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from console_world import NEW, OLD, ROUTE, Answer, Running, running
+from worlds.console_world import NEW, OLD, ROUTE, Answer, Running, running
 
-from pointsman.web.access import COOKIE, Access, Refusal
+from pointsman.web.access import COOKIE, Access, AccessRefused
 from pointsman.web.app import FORM_BYTES_MAX, PAGES
 from pointsman.web.loopback import NotLoopback, check_loopback
 
@@ -133,7 +133,7 @@ def test_tokens_of_another_process_are_worth_nothing() -> None:
     visit = Access().new_visit()
     headers = {"host": "localhost", "origin": "http://localhost"}
 
-    with pytest.raises(Refusal, match="token"):
+    with pytest.raises(AccessRefused, match="token"):
         Access().check_change(headers, visit, Access().token(visit))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
-from browser import Visit, chromium, visit
-from console_world import NEW, OLD, ROUTE, Running, running
 from playwright.sync_api import Browser, expect
+from worlds.browser import Visit, chromium, visit
+from worlds.console_world import NEW, OLD, ROUTE, Running, running
 
 PAGES = {
     "overview": "/",
@@ -331,7 +331,7 @@ def test_a_slow_replay_shows_what_is_stored_first(browser: Browser, console: Run
 def test_a_page_left_open_says_when_nobody_answers_and_goes_on_when_somebody_does(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from console_world import restarting
+    from worlds.console_world import restarting
 
     with restarting(tmp_path_factory.mktemp("restarted")) as world, visit(browser, world.url) as found:
         found.page.goto("/decisions")

@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.web import drawing, words
-from pointsman.web.drawing import Branch, Series
+from pointsman.web.drawing import svg as drawing
+from pointsman.web.drawing import words
+from pointsman.web.drawing.svg import ChartLine, JunctionBranch
 
 VALUES = st.lists(st.none() | st.floats(0, 1e9), min_size=1, max_size=60)
 # What XML can hold, since the pictures are read back as XML: no control characters, surrogates or U+FFFE and U+FFFF.
@@ -21,7 +22,7 @@ def parsed(markup: str) -> ElementTree.Element:
 
 @given(st.lists(VALUES, min_size=1, max_size=3), TEXT)
 def test_a_chart_draws_every_stretch_and_no_gap(lines: list[list[float | None]], title: str) -> None:
-    series = [Series(f"line {i}", i + 1, tuple(values)) for i, values in enumerate(lines)]
+    series = [ChartLine(f"line {i}", i + 1, tuple(values)) for i, values in enumerate(lines)]
     root = parsed(drawing.chart(title, "unit", ["a", "b", "c"], series))
     drawn = [e for e in root.iter("path") if "line" in str(e.get("class"))]
     dots = list(root.iter("circle"))
@@ -45,7 +46,7 @@ def test_an_axis_reaches_above_its_highest_value(highest: float) -> None:
 
 @given(st.lists(st.tuples(TEXT, st.integers(0, 10**6), st.none() | st.floats(0, 1)), min_size=1, max_size=5), TEXT)
 def test_ribbons_are_as_wide_as_their_weights(found: list[tuple[str, int, float | None]], title: str) -> None:
-    branches = [Branch(name, weight, 1, share, 0.01, ("line",)) for name, weight, share in found]
+    branches = [JunctionBranch(name, weight, 1, share, 0.01, ("line",)) for name, weight, share in found]
     root = parsed(drawing.junction(title, ("route", "rate", "match"), branches))
     wide = next(e for e in root.iter("svg") if e.get("class") == "wide")
     total = sum(weight for _, weight, _ in found) or 1
@@ -68,10 +69,10 @@ def test_a_contribution_bar_is_as_long_as_its_sum(parts: list[tuple[int, float]]
 
 @given(TEXT)
 def test_no_text_becomes_markup(text: str) -> None:
-    branch = Branch(text, 1, 1, None, 0.0, (text,))
+    branch = JunctionBranch(text, 1, 1, None, 0.0, (text,))
     for picture in (
         drawing.junction(text, (text, text, text), [branch]),
-        drawing.chart(text, text, [text, text], [Series(text, 1, (1.0, 2.0))]),
+        drawing.chart(text, text, [text, text], [ChartLine(text, 1, (1.0, 2.0))]),
         drawing.bar([(1, 1.0)], 1.0, text),
         drawing.sparkline([1.0, None, 2.0], text),
     ):

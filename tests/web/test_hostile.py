@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from console_world import OLD, ROUTE, Running, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from worlds.console_world import OLD, ROUTE, Running, running
 
 TERMS = [
     "<script>alert(1)</script>",

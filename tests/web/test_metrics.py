@@ -27,12 +27,12 @@ from pointsman.core.events import (
     class_of,
     encode,
 )
-from pointsman.core.marks import skim
-from pointsman.core.packing import pack, pack_floats
-from pointsman.core.projection import ClusterState
-from pointsman.web.exposition import MANY, Bounded, Histogram, Page
-from pointsman.web.metrics import LABEL_VALUES_MAX, LATENCY, PENDING, Metrics
-from pointsman.web.metrics_page import metrics_page
+from pointsman.core.state.marks import skim
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import pack, pack_floats
+from pointsman.web.metrics.counting import LABEL_VALUES_MAX, LATENCY, PENDING, Metrics
+from pointsman.web.metrics.exposition import MANY, Bounded, ExpositionPage, Histogram
+from pointsman.web.metrics.metrics_text import metrics_page
 
 SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})? (\S+)')
 
@@ -256,7 +256,7 @@ def test_entries_of_other_classes_change_nothing() -> None:
 
 
 def test_an_empty_page_has_its_families() -> None:
-    page = Page()
+    page = ExpositionPage()
     page.family("a_total", "counter", "Things\nin two lines.")
 
     assert page.text() == "# HELP a_total Things\\nin two lines.\n# TYPE a_total counter\n"

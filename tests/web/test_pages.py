@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from console_world import NEW, OLD, ROUTE, Running, events_of, running, sample, served, world
+from worlds.console_world import NEW, OLD, ROUTE, Running, events_of, running, sample, served, world
 
 from pointsman.core.events import Class, EndpointChanged, RequestRefused, RequestRouted, SourceAccepted, SourceRejected
-from pointsman.eventlog.feed import FeedStatistics
-from pointsman.eventlog.reader import LogReader
+from pointsman.eventlog.feed.hub import FeedStatistics
+from pointsman.eventlog.sqlite.reader import LogReader
 from pointsman.web.app import PAGES
 
 ADDRESSES = [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import trio
 import trio.lowlevel
-from console_world import OLD, World, served, world
+from worlds.console_world import OLD, World, served, world
 
-from pointsman.web import server
+from pointsman.web import console_server as server
 from pointsman.web.stream import GAPS, HEARTBEAT, STREAMS_MAX, Broadcast, Subscription
 
 

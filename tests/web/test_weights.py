@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 import trio
-from console_world import NEW, OLD, ROUTE, Answer, Running, events_of, running, served, world
+from worlds.console_world import NEW, OLD, ROUTE, Answer, Running, events_of, running, served, world
 
 from pointsman.core.events import RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
 from pointsman.web.console import WeightsNotWritten

@@ -1,0 +1,55 @@
+"""`pointsman config check`: is this EndpointPickerConfig right?"""
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pointsman.cli.arguments import Parser, print_json
+from pointsman.cli.commands.config_file import read_config
+from pointsman.cli.failure import Failure
+from pointsman.core.config.parse import EffectiveConfig, PickingFlags
+from pointsman.core.plugin import Scorer
+
+
+def run(name: str, words: list[str]) -> int:
+    """Print what would be in force; 1 with the line where the file is wrong."""
+    parser = Parser(
+        name,
+        "Read an EndpointPickerConfig as `serve` and `epp` do, and print what would be in force.",
+        f"{name} default-plugins.yaml\nkubectl get configmap plugins-config -o jsonpath='{{.data.default-plugins\\.yaml}}' | {name} -",
+    )
+    parser.add_argument("file", help="the file; - for standard input")
+    parser.output_option()
+    options = parser.parse_args(words)
+    try:
+        text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{options.file}: {getattr(error, 'strerror', None) or error}") from error
+    config = read_config(text, options.file, PickingFlags())
+    if options.output == "json":
+        print_json(msgspec.to_builtins(msgspec.json.decode(config.encode())))
+        return 0
+    _print(config)
+    return 0
+
+
+def _print(config: EffectiveConfig) -> None:
+    for profile in config.profiles:
+        print(f"scheduling profile {profile.name}")
+        for placed in profile.plugins:
+            scored = isinstance(config.parameters(placed.plugin), Scorer)
+            weight = f", weight {placed.weight:g}" if scored else ""
+            print(f"  {_described(config, placed.plugin)}{weight}")
+    print(f"saturation\n  {_described(config, config.saturation_detector)}")
+    for warning in config.warnings:
+        print(f"warning: {warning}")
+    print("right")
+
+
+def _described(config: EffectiveConfig, name: str) -> str:
+    plugin = config.declared(name)
+    kind = "" if plugin.type == name else f" ({plugin.type})"
+    given = {key: value for key, value in plugin.parameters.items() if value not in (None, "")}
+    return f"{name}{kind}" + (f" {json.dumps(given)}" if given else "")

@@ -1,0 +1,112 @@
+"""`pointsman epp`: an endpoint picker for one pool, in the place of the Go EPP."""
+
+import os
+import sys
+from pathlib import Path
+
+from pointsman.cli.arguments import DEFAULT_DATA
+from pointsman.cli.commands.config_file import read_config
+from pointsman.cli.commands.epp_flags import EppFlags, environment_thresholds, help_text, parse_flags
+from pointsman.cli.failure import Failure
+from pointsman.cli.supervising.assembly import Deployment, PickerOptions, supervise
+from pointsman.cli.supervising.child import ChildPlan
+from pointsman.cli.supervising.ports import bind_everywhere
+from pointsman.cli.supervising.settings import ControlSettings
+from pointsman.cli.supervising.supervisor import Listening
+from pointsman.cluster.manifests.endpoints_file import POOL
+from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
+
+
+def run(name: str, words: list[str]) -> int:
+    """Pick until SIGTERM or SIGINT."""
+    if {"-h", "--help", "-help"} & set(words):
+        print(help_text(name))
+        return 0
+    given = parse_flags(words)
+    flags = given.flags
+    for warning in given.warnings:
+        print(f"{name}: warning: {warning}", file=sys.stderr)
+    picking = PickingFlags(
+        flags.emit_endpoint_scores,
+        flags.disable_endpoint_subset_filter,
+        flags.allow_experimental_plugins,
+        **environment_thresholds(os.environ),  # type: ignore[arg-type]  # names and numbers are of that Struct
+    )
+    config = _config(flags, picking)
+    pool = _pool(flags, config)
+    data = Path(flags.data_dir or DEFAULT_DATA)
+    print(f"{name}: picks for {pool}; data directory {data.absolute()}", file=sys.stderr)
+    with Deployment(data, logs=False) as deployment:
+        return _run(name, flags, picking, pool, deployment)
+
+
+def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deployment: Deployment) -> int:
+    bound = {}
+    for flag, port in (
+        ("grpc-port", flags.grpc_port),
+        ("grpc-health-port", flags.grpc_health_port),
+        ("metrics-port", flags.metrics_port),
+    ):
+        try:
+            bound[flag] = bind_everywhere(port)
+        except OSError as error:
+            raise Failure(f"--{flag}: found port {port} unusable ({error.strerror}), wanted a free one") from error
+    control = ControlSettings(
+        data=str(deployment.data),
+        feed=deployment.feed,
+        manifests=flags.manifests,
+        config_file=str(Path(flags.config_file).absolute()) if flags.config_file else "",
+        config_text=flags.config_text,
+        flags=picking,
+        pool=pool,
+        refresh_interval=max(0.05, flags.refresh_metrics_interval),
+        metrics=bound["metrics-port"].fileno(),
+    )
+    options = PickerOptions(
+        flags.cert_path,
+        flags.tls_min_version,
+        flags.health_checking,
+        flags.grpc_max_recv_msg_size,
+        flags.http2,
+        flags.buffer_max,
+    )
+    plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
+    listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])
+    # Without Kubernetes nobody takes us out of a list of endpoints while we drain.
+    drain = flags.drain_timeout if flags.manifests else 0.0
+
+    def report(line: str) -> None:
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+
+    return supervise(plans, listening, drain, report, lambda _: report("ready"))
+
+
+def _config(flags: EppFlags, picking: PickingFlags) -> EffectiveConfig:
+    """The configuration to start with; a wrong one is better told before anything runs."""
+    if flags.config_text:
+        return read_config(flags.config_text, "--config-text", picking)
+    if not flags.config_file:
+        return DEFAULT_CONFIG
+    try:
+        text = Path(flags.config_file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Failure(f"--config-file {flags.config_file}: {reason}") from error
+    return read_config(text, flags.config_file, picking)
+
+
+def _pool(flags: EppFlags, config: EffectiveConfig) -> str:
+    """`namespace/name` of the pool to pick for."""
+    namespace = flags.pool_namespace or os.environ.get("NAMESPACE") or "default"
+    in_file = config.discovery() is not None
+    if not flags.manifests and not in_file:
+        raise Failure(
+            "found no source of endpoints, wanted --manifests DIR with the InferencePool and its Pods as YAML, or a"
+            " config file with the plugin file-discovery (reading from Kubernetes is not part of this version)",
+            2,
+        )
+    if flags.manifests and not Path(flags.manifests).is_dir():
+        raise Failure(f"--manifests: found no directory {flags.manifests}, wanted one with YAML files", 2)
+    if not flags.pool_name and not in_file:
+        raise Failure("found no --pool-name, wanted the name of an InferencePool", 2)
+    return f"{namespace}/{flags.pool_name or POOL}"

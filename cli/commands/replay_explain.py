@@ -1,0 +1,240 @@
+"""`pointsman replay explain`: why a request went where it went."""
+
+import contextlib
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from pointsman.cli.arguments import Parser, log_directory, print_json
+from pointsman.cli.failure import Failure
+from pointsman.core.deciding.explanation import Candidate, Explanation
+from pointsman.core.deciding.verdict import Verdict, explain_decision, verify_decision
+from pointsman.core.events import RequestRouted
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.state.traffic import NotRecordedError
+from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.readmodel.request_search import RequestHistory, find_decisions, history, index_positions
+from pointsman.eventlog.sqlite.reader import LogReader
+
+
+def run(name: str, words: list[str]) -> int:
+    """Print the decisions for a request id; 1 where there is none, or one differs from what it should be."""
+    parser = Parser(
+        name,
+        "Show the candidates of a request, with the score of every plugin, reasons, and the age of each sample:\n"
+        "computed again from the log and compared with what was recorded.",
+        f"{name} 7d3f8d0e-52a4-4c1f-9a52-0f6c1f4f6c11",
+    )
+    parser.add_argument("request_id", metavar="REQUEST-ID", help="the x-request-id of the answer")
+    parser.data_option()
+    parser.output_option()
+    options = parser.parse_args(words)
+    directory = log_directory(options.data_dir)
+    try:
+        with LogReader(directory) as reader:
+            return _explain(reader, directory.parent / "readmodel.db", options.request_id, options.output)
+    except (LogCorruptError, NotKeptError) as error:
+        raise Failure(str(error)) from error
+
+
+def _explain(reader: LogReader, read_model: Path, request_id: str, output: str) -> int:
+    positions = find_decisions(reader, request_id, index_positions(read_model, request_id))
+    if not positions:
+        raise Failure(f"found no request {request_id!r} in {reader.directory}, wanted the x-request-id of an answer")
+    worst = 0
+    for position in positions:
+        told = history(reader, position)
+        try:
+            state: ClusterState | None = reader.state_at(told.decision.origin.applied)
+        except NotKeptError:
+            state = None  # its segment is gone: the stored facts still stand
+        verdict = _verdict(state, told)
+        explanation = None
+        if state is not None and verdict.kind in ("ok", "differs"):
+            with contextlib.suppress(NotRecordedError, ValueError):  # the verdict says what is wrong with it
+                explanation = explain_decision(state, told.decision)
+        if output == "json":
+            _print_json(told, verdict, explanation)
+        else:
+            print("\n".join(_text(told, verdict, explanation, state)))
+        worst = max(worst, int(verdict.kind == "differs"))
+    return worst
+
+
+def _verdict(state: ClusterState | None, told: RequestHistory) -> Verdict:
+    if state is None:
+        return Verdict("other-log", cause="no longer verifiable: its cluster state is not kept")
+    return verify_decision(state, told.decision)
+
+
+def _print_json(told: RequestHistory, verdict: Verdict, explanation: Explanation | None) -> None:
+    print_json(
+        msgspec.to_builtins(
+            {
+                "position": told.position,
+                "recorded_at": told.recorded_at,
+                "decision": _named(told.decision),
+                "response_started": _named(told.started),
+                "request_finished": _named(told.finished),
+                "verdict": {"kind": verdict.kind, "message": verdict.message},
+                "explanation": explanation,
+            },
+            builtin_types=(bytes,),
+        )
+    )
+
+
+def _named(event: msgspec.Struct | None) -> dict[str, object] | None:
+    """An event with the names of its fields, which its encoding leaves out."""
+    if event is None:
+        return None
+    found: dict[str, object] = {"event": event.__struct_config__.tag}
+    for field in event.__struct_fields__:
+        value = getattr(event, field)
+        found[field] = _named(value) if isinstance(value, msgspec.Struct) else value
+        if isinstance(value, tuple) and any(isinstance(one, msgspec.Struct) for one in value):
+            found[field] = [_named(one) for one in value]
+    return found
+
+
+# --- as text ------------------------------------------------------------------------------------
+
+
+def _text(
+    told: RequestHistory, verdict: Verdict, explanation: Explanation | None, state: ClusterState | None
+) -> list[str]:
+    event = told.decision
+    request, origin = event.request, event.origin
+    when = datetime.fromtimestamp(event.decided_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    lines = [
+        f"request {request.request_id}",
+        f"  {when} · pool {request.pool} · model {request.model or '(none)'}"
+        + (f" as {request.target_model}" if request.target_model else "")
+        + f" · {request.path} · {request.body_bytes} bytes, prompt {request.prompt_bytes}"
+        + (" · streamed" if request.streamed else ""),
+        f"  entry {told.position}, decided at position {origin.applied} by {origin.picker}"
+        f" (epoch {origin.epoch:016x}, n {origin.n}) in {event.took} µs" + (" · degraded" if event.degraded else ""),
+    ]
+    if isinstance(event, RequestRouted):
+        lines.append(f"  to {', then '.join(_endpoint(state, number) for number in event.endpoints)}")
+    else:
+        lines.append(f"  refused: {event.reason} ({event.status}) {event.message}".rstrip())
+    lines += _outcome(told)
+    lines.append(f"  {_verified(verdict)}")
+    if explanation is not None:
+        lines += ["", explanation.why, "", *_matrix(explanation, event.decided_at)]
+    return lines
+
+
+def _endpoint(state: ClusterState | None, number: int) -> str:
+    member = state.endpoints.get(number) if state is not None else None
+    return f"endpoint {number}" if member is None else f"{member.name} ({member.authority})"
+
+
+def _outcome(told: RequestHistory) -> list[str]:
+    if told.finished is None:
+        return ["  no end of it is recorded yet"] if isinstance(told.decision, RequestRouted) else []
+    done = told.finished
+    words = [f"  {done.cause}, status {done.status or '-'}, {done.duration * 1000:.1f} ms"]
+    if done.first_token is not None:
+        words.append(f"first token after {done.first_token * 1000:.1f} ms")
+    if done.prompt_tokens is not None or done.completion_tokens is not None:
+        words.append(f"{_known(done.prompt_tokens)} tokens in, {_known(done.completion_tokens)} out")
+    if done.cached_tokens is not None:
+        words.append(f"{done.cached_tokens} cached")
+    if told.started is not None and told.started.served:
+        words.append(f"served by {told.started.served}")
+    return [" · ".join(words)]
+
+
+def _known(count: int | None) -> str:
+    return "?" if count is None else str(count)
+
+
+def _verified(verdict: Verdict) -> str:
+    match verdict.kind:
+        case "ok":
+            return "verified: computed again, it is the same to the last bit"
+        case "differs":
+            return f"NOT VERIFIED: {verdict.message}"
+        case _:
+            return f"not computed again: {verdict.message}"
+
+
+def _matrix(explanation: Explanation, decided_at: float) -> list[str]:
+    """Candidates by plugins: raw and weighted score of each, sum, rank, and how old each sample was by then."""
+    head = ["candidate", "age", "waiting", "running", "KV", "in flight", "prefix"]
+    head += [f"{name} by {weight:g}" for name, weight in explanation.scorers]
+    head += ["sum", "rank", "p", ""]
+    rows = [head, *(_row(candidate, explanation, decided_at) for candidate in _ordered(explanation))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:-1], strict=True)),
+                row[-1],
+            ]
+        ).rstrip()
+        for row in rows
+    ]
+    if explanation.saturation is not None:
+        lines.append(f"saturation {explanation.saturation:.3f}")
+    if explanation.avoided:
+        lines.append(f"left out, about to leave the pool: {', '.join(explanation.avoided)}")
+    lines += _words(explanation)
+    return lines
+
+
+def _ordered(explanation: Explanation) -> list[Candidate]:
+    """By rank, those that were rejected last."""
+    return sorted(explanation.candidates, key=lambda c: (c.scored.rank if c.scored else math.inf, c.slot))
+
+
+def _row(candidate: Candidate, explanation: Explanation, decided_at: float) -> list[str]:
+    age = (
+        "never" if math.isinf(candidate.sample_age) else f"{max(0.0, decided_at - candidate.sampled_at) * 1000:.0f} ms"
+    )
+    if 0 < candidate.sample_age < math.inf:
+        age += f" (failing for {candidate.sample_age * 1000:.0f} ms)"
+    cells = [
+        candidate.name,
+        age,
+        str(candidate.waiting),
+        str(candidate.running),
+        f"{candidate.kv_cache:.0%}",
+        "-" if candidate.in_flight is None else str(candidate.in_flight),
+        "-" if candidate.prefix_blocks is None else str(candidate.prefix_blocks),
+    ]
+    if candidate.scored is None:
+        why = (
+            ""
+            if candidate.rejection is None
+            else f"rejected by {candidate.rejection.plugin}: {candidate.rejection.words}"
+        )
+        return [*cells, *("" for _ in explanation.scorers), "", "", "", why]
+    scored = candidate.scored
+    by_plugin = {score.plugin: score for score in scored.scores}
+    for name, _ in explanation.scorers:
+        score = by_plugin.get(name)
+        cells.append("-" if score is None else f"{score.raw:.4f} → {score.weighted:.4f}")
+    mark = {0: "", 1: "◀ chosen"}.get(scored.chosen, f"fallback {scored.chosen - 1}")
+    return [
+        *cells,
+        f"{scored.sum:.4f}",
+        f"{scored.rank}{'=' if scored.tied else ''}",
+        f"{scored.probability:.2f}",
+        mark,
+    ]
+
+
+def _words(explanation: Explanation) -> list[str]:
+    """What the scores rest on, plugin by plugin."""
+    lines: list[str] = []
+    for index, (plugin, _) in enumerate(explanation.scorers):
+        reasons = [f"  {c.name}: {c.scored.scores[index].words}" for c in _ordered(explanation) if c.scored is not None]
+        if reasons:
+            lines += ["", plugin, *reasons]
+    return lines

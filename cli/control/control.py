@@ -1,0 +1,190 @@
+"""The control process: owner of the log, the sources, the gateway's files and the metrics page.
+
+Rules.  The log is opened first and closed last; everything between lives in one nursery.
+Nothing here waits for a picker, a browser or a model server.
+"""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import msgspec
+import trio
+
+from pointsman.cli.arguments import Parser
+from pointsman.cli.control.config_following import ConfigFollower, build
+from pointsman.cli.control.control_leash import ControlLeash
+from pointsman.cli.control.gateway_part import follow_routes
+from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
+from pointsman.cli.failure import Failure
+from pointsman.cli.supervising.settings import ControlSettings
+from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
+from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped, PickerEnded
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.errors import LogCorruptError, LogFullError, LogLockedError
+from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
+from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
+from pointsman.eventlog.sqlite.opening import Log, open_log
+from pointsman.eventlog.sqlite.store import Commit
+from pointsman.web.metrics.counting import Metrics
+from pointsman.web.metrics.metrics_text import metrics_page
+from pointsman.web.stream import Broadcast
+
+STOP_GRACE = 1.0
+"""Seconds that the end waits for a disk that refuses; the appender adds its own."""
+
+CLOCK_LOOK = 1.0
+CLOCK_STEP = 0.5
+"""Seconds between the clocks that are a step; slewing moves them by half a millisecond a second at most."""
+
+
+def run(name: str, words: list[str]) -> int:
+    """Be the control process until the supervisor says stop or is gone."""
+    parser = Parser(name, "The control process; `pointsman serve` starts it.", f"{name} --settings '{{...}}'")
+    parser.add_argument("--settings", required=True, help="JSON")
+    settings = msgspec.json.decode(parser.parse_args(words).settings, type=ControlSettings)
+    try:
+        log = open_log(Path(settings.data) / "log", build())
+    except (LogCorruptError, LogLockedError) as error:
+        raise Failure(str(error), UNUSABLE_LOG) from error
+    except OSError as error:
+        raise Failure(f"the log in {settings.data} cannot be opened: {error}", UNUSABLE_LOG) from error
+    _print_head("found", log)
+    try:
+        trio.run(_control, settings, log)
+    finally:
+        log.close()
+    _print_head("left", log)
+    return 0
+
+
+def _print_head(did: str, log: Log) -> None:
+    # Whoever keeps this line can show later whether the log was changed.
+    print(f"{did} log {log.log_id} at head {log.head.position}:{log.head.digest.hex()}", flush=True)
+
+
+class Control:
+    """What follows each commit."""
+
+    def __init__(self, log: Log, read_model: Path) -> None:
+        self.log = log
+        self.metrics = Metrics()
+        self.last_request = float("-inf")
+        self.moved = trio.Event()
+        """Set when membership or routes changed; then replaced."""
+        self.appender = Appender(log, self._committed)
+        self.hub = FeedHub.over(log, self.appender)
+        self.broadcast = Broadcast()
+        self.leash: ControlLeash | None = None
+        self.model = ReadModelWriter(read_model, log.directory)
+
+    def _committed(self, commit: Commit) -> None:
+        self.hub.publish(commit)
+        self.metrics.follow(commit.events, self.log.state)
+        self.model.tell(commit)
+        self.broadcast.changed("log", "strip")
+        kinds = set(commit.kinds)
+        if Class.TRAFFIC in kinds:
+            self.last_request = time.monotonic()
+        if Class.MEMBERSHIP in kinds:
+            self.wake()
+        if Class.CONTROL in kinds and self.leash is not None:
+            for event in commit.events:
+                if isinstance(event, PickerEnded):
+                    self.leash.recorded(event)
+
+    def wake(self) -> None:
+        """Have the routes looked at."""
+        self.moved.set()
+        self.moved = trio.Event()
+
+
+async def _control(settings: ControlSettings, log: Log) -> None:
+    control = Control(log, Path(settings.data) / "readmodel.db")
+    head = log.head
+    async with trio.open_nursery() as outer:
+        await outer.start(control.appender.run)
+        appender = control.appender
+        await appender.append(ControlStarted(build(), os.getpid(), head.position, head.digest))
+        cause = await _serve(settings, control)
+        with trio.move_on_after(STOP_GRACE), suppress(LogFullError):
+            await appender.append(ControlStopped(os.getpid(), cause))
+            appender.close()
+            return
+        outer.cancel_scope.cancel()  # the disk refuses: what it does not take within the appender's grace is left
+
+
+async def _serve(settings: ControlSettings, control: Control) -> str:
+    """Run all parts until told to stop; the cause."""
+    log, appender, hub = control.log, control.appender, control.hub
+    causes = ["told to stop"]
+    leash = control.leash = ControlLeash()
+    config = ConfigFollower(settings, appender, log.state, leash.tell)
+    await config.begin()
+    recorder = Recorder(appender, hub, leash.tell)
+    listener = listen_at(Path(settings.feed))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(follow_sources, settings, config, recorder, log)
+        nursery.start_soon(serve_feed, hub, listener)
+        nursery.start_soon(config.run)
+        nursery.start_soon(run_scraper, settings, config, recorder, log, lambda: control.last_request)
+        folded = partial(control.broadcast.changed, "decisions", "pools", "routes")
+        nursery.start_soon(follow_log, control.model, folded)
+        nursery.start_soon(_watch_clock, appender)
+        nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
+        if settings.metrics >= 0:
+            page = partial(metrics_page, control.metrics, log.state, build())
+            nursery.start_soon(_serve_metrics, page, settings.metrics)
+        if settings.console >= 0:
+            nursery.start_soon(_serve_console, settings, control)
+        nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
+        await leash.say("ready", True)
+        _settle_memory()
+        await leash.run(hub, appender, control.wake)
+        nursery.cancel_scope.cancel()
+    return causes[-1]
+
+
+async def _serve_metrics(page: Callable[[], str], descriptor: int) -> None:
+    # Its imports take a third of a start: pickers are fed meanwhile.
+    module = await trio.to_thread.run_sync(import_module, "pointsman.web.metrics.metrics_server")
+    await module.serve_metrics(page, descriptor)
+
+
+async def _serve_console(settings: ControlSettings, control: Control) -> None:
+    module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control.console_part")
+    await module.run_console(settings, control.log, control.appender, control.hub, control.broadcast)
+
+
+async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            causes.append("SIGTERM")
+            scope.cancel()
+
+
+async def _watch_clock(appender: Appender) -> None:
+    """Record when the wall clock moves against the monotonic one."""
+    apart = time.time() - time.monotonic()
+    while True:
+        await trio.sleep(CLOCK_LOOK)
+        found = time.time() - time.monotonic()
+        if abs(found - apart) > CLOCK_STEP:
+            try:
+                appender.append_nowait(ClockStepped(found - apart))
+            except LogFullError:
+                continue  # it is still apart at the next look
+            apart = found
+
+
+def _settle_memory() -> None:
+    """Keep the collector away from what lasts: a full collection over it would stall the feed."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)

@@ -1,0 +1,92 @@
+"""From the committed state to what others must know of it: ports for pickers, files for the gateway."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from pointsman.cli.control.control_leash import ControlLeash
+from pointsman.cli.supervising.settings import ControlSettings
+from pointsman.cluster.gateway.envoy import GatewayPorts, XdsFiles, write_xds, xds
+from pointsman.core.state.projection import ClusterState
+from pointsman.eventlog.sqlite.opening import Log
+
+DEFAULT_PICKER_PORT = 9002
+"""Of an InferencePool whose reference to its picker names no port."""
+
+SETTLE = 0.02
+"""Seconds that changes are gathered: an object's events come in a row."""
+
+FAIL_OPEN, FAIL_CLOSED = 2.0, 5.0
+"""Seconds without a picker after which the gateway stops asking, by the pool's failure mode.
+
+Until then requests wait for the next picker; after five the gateway would give them up in any case.
+"""
+
+
+async def follow_routes(
+    settings: ControlSettings, log: Log, leash: ControlLeash, moved: Callable[[], trio.Event]
+) -> None:
+    """Tell the supervisor the wanted ports and Envoy its files, now and after every change."""
+    wanted: list[dict[str, object]] | None = None
+    written: XdsFiles = {}
+    told = 0
+    while True:
+        event = moved()
+        now_wanted = _ports(log.state)
+        if not settings.pool and now_wanted != wanted:
+            wanted = now_wanted
+            await leash.say("ports", wanted)
+        since = leash.unpicked_since
+        down, look_at = _down(since, trio.current_time())
+        if settings.gateway is not None:
+            files = _files(settings, log.state, leash.bound, down)
+            if files != written:
+                write = partial(write_xds, Path(settings.gateway.directory), files)
+                await trio.to_thread.run_sync(write)
+                written = files
+            if down != told:
+                leash.tell(_WORDS[down])
+                told = down
+        with trio.move_on_at(look_at):
+            await event.wait()
+        await trio.sleep(SETTLE)
+
+
+_WORDS = (
+    "a picker is ready: the gateway asks again",
+    "no picker is ready: the gateway balances the pools that fail open by itself",
+    "no picker is ready still: the gateway answers 500 for the pools that fail closed",
+)
+
+
+def _down(since: float | None, now: float) -> tuple[int, float]:
+    """How far the gateway goes without pickers, as an index of `_WORDS`; and when that changes by itself."""
+    if since is None:
+        return 0, math.inf
+    if now < since + FAIL_OPEN:
+        return 0, since + FAIL_OPEN
+    return (1, since + FAIL_CLOSED) if now < since + FAIL_CLOSED else (2, math.inf)
+
+
+def _without(state: ClusterState, down: int) -> frozenset[str]:
+    return frozenset(
+        [name for name, pool in state.pools.items() if down >= (1 if pool.failure_mode == "FailOpen" else 2)]
+    )
+
+
+def _ports(state: ClusterState) -> list[dict[str, object]]:
+    return [
+        {"pool": name, "port": pool.picker_port or DEFAULT_PICKER_PORT} for name, pool in sorted(state.pools.items())
+    ]
+
+
+def _files(settings: ControlSettings, state: ClusterState, bound: dict[str, int], down: int) -> XdsFiles:
+    gateway = settings.gateway
+    assert gateway is not None
+    ports = GatewayPorts(
+        gateway.address, gateway.port, bound, settings.picker_tls, _without(state, down), gateway.admin
+    )
+    return xds(state, ports, Path(gateway.directory), Path(gateway.access_log))

@@ -1,0 +1,156 @@
+"""The control process's sources: manifests or an endpoints file, and the scraper, all into the log."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from pointsman.cli.control.config_following import ConfigFollower
+from pointsman.cli.control.scrape_settings import scrape_settings
+from pointsman.cli.supervising.settings import ControlSettings
+from pointsman.cluster.manifests.watch import watch_endpoints, watch_manifests
+from pointsman.cluster.scraping.scraper import Scraper
+from pointsman.core.events import Event, LoadSampled, ScrapeFailed, SourceAccepted, SourceRejected
+from pointsman.core.plugins.file_discovery import FileDiscovery
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.errors import LogFullError
+from pointsman.eventlog.feed.hub import FeedHub
+from pointsman.eventlog.sqlite.opening import Log
+
+RETRY = 0.05
+"""Seconds before a fact that the log had no room for is offered again."""
+
+HELD_MAX = 10_000
+"""Facts of the scraper that may not be lost and wait for room; one for each endpoint at most, and the pace."""
+
+Tell = Callable[[str], None]
+
+
+class Recorder:
+    """Where sources put their facts."""
+
+    def __init__(self, appender: Appender, hub: FeedHub, tell: Tell) -> None:
+        self._appender = appender
+        self._hub = hub
+        self._tell = tell
+        self._held: deque[Event] = deque(maxlen=HELD_MAX)
+        self.dropped = 0
+        """Samples that found no room; the next ones replace them."""
+
+    async def membership(self, events: Sequence[Event], removals: Sequence[int]) -> None:
+        """Record what a source says, in order; pickers avoid `removals` before it is on disk."""
+        self._hub.advise(removals)
+        last = 0
+        for event in events:
+            self._report(event)
+            while True:
+                try:
+                    last = self._appender.append_nowait(event)
+                    break
+                except LogFullError:
+                    await trio.sleep(RETRY)
+        if last:
+            await self._appender.wait_committed(last)
+
+    def load(self, events: Sequence[Event]) -> None:
+        """Record what the scraper saw; of samples only the latest count, so they may be dropped."""
+        waiting = [*self._held, *events]
+        self._held.clear()
+        for event in waiting:
+            try:
+                self._appender.append_nowait(event)
+            except LogFullError:
+                if isinstance(event, LoadSampled | ScrapeFailed):
+                    self.dropped += 1
+                else:
+                    self._held.append(event)
+
+    def scraped(self) -> None:
+        """An attempt to scrape has had a result."""
+        self._hub.scraped(trio.current_time())
+
+    def _report(self, event: Event) -> None:
+        match event:
+            case SourceRejected(source, line, message):
+                where = f"{source}, line {line}" if line else source
+                self._tell(f"{where}: {message}; what it said before stays")
+            case SourceAccepted(source, warnings):
+                for warning in warnings:
+                    self._tell(f"{source}: warning: {warning}")
+            case _:
+                pass
+
+
+async def follow_sources(
+    settings: ControlSettings,
+    config: ConfigFollower,
+    recorder: Recorder,
+    log: Log,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Follow where endpoints come from; started when the first load is recorded."""
+    if settings.manifests:
+        await watch_manifests(Path(settings.manifests), lambda: log.state, recorder.membership, task_status=task_status)
+        return
+    async with trio.open_nursery() as nursery:
+        while True:
+            changed = config.changed
+            discovery = config.effective.discovery()
+            if discovery is not None:
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(_replaced, config, discovery, scope)
+                    await _endpoints(settings.pool, discovery, recorder, log, task_status)
+                task_status = trio.TASK_STATUS_IGNORED
+                continue
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await changed.wait()
+
+
+async def _endpoints(
+    pool: str, discovery: FileDiscovery, recorder: Recorder, log: Log, task_status: trio.TaskStatus[None]
+) -> None:
+    await watch_endpoints(
+        Path(discovery.path),
+        pool,
+        lambda: log.state,
+        recorder.membership,
+        follow=discovery.watch_file,
+        task_status=task_status,
+    )
+    await trio.sleep_forever()  # until the configuration names another file
+
+
+async def _replaced(config: ConfigFollower, discovery: FileDiscovery, scope: trio.CancelScope) -> None:
+    """Cancel `scope` when the configuration no longer names this file."""
+    while config.effective.discovery() == discovery:
+        await config.changed.wait()
+    scope.cancel()
+
+
+async def run_scraper(
+    settings: ControlSettings,
+    config: ConfigFollower,
+    recorder: Recorder,
+    log: Log,
+    last_request: Callable[[], float],
+) -> None:
+    """Scrape for ever; where the configuration asks for other pages, with a new scraper."""
+    async with trio.open_nursery() as nursery:
+        while True:
+            wanted = scrape_settings(config.effective, settings.refresh_interval)
+            scraper = Scraper(
+                wanted, lambda: log.state, recorder.load, last_request=last_request, on_result=recorder.scraped
+            )
+            scope = trio.CancelScope()
+            nursery.start_soon(_scrape, scraper, scope)
+            while scrape_settings(config.effective, settings.refresh_interval) == wanted:
+                await config.changed.wait()
+            scope.cancel()
+
+
+async def _scrape(scraper: Scraper, scope: trio.CancelScope) -> None:
+    with scope:
+        await scraper.run()

@@ -1,0 +1,1 @@
+"""What only demonstrates: the demo, simulated servers, their clients."""

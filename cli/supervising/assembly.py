@@ -1,0 +1,148 @@
+"""Putting the processes of one deployment together: its directories, its plans, the supervisor over them."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from pointsman.cli.control.config_following import build
+from pointsman.cli.failure import Failure
+from pointsman.cli.supervising.child import ChildPlan, Role, our_command
+from pointsman.cli.supervising.settings import ControlSettings, GatewaySettings, encode
+from pointsman.cli.supervising.supervisor import Listening, Supervisor
+from pointsman.cluster.gateway.envoy import BOOTSTRAP, EnvoyMissing, envoy_command, find_envoy
+from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+
+SOCKET_PATH_BYTES = 100
+"""What a Unix socket's path may have everywhere is 104 with its end."""
+
+LOG_BYTES_MAX = 16 << 20
+"""Of a child's output that is kept when the next run begins; the one before it is kept under `.1`."""
+
+PICKER = "picker-1"
+
+HTTP2_ENGINES = ("pointsman", "h2")
+"""Of a picker's ports: our own, and the stock one, which costs more than twice the CPU."""
+
+
+class PickerOptions(msgspec.Struct, frozen=True):
+    """What pickers are told beside where their feed is."""
+
+    cert_path: str = ""
+    tls_min_version: str = ""
+    health_checking: bool = False
+    message_bytes_max: int = 4 << 20
+    engine: str = HTTP2_ENGINES[0]
+    buffer_bytes_max: int = BUFFER_BYTES_MAX
+    limits: dict[str, int] = {}
+    """What one picker takes on, where that is not the default; the names are those of `Limits` in `grpc/ext_proc/protocol.py`."""
+
+
+class Deployment:
+    """The directories of one running deployment; `with` holds its lock."""
+
+    def __init__(self, data: Path, logs: bool) -> None:
+        self.data = data.absolute()
+        self.run = self.data / "run"
+        self.gateway = self.data / "gateway"
+        self.logs = self.data / "logs" if logs else None
+        self._lock = self._page = -1
+        self._temporary = ""
+
+    def __enter__(self) -> Self:
+        try:
+            for directory in (self.run, *([self.logs] if self.logs else [])):
+                directory.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.run / "lock", self.data)
+            # Of memory, not of the disk: a picker has to start where the disk is full or read-only, too.
+            self._page = os.memfd_create(f"{PICKER} page")
+        except OSError as error:
+            raise Failure(f"the data directory {self.data} cannot be used: {error}") from error
+        # What an earlier run left there names ports that it had.
+        shutil.rmtree(self.gateway, ignore_errors=True)
+        for path in self.logs.glob("*.log") if self.logs else ():
+            if path.stat().st_size > LOG_BYTES_MAX:
+                path.replace(path.with_suffix(".log.1"))
+        if len(os.fsencode(self.run / "feed.sock")) > SOCKET_PATH_BYTES:
+            self._temporary = tempfile.mkdtemp(prefix="pointsman-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        for descriptor in (self._lock, self._page):
+            with suppress(OSError):
+                os.close(descriptor)
+
+    @property
+    def feed(self) -> str:
+        """Path of the feed's socket."""
+        return str(Path(self._temporary or self.run) / "feed.sock")
+
+    def log_of(self, name: str) -> str:
+        """Where a child's output goes."""
+        return str(self.logs / f"{name}.log") if self.logs else ""
+
+    # --- plans ------------------------------------------------------------------------------------
+
+    def control(self, settings: ControlSettings) -> ChildPlan:
+        """The control process."""
+        inherits = tuple(one for one in (settings.metrics, settings.console) if one >= 0)
+        command = our_command("control", "--settings", encode(settings))
+        return ChildPlan("control", Role.CONTROL, command, inherits=inherits, log=self.log_of("control"))
+
+    def picker(self, options: PickerOptions) -> ChildPlan:
+        """The picker process."""
+        page = self._page
+        path = f"/proc/self/fd/{page}"
+        told = msgspec.json.encode(
+            {"picker": PICKER, "feed": self.feed, "build": build(), "page": path, **msgspec.structs.asdict(options)}
+        ).decode()
+        command = our_command("picker", "--settings", told)
+        return ChildPlan(PICKER, Role.PICKER, command, inherits=(page,), log=self.log_of(PICKER), page=page)
+
+    def envoy(self, settings: GatewaySettings) -> ChildPlan:
+        """The standalone gateway; `Failure` where there is no Envoy."""
+        binary = find_envoy()
+        if isinstance(binary, EnvoyMissing):
+            raise Failure(binary.reason)
+        bootstrap = Path(settings.directory) / BOOTSTRAP
+        command = tuple(envoy_command(binary, bootstrap))
+        return ChildPlan("gateway", Role.GATEWAY, command, needs=str(bootstrap), log=self.log_of("gateway"))
+
+    def gateway_at(self, address: str, port: int) -> GatewaySettings:
+        """Where a gateway on this address finds and leaves its files."""
+        log = (self.logs or self.data) / "access.log"
+        return GatewaySettings(address, port, str(self.gateway), str(log))
+
+
+def supervise(
+    plans: list[ChildPlan],
+    listening: Listening,
+    drain: float,
+    report: Callable[[str], None],
+    started: Callable[[dict[str, int]], None],
+) -> int:
+    """Run until told to end; the exit code."""
+    return Supervisor(plans, listening, drain, report).run(started)
+
+
+def _lock(path: Path, data: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise Failure(
+            f"the data directory {data} is in use by process {holder}: end that one, or choose another --data-dir"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,187 @@
+"""One child of the supervisor: how it is started, what it left behind, when it may start again."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from pointsman.cli.supervising.leash import LEASH, LeashLines
+from pointsman.core.processes.last_page import PAGE_BYTES, LastPage, read_page
+
+PR_SET_PDEATHSIG = 1
+"""From `linux/prctl.h`."""
+
+RESTART_DELAYS = (0.0, 0.1, 0.2, 0.4, 0.6)
+"""Seconds before the next start after so many quick ends in a row; with a second for Python to start, back within two."""
+
+STEADY = 5.0
+"""A life of this many seconds was no quick end."""
+
+LAST_LINES = 12
+
+
+class Role(Enum):
+    """What a child is to the supervisor; those of a lower value end first."""
+
+    CLIENTS = 1
+    GATEWAY = 2
+    PICKER = 3
+    CONTROL = 4
+    SERVER = 5
+
+
+class ChildPlan(msgspec.Struct, frozen=True):
+    """What to run, and when."""
+
+    name: str
+    role: Role
+    command: tuple[str, ...]
+    needs: str = ""
+    """A file that must exist before the first start."""
+    inherits: tuple[int, ...] = ()
+    """File descriptors that keep their numbers in the child."""
+    log: str = ""
+    """File that takes the child's output; empty for the supervisor's own."""
+    page: int = -1
+    """Descriptor of the memory shared with the child, cleared for each life; -1 for none."""
+
+
+def our_command(*words: str) -> tuple[str, ...]:
+    """The words that run a command of ours; -P because the current directory may hold a folder named `grpc`."""
+    return (sys.executable, "-P", "-m", "pointsman.cli", *words)
+
+
+class Child:
+    """A planned child and its present life, if it has one."""
+
+    def __init__(self, plan: ChildPlan) -> None:
+        self.plan = plan
+        self.process: subprocess.Popen[bytes] | None = None
+        self.leash: socket.socket | None = None
+        self.lines = LeashLines()
+        self.ready = False
+        self.started_at = 0.0
+        self.start_after = 0.0
+        self.quick_ends = 0
+        self.log_offset: int | None = None
+        """Where in the file this life's output begins; None where it goes to the supervisor's own."""
+        self.last_words: list[str] = []
+        """What was shown last of its output."""
+
+    @property
+    def pid(self) -> int:
+        """Of the present life, 0 without one."""
+        return self.process.pid if self.process is not None else 0
+
+    def may_start(self, now: float) -> bool:
+        """It does not run, and nothing holds it back."""
+        return (
+            self.process is None and now >= self.start_after and (not self.plan.needs or Path(self.plan.needs).exists())
+        )
+
+    def start(self, now: float) -> None:
+        """Begin a life; `OSError` where the program cannot be run."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if self.plan.page >= 0:
+                os.pwrite(self.plan.page, bytes(PAGE_BYTES), 0)
+            self.process = self._spawn(os.environ | {LEASH: str(theirs.fileno())}, theirs.fileno())
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self.leash, self.lines, self.ready, self.started_at = ours, LeashLines(), False, now
+
+    def _spawn(self, environment: dict[str, str], leash: int) -> subprocess.Popen[bytes]:
+        output = self._open_log()
+        try:
+            return subprocess.Popen(
+                self.plan.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                pass_fds=(leash, *self.plan.inherits),
+                # A Ctrl-C at the terminal reaches the supervisor alone, which ends all others in order.
+                process_group=0,
+                preexec_fn=_dies_with(os.getpid(), self.plan.role),  # noqa: PLW1509  the supervisor has no threads
+            )
+        finally:
+            if output is not None:
+                output.close()
+
+    def _open_log(self) -> BinaryIO | None:
+        """Where the child's output goes; None, the supervisor's own, where that is planned or the file cannot be written."""
+        self.log_offset = None
+        if not self.plan.log:
+            return None
+        try:
+            output = open(self.plan.log, "ab", buffering=0)  # noqa: SIM115
+        except OSError:
+            return None
+        self.log_offset = output.seek(0, os.SEEK_END)
+        return output
+
+    def ended(self, status: int, now: float) -> str:
+        """Note the end of this life and return its cause in words; `status` is `waitpid`'s."""
+        assert self.process is not None
+        code = os.waitstatus_to_exitcode(status)
+        self.process.returncode = code
+        self.process = None
+        if self.leash is not None:
+            self.leash.close()
+            self.leash = None
+        self.ready = False
+        self.quick_ends = self.quick_ends + 1 if now - self.started_at < STEADY else 0
+        self.start_after = now + RESTART_DELAYS[min(self.quick_ends, len(RESTART_DELAYS) - 1)]
+        return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+
+    def last_page(self) -> LastPage | None:
+        """What the process says on the page it shares; None where it has begun no epoch."""
+        return read_page(os.pread(self.plan.page, PAGE_BYTES, 0)) if self.plan.page >= 0 else None
+
+    def last_lines(self) -> list[str]:
+        """What this life wrote last, where it writes to a file of its own."""
+        if self.log_offset is None:
+            return []
+        try:
+            with open(self.plan.log, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self.log_offset, size - 16_384))
+                return [line.decode(errors="replace").rstrip() for line in deque(file, LAST_LINES)]
+        except OSError as error:
+            return [f"its output cannot be read: {error}"]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def _dies_with(parent: int, role: Role) -> Callable[[], None] | None:
+    """What a child does before it becomes its program, so that the kernel ends it when the supervisor dies."""
+    # Ours flush first; the gateway would drain, with nobody left to serve it.
+    last = signal.SIGKILL if role is Role.GATEWAY else signal.SIGTERM
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, last)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return prepare

@@ -1,0 +1,397 @@
+"""The supervisor: parent of all processes, holder of the listening sockets.
+
+It starts the others, starts again whatever ends, and ends them all in order.
+It decides nothing else: which ports are wanted comes from the control process, what to run from its plans.
+One loop over a selector, without threads and without anything that can wait for a child.
+"""
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from pointsman.cli.supervising.child import Child, ChildPlan, Role
+from pointsman.cli.supervising.leash import LeashError, say
+from pointsman.cli.supervising.ports import answers, bind_nearby
+
+TOGETHER = 0.2
+"""Seconds within which processes end together, killed by one cause: the next control process hears of it."""
+TICK = 0.05
+"""Seconds between two looks at what may start; ends and messages wake the loop by themselves."""
+PATIENCE = 10.0
+"""Seconds after which a start that has not come to its end is worth a word."""
+SAY_WHEN_READY = (Role.PICKER, Role.CONTROL)
+GRACE = 5.0
+"""Seconds that a child has to end once it was told to; then it is killed."""
+UNUSABLE_LOG = 3
+"""The control process's exit code where no restart helps and a person has to act."""
+ENDED_KEPT = 64
+"""More lives of pickers than end while the control process starts."""
+HURRY = 1.0
+"""The same after a second signal."""
+
+
+class WantedPort(msgspec.Struct, frozen=True):
+    """A pool and the port that it wants its picker on."""
+
+    pool: str
+    port: int
+
+
+class PickerLife(msgspec.Struct, frozen=True):
+    """One life of a picker process."""
+
+    picker: str
+    epoch: int
+    """0 where it has begun none yet."""
+    last_n: int
+    pid: int
+    cause: str = ""
+
+
+class RecordedEnd(msgspec.Struct, frozen=True):
+    """A life of a picker process of which the log has the end."""
+
+    picker: str
+    epoch: int
+
+
+class Listening(msgspec.Struct):
+    """Where the pickers are reached."""
+
+    address: str = "127.0.0.1"
+    tls: bool = False
+    fixed: dict[str, socket.socket] = {}
+    """Sockets bound beforehand, by the pool they serve."""
+    health: socket.socket | None = None
+    gateway: tuple[str, int] | None = None
+    """Where the standalone gateway will listen, by itself."""
+    moves: bool = True
+    """A busy port becomes the next free one."""
+
+
+Announce = Callable[[str], None]
+
+
+class Supervisor:
+    """Runs `plans` until it is told to end, and returns the exit code."""
+
+    def __init__(self, plans: Iterable[ChildPlan], listening: Listening, drain: float, report: Announce) -> None:
+        self.children = [Child(plan) for plan in plans]
+        self.listening = listening
+        self.drain = drain
+        self.report = report
+        self.pools = dict(listening.fixed)
+        self.wanted: dict[str, int] = {}
+        self.selector = selectors.DefaultSelector()
+        self.signals = 0
+        self.began = time.monotonic()
+        self.complained = False
+        self.announced = False
+        """Everything has been up."""
+        self.picked = False
+        """Some picker has been ready."""
+        self.code = 0
+        self.stopping_since = 0.0
+        self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
+        """For a control process that was dead as well; until the log has their end."""
+        self.untold: deque[tuple[float, str, object]] = deque(maxlen=ENDED_KEPT)
+        """Lives of other processes that began or ended, and when the control process that is there may be told."""
+        self.told: dict[str, float] = {}
+        """Name of a child that was told to end, and when it is killed."""
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def run(self, started: Callable[[dict[str, int]], None]) -> int:
+        """Run to the end; `started` gets the port of each pool, once, when everything is up for the first time."""
+        wake = self._catch_signals()
+        while True:
+            now = time.monotonic()
+            if self.signals:
+                self._stop(now)
+                if all(child.process is None for child in self.children):
+                    break
+            else:
+                if not self.announced and self.up():
+                    self.announced = True
+                    started(self.ports())
+                self._complain(now)
+                for child in self.children:
+                    # Clients have nothing to ask before all else is there.
+                    if child.may_start(now) and (self.announced or child.plan.role is not Role.CLIENTS):
+                        self._start(child, now)
+            for key, _ in self.selector.select(TICK):
+                if key.fileobj is wake:
+                    self._signalled(wake)
+                else:
+                    self._read(key.data)
+            self._reap()
+            self._tell_lives(time.monotonic())
+        return self.code
+
+    def ports(self) -> dict[str, int]:
+        """The port that each pool's picker listens on."""
+        return {pool: int(bound.getsockname()[1]) for pool, bound in self.pools.items()}
+
+    def up(self) -> bool:
+        """Every child runs, those that say when they are ready have said so, and the gateway answers."""
+        return not self._missing() and (self.listening.gateway is None or answers(*self.listening.gateway))
+
+    def _missing(self) -> list[str]:
+        return [
+            child.plan.name
+            for child in self.children
+            if child.plan.role is not Role.CLIENTS
+            and not (child.process is not None and (child.ready or child.plan.role not in SAY_WHEN_READY))
+        ]
+
+    def _complain(self, now: float) -> None:
+        """Say once what keeps everything from being up."""
+        if not self.announced and not self.complained and now > self.began + PATIENCE:
+            self.complained = True
+            missing = self._missing() or [f"the gateway on port {self.listening.gateway and self.listening.gateway[1]}"]
+            self.report(f"still waiting for {', '.join(missing)}")
+
+    def _catch_signals(self) -> socket.socket:
+        wake, sink = socket.socketpair()
+        wake.setblocking(False)
+        sink.setblocking(False)
+        signal.set_wakeup_fd(sink.fileno(), warn_on_full_buffer=False)
+        self._sink = sink
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # the number comes through the socket
+        self.selector.register(wake, selectors.EVENT_READ)
+        return wake
+
+    def _signalled(self, wake: socket.socket) -> None:
+        numbers = [number for number in wake.recv(4096) if number != signal.SIGCHLD]
+        if numbers:
+            self.signals += len(numbers)
+            if self.signals == 1:
+                self.report("ending: draining, then all processes stop (once more ends at once)")
+
+    # --- lives ----------------------------------------------------------------------------------
+
+    def _start(self, child: Child, now: float) -> None:
+        try:
+            child.start(now)
+        except OSError as error:
+            child.quick_ends += 1
+            child.start_after = now + 1.0
+            self.report(f"{child.plan.name} cannot be started: {error}")
+            return
+        assert child.leash is not None
+        self.selector.register(child.leash, selectors.EVENT_READ, child)
+        match child.plan.role:
+            case Role.PICKER:
+                for pool, bound in self.pools.items():
+                    self._hand(child, "listen", {"pool": pool, "tls": self.listening.tls}, bound)
+                if self.listening.health is not None:
+                    self._hand(child, "listen_health", {}, self.listening.health)
+                self._tell_control("picker_started", self._life(child))
+            case Role.CONTROL:
+                alive = [self._life(c) for c in self.children if c.plan.role is Role.PICKER and c.process is not None]
+                self._tell(child, "pickers", msgspec.to_builtins({"alive": alive, "ended": list(self.ended)}))
+                self._tell_control_ports(child)
+                self._tell_picking()
+                while self.untold:
+                    self._tell(child, *self.untold.popleft()[1:])
+            case _:
+                self._tell_of_life("process_started", {"name": child.plan.name, "pid": child.pid})
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in self.children:
+                if child.pid == pid:
+                    self._ended(child, status)
+
+    def _ended(self, child: Child, status: int) -> None:
+        if child.leash is not None:
+            self._read(child)  # its last words
+        if child.leash is not None:
+            self.selector.unregister(child.leash)
+        life, pid = self._life(child), child.pid
+        cause = child.ended(status, time.monotonic())
+        if child.plan.role is Role.PICKER:
+            self.ended.append(msgspec.structs.replace(life, cause=cause))
+            self._tell_control("picker_ended", self.ended[-1])
+            self._tell_picking()
+        elif child.plan.role is not Role.CONTROL:
+            self._tell_of_life("process_ended", {"name": child.plan.name, "pid": pid, "cause": cause})
+        if child.plan.role is Role.CONTROL and cause == f"exit code {UNUSABLE_LOG}" and not self.announced:
+            for line in child.last_lines()[-1:]:
+                self.report(line)
+            self.code, self.signals = 1, max(self.signals, 1)
+        if not self.signals:
+            self._tell_of_crash(child, pid, cause)
+
+    def _tell_of_crash(self, child: Child, pid: int, cause: str) -> None:
+        lines = [] if cause == "signal SIGKILL" else child.last_lines()
+        before, child.last_words = child.last_words, lines[-1:]
+        if child.quick_ends > 1 and before == child.last_words:
+            return  # it goes on as it began
+        self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
+        for line in lines:
+            self.report(f"  {child.plan.name} | {line}")
+
+    def _life(self, child: Child) -> PickerLife:
+        page = child.last_page()
+        return PickerLife(child.plan.name, *(page or (0, 0)), pid=child.pid)
+
+    # --- what is said over leashes ----------------------------------------------------------------
+
+    def _read(self, child: Child) -> None:
+        assert child.leash is not None
+        try:
+            data = child.leash.recv(65_536)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        try:
+            messages = child.lines.feed(data)
+        except LeashError as error:
+            self._cut(child, str(error))
+            return
+        if not data:
+            self.selector.unregister(child.leash)
+            child.leash.close()
+            child.leash = None
+        for name, content in messages:
+            self._said(child, name, content)
+
+    def _said(self, child: Child, name: str, content: object) -> None:
+        match name:
+            case "ready":
+                child.ready = True
+                if child.plan.role is Role.PICKER:
+                    self.picked = True
+                    self._tell_picking()
+            case "ports":
+                self._want_ports(msgspec.convert(content, list[WantedPort]))
+            case "recorded":
+                known = msgspec.convert(content, RecordedEnd)
+                self.ended = deque([life for life in self.ended if life.epoch != known.epoch], ENDED_KEPT)
+            case "say":
+                self.report(str(content))
+            case _:
+                self._cut(child, f"found message {name!r}, wanted ready, ports, recorded or say")
+
+    def _cut(self, child: Child, why: str) -> None:
+        """A child that talks nonsense, or does not listen, is started anew."""
+        self.report(f"{child.plan.name} is ended: {why}")
+        if child.process is not None:
+            os.kill(child.pid, signal.SIGKILL)
+
+    def _tell(self, child: Child, name: str, content: object, handed: Iterable[socket.socket] = ()) -> bool:
+        """Say it over the child's leash; False where nobody is there to hear."""
+        if child.leash is None:
+            return False
+        try:
+            say(child.leash, name, content, handed)
+        except BlockingIOError:
+            self._cut(child, "it does not read its leash")
+            return False
+        except OSError:
+            return False  # it just ended, which the next look will find
+        return True
+
+    def _hand(self, child: Child, name: str, content: dict[str, object], bound: socket.socket) -> None:
+        self._tell(child, name, {**content, "port": bound.getsockname()[1]}, [bound])
+
+    def _tell_control(self, name: str, content: object) -> None:
+        for child in self.children:
+            if child.plan.role is Role.CONTROL:
+                self._tell(child, name, msgspec.to_builtins(content))
+
+    def _tell_of_life(self, name: str, content: dict[str, object]) -> None:
+        self.untold.append((time.monotonic() + (0.0 if self.signals else TOGETHER), name, content))
+        self._tell_lives(time.monotonic())
+
+    def _tell_lives(self, now: float) -> None:
+        while self.untold and self.untold[0][0] <= now:
+            if not any(self._tell(c, *self.untold[0][1:]) for c in self.children if c.plan.role is Role.CONTROL):
+                return
+            self.untold.popleft()
+
+    def _tell_picking(self) -> None:
+        """Whether a picker is ready; that none is ready yet is a start, and no fault."""
+        ready = any(c.ready for c in self.children if c.plan.role is Role.PICKER and c.process is not None)
+        self._tell_control("picking", ready or not self.picked)
+
+    def _tell_control_ports(self, control: Child) -> None:
+        self._tell(control, "bound", [{"pool": pool, "port": port} for pool, port in self.ports().items()])
+
+    # --- listening sockets ------------------------------------------------------------------------
+
+    def _want_ports(self, wanted: list[WantedPort]) -> None:
+        """Listen for these pools: a socket once bound stays, whatever happens to the processes behind it."""
+        pickers = [c for c in self.children if c.plan.role is Role.PICKER]
+        for want in wanted:
+            if want.pool not in self.pools and (bound := self._bind(want)) is not None:
+                self.pools[want.pool] = bound
+                for picker in pickers:
+                    self._hand(picker, "listen", {"pool": want.pool, "tls": self.listening.tls}, bound)
+        for pool in self.pools.keys() - self.listening.fixed.keys() - {want.pool for want in wanted}:
+            closed = self.pools.pop(pool)
+            for picker in pickers:
+                self._tell(picker, "unlisten", {"pool": pool, "port": closed.getsockname()[1]})
+            closed.close()
+        for control in self.children:
+            if control.plan.role is Role.CONTROL:
+                self._tell_control_ports(control)
+
+    def _bind(self, want: WantedPort) -> socket.socket | None:
+        try:
+            bound = bind_nearby(self.listening.address, want.port, 100 if self.listening.moves else 1)
+        except OSError as error:
+            if self.wanted.get(want.pool) != want.port:  # said once
+                self.report(f"pool {want.pool} wants port {want.port}: {error.strerror}")
+            self.wanted[want.pool] = want.port
+            return None
+        if (port := bound.getsockname()[1]) != want.port:
+            self.report(f"port {want.port} of pool {want.pool} is in use: its picker listens on {port}")
+        return bound
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _stop(self, now: float) -> None:
+        """One look at the end: tell the next in line, kill who was told long ago."""
+        if not self.stopping_since:
+            self.stopping_since = now
+            for child in self.children:
+                if child.plan.role is Role.PICKER:
+                    self._tell(child, "drain", self.drain)
+        drained = now >= self.stopping_since + self.drain or self.signals > 1
+        living = sorted((c for c in self.children if c.process is not None), key=lambda c: c.plan.role.value)
+        for child in living:
+            if child.plan.role is not living[0].plan.role or (child.plan.role is not Role.CLIENTS and not drained):
+                break
+            self._end(child, now)
+        for child in living:
+            patience = HURRY if self.signals > 1 else GRACE
+            if self.signals > 2 or now > self.told.get(child.plan.name, now) + patience:
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _end(self, child: Child, now: float) -> None:
+        if child.plan.name in self.told:
+            return
+        self.told[child.plan.name] = now
+        if child.plan.role in (Role.PICKER, Role.CONTROL):
+            # What is in progress has a little less time than the process, so that it can say how that ended.
+            self._tell(
+                child, "stop", True if child.plan.role is Role.CONTROL else 0.8 * (GRACE if self.signals < 2 else 0)
+            )
+        else:
+            os.kill(child.pid, signal.SIGTERM)

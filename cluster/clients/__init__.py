@@ -1,0 +1,1 @@
+"""Clients for the demo and for load."""

@@ -1,0 +1,1 @@
+"""The standalone gateway: Envoy, told by files."""

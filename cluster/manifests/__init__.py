@@ -1,0 +1,1 @@
+"""Manifests mode: a directory of files as the source, and weights written back to them."""

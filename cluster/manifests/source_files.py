@@ -1,0 +1,113 @@
+"""A directory's files as one wanted state: which file holds which object, and what stays where one is wrong.
+
+Rules.  An object belongs to the file that had it first; a second file that defines it is wrong.
+A file that is wrong keeps what it said when it last was right.
+What a file said before this process first read it is known from the log alone: it stays until the file is right.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from pointsman.cluster.objects.difference import Roster
+from pointsman.cluster.objects.manifest import FoundObject, Manifest
+from pointsman.cluster.objects.wanted import Member, Pod, Wanted, members_of
+from pointsman.core.events import ObjectiveApplied, PoolApplied, RouteObserved
+
+
+class FileFault(msgspec.Struct, frozen=True):
+    """What is wrong with a file."""
+
+    line: int
+    message: str
+
+
+class SourceFile(msgspec.Struct):
+    """A file, as it was read last."""
+
+    name: str
+    manifest: Manifest | None = None
+    """What it says; None while it cannot be understood."""
+    fault: FileFault | None = None
+    """Why it cannot be understood."""
+    changed: bool = True
+    """Since the last `settle`."""
+    good: Manifest | None = None
+    """What it said when it last was right."""
+    good_since: int = 0
+    """Orders files by when `good` was taken: of two wrong ones the later was in force."""
+    rejected: bool = False
+    """The last `settle` found it wrong, or the log says so."""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What the files say together."""
+
+    objects: tuple[FoundObject, ...]
+    faults: Mapping[str, FileFault]
+    """By name, of every file that is wrong."""
+    unread: frozenset[str]
+    """Files that were never right since this process began."""
+
+
+def settle(files: Iterable[SourceFile]) -> Settled:
+    """Return what the files say together, and note in each whether it is right."""
+    # Who held an object keeps it: files that did not change, then files that were right before, then by name.
+    order = sorted(files, key=lambda f: (f.changed or f.rejected, f.rejected, f.name))
+    holders: dict[tuple[str, str], tuple[str, int]] = {}
+    objects: list[FoundObject] = []
+    faults: dict[str, FileFault] = {}
+    for file in order:
+        fault = file.fault or _conflict(file.manifest, holders)
+        if fault is not None:
+            faults[file.name] = fault
+        elif file.manifest is not None:
+            if file.good is not file.manifest:
+                file.good, file.good_since = file.manifest, 1 + max(f.good_since for f in order)
+            objects.extend(_claim(file.name, file.manifest, holders))
+        file.rejected, file.changed = fault is not None, False
+    for file in sorted(order, key=lambda f: -f.good_since):
+        if file.rejected and file.good is not None:
+            objects.extend(_claim(file.name, file.good, holders))
+    objects.sort(key=lambda found: (found.kind, found.name))
+    unread = frozenset(f.name for f in order if f.rejected and f.good is None)
+    return Settled(tuple(objects), faults, unread)
+
+
+def _conflict(manifest: Manifest | None, holders: Mapping[tuple[str, str], tuple[str, int]]) -> FileFault | None:
+    for found in manifest.objects if manifest else ():
+        for key in found.keys:
+            if key in holders:
+                file, line = holders[key]
+                return FileFault(found.line, f"{key[0]} {key[1]} stands in {file}, line {line}, already")
+    return None
+
+
+def _claim(file: str, manifest: Manifest, holders: dict[tuple[str, str], tuple[str, int]]) -> Iterable[FoundObject]:
+    """The objects that no other file holds."""
+    for found in manifest.objects:
+        if all(key not in holders for key in found.keys):
+            holders.update((key, (file, found.line)) for key in found.keys)
+            yield found
+
+
+def wanted_of(settled: Settled, roster: Roster) -> Wanted:
+    """Return what the files want, with what stays of those that were never right."""
+    pools = {f.name: f.value for f in settled.objects if isinstance(f.value, PoolApplied)}
+    routes = {f.name: f.value for f in settled.objects if isinstance(f.value, RouteObserved)}
+    objectives = {(o.pool, o.name): o for f in settled.objects if isinstance(o := f.value, ObjectiveApplied)}
+    if settled.unread:
+        pools |= {n: p for n, p in roster.pools.items() if p.source in settled.unread and n not in pools}
+        routes |= {n: r for n, r in roster.routes.items() if r.source in settled.unread and n not in routes}
+    return Wanted(
+        pools, tuple(_members(pools.values(), settled.objects)), objectives, routes, keep=bool(settled.unread)
+    )
+
+
+def _members(pools: Iterable[PoolApplied], objects: Iterable[FoundObject]) -> Iterable[Member]:
+    by_namespace: dict[str, list[Pod]] = {}
+    for found in objects:
+        if isinstance(found.value, Pod):
+            by_namespace.setdefault(found.value.namespace, []).append(found.value)
+    for pool in pools:
+        yield from members_of(pool, by_namespace.get(pool.pool.partition("/")[0], ()))

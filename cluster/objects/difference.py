@@ -1,0 +1,125 @@
+"""The difference between what a source wants and what the log says, as events.
+
+A roster is what the log will say when all that was made of it has committed, so that nothing is said twice
+while a commit is under way.  It assigns the numbers of endpoints, each once.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pointsman.cluster.objects.wanted import Member, Wanted
+from pointsman.core.events import (
+    EndpointChanged,
+    EndpointJoined,
+    EndpointLeft,
+    Event,
+    ObjectiveApplied,
+    ObjectiveDeleted,
+    PoolApplied,
+    PoolDeleted,
+    RouteDeleted,
+    RouteObserved,
+)
+from pointsman.core.state.projection import ClusterState
+
+Identity = tuple[str, str, int]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Events in the order to record them, and which endpoints to avoid before they are recorded."""
+
+    events: tuple[Event, ...]
+    removals: tuple[int, ...] = ()
+    """Endpoints that left or are not ready any more."""
+
+
+class Roster:
+    """What the log says of membership, with what is on its way to it."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self.pools: dict[str, PoolApplied] = dict(state.pools)
+        self.objectives = {
+            (pool, name): ObjectiveApplied(pool, name, priority) for (pool, name), priority in state.objectives.items()
+        }
+        self.routes: dict[str, RouteObserved] = dict(state.routes)
+        self.next_endpoint = state.next_endpoint
+        self.members: dict[int, Member] = {
+            number: Member(e.pool, e.uid, e.namespace, e.name, e.address, e.port, e.rank, e.labels, e.ready)
+            for number, e in state.endpoints.items()
+        }
+
+    def change_to(self, wanted: Wanted) -> Changes:
+        """Take on what is `wanted` and return what that changes: nothing where it is the same."""
+        by_identity = {member.identity: member for member in wanted.members}
+        left, moved, removals = self._leave(by_identity, wanted)
+        events: list[Event] = [*left]
+        events += self._pools(wanted)
+        events += moved
+        events += self._join(by_identity)
+        events += self._objectives(wanted)
+        events += self._routes(wanted)
+        return Changes(tuple(events), tuple(removals))
+
+    def _leave(self, by_identity: dict[Identity, Member], wanted: Wanted) -> tuple[list[Event], list[Event], list[int]]:
+        """Who leaves, who changes, and which of these must not get traffic any more."""
+        left: list[Event] = []
+        changed: list[Event] = []
+        removals: list[int] = []
+        for number, member in sorted(self.members.items()):
+            other = by_identity.get(member.identity)
+            if other is None and wanted.keep and member.pool in wanted.pools:
+                continue
+            if other is None or _place(other) != _place(member):
+                left.append(EndpointLeft(number, "gone" if other is None else "moved"))
+                removals.append(number)
+                del self.members[number]
+            elif other != member:
+                changed.append(EndpointChanged(number, other.ready, other.labels))
+                if member.ready and not other.ready:
+                    removals.append(number)
+                self.members[number] = other
+        return left, changed, removals
+
+    def _pools(self, wanted: Wanted) -> Iterable[Event]:
+        for pool in sorted(self.pools.keys() - wanted.pools.keys()):
+            del self.pools[pool]
+            yield PoolDeleted(pool)
+        for pool, applied in sorted(wanted.pools.items()):
+            if self.pools.get(pool) != applied:
+                self.pools[pool] = applied
+                yield applied
+
+    def _join(self, by_identity: dict[Identity, Member]) -> Iterable[Event]:
+        here = {member.identity for member in self.members.values()}
+        for identity, m in sorted(by_identity.items()):
+            if identity not in here:
+                number, self.next_endpoint = self.next_endpoint, self.next_endpoint + 1
+                self.members[number] = m
+                yield EndpointJoined(
+                    number, m.pool, m.uid, m.namespace, m.name, m.address, m.port, m.rank, m.labels, m.ready
+                )
+
+    def _objectives(self, wanted: Wanted) -> Iterable[Event]:
+        if not wanted.keep:
+            for key in sorted(self.objectives.keys() - wanted.objectives.keys()):
+                del self.objectives[key]
+                yield ObjectiveDeleted(*key)
+        for key, objective in sorted(wanted.objectives.items()):
+            if self.objectives.get(key) != objective:
+                self.objectives[key] = objective
+                yield objective
+
+    def _routes(self, wanted: Wanted) -> Iterable[Event]:
+        for route in sorted(self.routes.keys() - wanted.routes.keys()):
+            del self.routes[route]
+            yield RouteDeleted(route)
+        for route, observed in sorted(wanted.routes.items()):
+            if self.routes.get(route) != observed:
+                self.routes[route] = observed
+                yield observed
+
+
+def _place(member: Member) -> tuple[object, ...]:
+    """What a member cannot change and stay the same endpoint."""
+    return member.namespace, member.name, member.address, member.rank

@@ -1,0 +1,187 @@
+"""A manifest file: its documents as the objects that matter here.
+
+InferencePool, Pod, HTTPRoute and InferenceObjective are read; all other kinds are left alone.
+"""
+
+import hashlib
+from typing import TypeAlias
+
+import msgspec
+
+from pointsman.cluster.objects import http_route, inference_pool
+from pointsman.cluster.objects.fields import Part, shown
+from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM, Pod, active_ports, address_of
+from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, load_documents
+from pointsman.core.events import ObjectiveApplied, PoolApplied, RouteObserved
+
+ManifestObject: TypeAlias = PoolApplied | Pod | RouteObserved | ObjectiveApplied
+
+KINDS = ("InferencePool", "Pod", "HTTPRoute", "InferenceObjective")
+OBJECTIVE_VERSIONS = ("inference.networking.x-k8s.io/v1alpha2", "llm-d.ai/v1alpha2")
+PRIORITY_MAX = 2**31 - 1
+WARNINGS_MAX = 100
+"""Of one file; more are counted."""
+
+_METADATA = [
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+    "deletionTimestamp",
+]
+
+
+class FoundObject(msgspec.Struct, frozen=True):
+    """An object and where it stands."""
+
+    kind: str
+    name: str
+    """`namespace/name`."""
+    line: int
+    value: ManifestObject
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:
+        """What nothing else may be called."""
+        own = ((self.kind, self.name),)
+        uid = self.value.uid if isinstance(self.value, Pod) else ""
+        return (*own, ("Pod with uid", uid)) if uid else own
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What one file says."""
+
+    source: str
+    objects: tuple[FoundObject, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def file_version(data: bytes) -> str:
+    """The `version` of a RouteObserved from a file with these bytes."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def read_manifest(source: str, data: bytes) -> Manifest:
+    """Return the objects of a file; `DocumentError` with the line where it is wrong."""
+    warnings: list[str] = []
+    version = file_version(data)
+    found: list[FoundObject] = []
+    for document in load_documents(data):
+        for root in _objects(document, warnings):
+            if (one := _read(root, source, version)) is not None:
+                found.append(one)
+    _check_unique(found)
+    if len(warnings) > WARNINGS_MAX:
+        warnings[WARNINGS_MAX:] = [f"and {len(warnings) - WARNINGS_MAX:,} more"]
+    return Manifest(source, tuple(found), tuple(warnings))
+
+
+def _check_unique(found: list[FoundObject]) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for one in found:
+        for key in one.keys:
+            if key in lines:
+                raise DocumentError(one.line, f"{key[0]} {key[1]} stands in line {lines[key]} already")
+            lines[key] = one.line
+
+
+def _objects(document: YamlDocument, warnings: list[str]) -> list[Part]:
+    """The object of a document, or those of a List, as `kubectl get -o yaml` writes it."""
+    root = Part.of(document, warnings)
+    kind = root.value.get("kind")
+    items = root.value.get("items")
+    if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
+        return root.parts("items", len(items))
+    return [root]
+
+
+def _read(root: Part, source: str, version: str) -> FoundObject | None:
+    """The object, None where it is of a kind that does not matter."""
+    kind = root.text("kind")
+    if kind not in KINDS:
+        meant = next((known for known in KINDS if known.lower() == kind.lower()), None)
+        if meant is not None:
+            raise root.error("kind", f"found {kind!r}, did you mean {meant!r}?")
+        root.text("apiVersion")
+        return None
+    if kind == "HTTPRoute" and not http_route.check_version(root):
+        return None
+    if kind == "Pod" and root.text("apiVersion") != "v1":
+        return None
+    metadata = root.needed_part("metadata")
+    namespace = metadata.text("namespace", "default", pattern=NAMESPACE, form=NAMESPACE_FORM)
+    name = f"{namespace}/{metadata.text('name', pattern=NAME, form=NAME_FORM)}"
+    if kind != "Pod" and metadata.value.get("deletionTimestamp") is not None:
+        return None
+    value: ManifestObject
+    match kind:
+        case "InferencePool":
+            value = inference_pool.read_pool(root, name, source)
+        case "HTTPRoute":
+            value = http_route.read_route(root, name, source, version)
+        case "InferenceObjective":
+            value = _objective(root, name)
+        case _:
+            value = _pod(root, metadata, name)
+    metadata.ignore(*_METADATA)
+    metadata.done()
+    root.ignore("apiVersion", "kind", "metadata", "spec", "status")
+    root.done()
+    return FoundObject(kind, name, root.line(), value)
+
+
+def _objective(root: Part, name: str) -> ObjectiveApplied:
+    version = root.text("apiVersion")
+    if version not in OBJECTIVE_VERSIONS:
+        root.warn("apiVersion", f"found {version!r}, wanted {' or '.join(OBJECTIVE_VERSIONS)}")
+    namespace, _, own = name.partition("/")
+    spec = root.needed_part("spec")
+    ref = spec.needed_part("poolRef")
+    pool = ref.text("name", pattern=NAME, form=NAME_FORM)
+    ref.ignore("group", "kind")
+    ref.done()
+    priority = spec.number("priority", -PRIORITY_MAX - 1, PRIORITY_MAX, 0)
+    spec.done()
+    return ObjectiveApplied(f"{namespace}/{pool}", own, priority)
+
+
+def _pod(root: Part, metadata: Part, name: str) -> Pod:
+    namespace, _, own = name.partition("/")
+    labels = metadata.labels("labels")
+    ports = active_ports(metadata.labels("annotations"))
+    deleted = metadata.value.get("deletionTimestamp") is not None
+    status = root.part("status")
+    address, ready = ("", False) if status is None else (_pod_address(status), _pod_ready(status))
+    uid = metadata.text("uid", "")
+    if status is None or not address:
+        root.warn("status", f"pod {name} has no status.podIP: it is no endpoint")
+    elif ready is None:
+        root.warn("status", f"pod {name} has no condition of type Ready: it gets no traffic")
+    return Pod(namespace, own, uid, address, bool(ready), labels, ports, deleted)
+
+
+def _pod_address(status: Part) -> str:
+    written = status.text("podIP", "")
+    if not written:
+        return ""
+    try:
+        return address_of(written)
+    except ValueError:
+        raise status.error("podIP", f"found {shown(written)}, wanted an IP address") from None
+
+
+def _pod_ready(status: Part) -> bool | None:
+    """Whether the condition Ready is true; None where there is none."""
+    for condition in status.parts("conditions", 1000):
+        if condition.value.get("type") == "Ready":
+            # YAML makes a truth of the text that a hand leaves without quotes.
+            return condition.value.get("status") in ("True", True)
+    return None

@@ -1,0 +1,306 @@
+"""YAML as values that know their lines.
+
+A text holds several documents; keys become text, as in JSON.  Numbers and truths are read as Kubernetes reads them:
+no dates, no base 60.  What YAML allows and an operator does not mean is an error: a key that stands twice,
+an anchor that contains itself, aliases that unfold to more than the file could hold.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+import yaml
+
+YamlPath: TypeAlias = tuple[str | int, ...]
+
+BYTES_MAX = 1024 * 1024
+"""Of one file: the limit of a Kubernetes object, and that of the Go EPP for an endpoints file."""
+
+VALUES_MAX = 100_000
+"""Of one file, aliases unfolded: a Pod as the API server shows it has 300."""
+
+DEPTH_MAX = 64
+"""Twice what a decision tree of filters in an EndpointPickerConfig has."""
+
+DOCUMENTS_MAX = 10_000
+"""Of one file."""
+
+
+class DocumentError(Exception):
+    """A text is not what it should be; `line` counts from 1, 0 is the whole file."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"line {line}: {message}" if line else message)
+        self.line, self.message = line, message
+
+
+class YamlDocument(msgspec.Struct, frozen=True):
+    """One document of a text."""
+
+    value: object
+    """Dicts with text keys, lists, text, numbers, booleans and None."""
+    lines: Mapping[YamlPath, int]
+    """The line of each place, by keys and indexes: of a key, or of an item."""
+    line: int
+    """Where it begins."""
+
+
+class _Node(msgspec.Struct, eq=False):
+    """A place in the text, before aliases are unfolded."""
+
+    line: int
+    tag: str = ""
+    """As written; empty where the text itself tells."""
+    text: str | None = None
+    """Of a scalar."""
+    plain: bool = False
+    """A scalar without quotes."""
+    children: "list[_Node]" = []
+    """Of a list its items, of a mapping keys and values in turn."""
+    mapping: bool = False
+    whole: bool = False
+    """Its end was seen."""
+
+
+def load_documents(text: str | bytes) -> list[YamlDocument]:
+    """Return the documents of `text`, empty ones left out; `DocumentError` with the line where it is wrong."""
+    unfolding = _Unfolding()
+    documents: list[YamlDocument] = []
+    for root in _roots(_checked(text)):
+        value, lines = unfolding.document(root)
+        if value is not None:
+            documents.append(YamlDocument(value, lines, root.line))
+            if len(documents) > DOCUMENTS_MAX:
+                raise DocumentError(root.line, f"found over {DOCUMENTS_MAX:,} documents")
+    return documents
+
+
+# What YAML calls printable: no control characters, no halves of characters.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _checked(text: str | bytes) -> str:
+    size = len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
+    if size > BYTES_MAX:
+        raise DocumentError(0, f"found {size:,} bytes, wanted {BYTES_MAX:,} at most")
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise DocumentError(line, f"byte {error.object[error.start]:#04x} is not UTF-8") from None
+    text = text.removeprefix("\ufeff")
+    if (found := _FORBIDDEN.search(text)) is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        raise DocumentError(line, f"character {found[0]!r} is not allowed in YAML")
+    return text
+
+
+# --- from text to nodes ---------------------------------------------------------------------------
+
+# libyaml's parser where PyYAML has it: twenty times as fast.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _roots(text: str) -> Iterator[_Node]:
+    """The root of each document.  Events, not PyYAML's nodes: its composer recurses as deep as the text says."""
+    stack: list[_Node] = []
+    anchors: dict[str, _Node] = {}
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            match event:
+                case yaml.DocumentStartEvent():
+                    anchors = {}
+                case yaml.ScalarEvent() | yaml.CollectionStartEvent() | yaml.AliasEvent():
+                    node = _node(event, anchors)
+                    if stack:
+                        stack[-1].children.append(node)
+                    if isinstance(event, yaml.CollectionStartEvent):
+                        stack.append(node)
+                        if len(stack) > DEPTH_MAX:
+                            raise DocumentError(node.line, f"nested deeper than {DEPTH_MAX} levels")
+                    elif not stack:
+                        yield node
+                case yaml.CollectionEndEvent():
+                    done = stack.pop()
+                    done.whole = True
+                    if not stack:
+                        yield done
+    except yaml.MarkedYAMLError as error:
+        raise _in_words(error, text) from None
+    except yaml.YAMLError as error:
+        raise DocumentError(0, f"not YAML: {error}") from None
+
+
+def _node(event: Any, anchors: dict[str, _Node]) -> _Node:
+    line = event.start_mark.line + 1
+    if isinstance(event, yaml.AliasEvent):
+        known = anchors.get(str(event.anchor))
+        if known is None:
+            raise DocumentError(line, f"alias *{event.anchor} names no anchor before it")
+        if not known.whole:
+            raise DocumentError(line, f"anchor &{event.anchor} contains itself")
+        return known
+    if isinstance(event, yaml.ScalarEvent):
+        node = _Node(line, event.tag or "", event.value, event.implicit[0], whole=True)
+    else:
+        node = _Node(line, event.tag or "", children=[], mapping=isinstance(event, yaml.MappingStartEvent))
+    if event.anchor is not None:
+        anchors[event.anchor] = node
+    return node
+
+
+def _in_words(error: yaml.MarkedYAMLError, text: str) -> DocumentError:
+    # The end of the text is where its last line ends.
+    line = min(error.problem_mark.line, text.rstrip("\n").count("\n")) + 1 if error.problem_mark else 0
+    problem = error.problem or "not YAML"
+    if "cannot start any token" in problem and error.problem_mark:
+        rows = text.splitlines()
+        row = rows[line - 1] if line <= len(rows) else ""
+        at = row[error.problem_mark.column : error.problem_mark.column + 1]
+        if at == "\t" or "\t" in row[: len(row) - len(row.lstrip())]:
+            return DocumentError(line, "found a tab, wanted blanks: YAML is not indented with tabs")
+        return DocumentError(line, f"a value that begins with {at!r} needs quotes")
+    if "mapping values are not allowed" in problem:
+        problem = "found a colon where no key can stand: a text with a colon needs quotes, or the indentation is wrong"
+    begun = f", {error.context}" if error.context else ""
+    if begun and error.context_mark and error.context_mark.line + 1 != line:
+        begun += f" that began in line {error.context_mark.line + 1}"
+    return DocumentError(line, f"not YAML: {problem}{begun}")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what Kubernetes would not read as text."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(plain_value(text), str) else "'"
+    return dumper.represent_scalar(f"{_TAG}str", text, style)
+
+
+_Dumper.add_representer(str, _text_node)
+
+
+def dump_document(value: object) -> str:
+    """Return YAML that reads as `value`, here and in Kubernetes; keys keep their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+# --- from nodes to values -------------------------------------------------------------------------
+
+_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
+_TRUTHS = {word: value for value, words in ((True, "true yes on"), (False, "false no off")) for word in words.split()}
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,399})")
+_OTHER_INTEGER = re.compile(r"[-+]?(?:0b[01]{1,400}|0o?[0-7]{1,400}|0x[0-9a-fA-F]{1,400})")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]{1,400}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,9})?")
+_ODD_FLOATS = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+_TAG = "tag:yaml.org,2002:"
+_TAGGED: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),)}
+
+
+def plain_value(text: str) -> object:
+    """Return what a text without quotes means."""
+    if text in _NULLS:
+        return None
+    if len(text) <= 5 and (text in (folded := text.lower(), folded.upper(), folded.capitalize())) and folded in _TRUTHS:
+        return _TRUTHS[folded]
+    if text[0] in "+-.0123456789":
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        if _OTHER_INTEGER.fullmatch(text):
+            sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-")
+            return sign * (int(digits, 8) if digits[1] in "01234567" else int(digits, 0))
+        if _FLOAT.fullmatch(text):
+            return float(text)
+        return _ODD_FLOATS.get(text.lower(), text)
+    return text
+
+
+class _Unfolding:
+    """Makes values of nodes; what all documents of a text may hold is bounded."""
+
+    def __init__(self) -> None:
+        self._left = VALUES_MAX
+
+    def document(self, root: _Node) -> tuple[object, dict[YamlPath, int]]:
+        """The value, and the line of each place in it."""
+        lines: dict[YamlPath, int] = {}
+        return self._value(root, (), lines), lines
+
+    def _value(self, node: _Node, path: YamlPath, lines: dict[YamlPath, int]) -> object:
+        self._left -= 1
+        if self._left < 0:
+            raise DocumentError(node.line, f"found over {VALUES_MAX:,} values, aliases unfolded")
+        if len(path) > DEPTH_MAX:
+            raise DocumentError(node.line, f"nested deeper than {DEPTH_MAX} levels, aliases unfolded")
+        lines.setdefault(path, node.line)
+        if node.text is not None:
+            return _scalar(node)
+        if node.tag not in ("", "!", f"{_TAG}{'map' if node.mapping else 'seq'}"):
+            raise DocumentError(node.line, f"tag {node.tag!r} is not known here, wanted none")
+        if not node.mapping:
+            items = []
+            for index, child in enumerate(node.children):
+                lines[*path, index] = child.line
+                items.append(self._value(child, (*path, index), lines))
+            return items
+        return self._mapping(node, path, lines)
+
+    def _mapping(self, node: _Node, path: YamlPath, lines: dict[YamlPath, int]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, (key_node, value_node) in self._pairs(node).items():
+            lines[*path, key] = key_node.line
+            found[key] = self._value(value_node, (*path, key), lines)
+        return found
+
+    def _pairs(self, node: _Node) -> dict[str, tuple[_Node, _Node]]:
+        """Key to key and value, merge keys unfolded: what stands in the mapping itself wins, then the first merged."""
+        own: dict[str, tuple[_Node, _Node]] = {}
+        merged: list[_Node] = []
+        for key_node, value_node in zip(node.children[::2], node.children[1::2], strict=True):
+            if key_node.text == "<<" and key_node.plain and not key_node.tag:
+                merged.extend([value_node] if value_node.mapping else value_node.children)
+                if value_node.text is not None or any(not m.mapping for m in merged):
+                    raise DocumentError(key_node.line, "found `<<` with something else, wanted a mapping to merge")
+                continue
+            key = _key(key_node)
+            if key in own:
+                raise DocumentError(key_node.line, f"key {key!r} stands in line {own[key][0].line} already")
+            own[key] = (key_node, value_node)
+        for source in merged:
+            self._left -= 1 + len(source.children)
+            if self._left < 0:
+                raise DocumentError(node.line, f"found over {VALUES_MAX:,} values, aliases unfolded")
+            for key, pair in self._pairs(source).items():
+                own.setdefault(key, pair)
+        return own
+
+
+def _key(node: _Node) -> str:
+    """A key as JSON has it."""
+    if node.text is None:
+        raise DocumentError(node.line, f"found a {'mapping' if node.mapping else 'list'} as key, wanted text")
+    value = _scalar(node)
+    if value is None:
+        raise DocumentError(node.line, "found an empty key, wanted text")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else str(value)
+
+
+def _scalar(node: _Node) -> object:
+    assert node.text is not None
+    if not node.tag:
+        return plain_value(node.text) if node.plain else node.text
+    kind = node.tag.removeprefix(_TAG)
+    if kind in ("!", "str"):
+        return node.text
+    value = plain_value(node.text)
+    allowed = _TAGGED.get(kind)
+    if allowed is None:
+        raise DocumentError(node.line, f"tag {node.tag!r} is not known here, wanted none")
+    if type(value) not in allowed:
+        raise DocumentError(node.line, f"found {node.text!r} with the tag !!{kind}")
+    return float(value) if kind == "float" and isinstance(value, int) else value

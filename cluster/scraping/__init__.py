@@ -1,0 +1,1 @@
+"""The load of every endpoint, as facts."""

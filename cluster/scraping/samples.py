@@ -1,0 +1,154 @@
+"""Results of scrapes between two commits, gathered into as few events as they need.
+
+Ages are the scraper's own: seconds from an endpoint's last success to the attempt that failed.
+"""
+
+import msgspec
+import numpy as np
+
+from pointsman.core.events import NEVER_SAMPLED, Event, LabelsChanged, LoadSampled, ScrapeFailed
+from pointsman.core.parsers.server_metrics import Reading
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import pack, pack_floats
+
+AGE_MAX = NEVER_SAMPLED - 1
+"""Milliseconds, 49 days: an age above it is told as this."""
+
+
+class _Known(msgspec.Struct):
+    """What is known of one endpoint."""
+
+    labels: LabelsChanged
+    waiting: int = 0
+    running: int = 0
+    kv_cache: float = 0.0
+    succeeded: float | None = None
+    """Monotonic time of the last success."""
+    cause: str = ""
+    """Of the last failure; empty after a success."""
+    answered: float | None = None
+    """Wall time of a success that no event tells yet."""
+    failed: float | None = None
+    """Monotonic time of a failure that no event tells yet."""
+    news: bool = False
+    """The cause is another one than the events tell."""
+
+
+class Samples:
+    """The results that no event tells yet, and what each endpoint said last."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Known] = {}
+        self._touched: set[int] = set()
+        self._labels: dict[int, LabelsChanged] = {}
+
+    @property
+    def pending(self) -> bool:
+        """`drain` has something to tell."""
+        return bool(self._touched or self._labels)
+
+    def follow(self, endpoint: int, state: ClusterState) -> None:
+        """Begin with what the log says of the endpoint's labels, so that a restart tells nothing twice."""
+        slot = state.endpoints[endpoint].slot
+        held = state.adapters[slot]
+        labels = LabelsChanged(
+            endpoint,
+            tuple(sorted(held.running)),
+            tuple(sorted(held.waiting)),
+            held.max,
+            int(state.cache_block_tokens[slot]),
+            int(state.cache_blocks[slot]),
+        )
+        self._known[endpoint] = _Known(
+            labels, int(state.waiting[slot]), int(state.running[slot]), float(state.kv_cache[slot])
+        )
+
+    def forget(self, endpoint: int) -> None:
+        """The endpoint left: nothing more is told of it."""
+        self._known.pop(endpoint, None)
+        self._touched.discard(endpoint)
+        self._labels.pop(endpoint, None)
+
+    def succeeded(self, endpoint: int, reading: Reading, now: float, wall: float) -> None:
+        """A page was read at monotonic time `now`; what it does not say stays as it was."""
+        known = self._known[endpoint]
+        known.waiting = known.waiting if reading.waiting is None else reading.waiting
+        known.running = known.running if reading.running is None else reading.running
+        known.kv_cache = known.kv_cache if reading.kv_cache is None else reading.kv_cache
+        known.succeeded, known.answered, known.failed, known.cause = now, wall, None, ""
+        self._touched.add(endpoint)
+        labels = _labels(endpoint, reading, known.labels)
+        if labels != known.labels:
+            known.labels = self._labels[endpoint] = labels
+
+    def failed(self, endpoint: int, cause: str, now: float) -> None:
+        """An attempt ended at monotonic time `now` without a page."""
+        known = self._known[endpoint]
+        known.news |= cause != known.cause
+        known.failed, known.cause = now, cause
+        self._touched.add(endpoint)
+
+    def age(self, endpoint: int, now: float) -> float | None:
+        """Seconds since the endpoint's last success; None without one."""
+        succeeded = self._known[endpoint].succeeded
+        return None if succeeded is None else now - succeeded
+
+    def drain(self) -> list[Event]:
+        """Return the events that tell everything since the last call."""
+        told = sorted(self._touched)
+        events: list[Event] = []
+        # An endpoint that answered and then failed before this call is told of twice, in that order.
+        if answered := [(n, k) for n in told if (k := self._known[n]).answered is not None]:
+            events.append(_load_sampled(answered))
+        if failed := [(n, k) for n in told if (k := self._known[n]).failed is not None]:
+            events.append(_scrape_failed(failed))
+        events.extend(self._labels[n] for n in sorted(self._labels))
+        for number in told:
+            known = self._known[number]
+            known.answered = known.failed = None
+            known.news = False
+        self._touched.clear()
+        self._labels.clear()
+        return events
+
+
+def _load_sampled(answered: list[tuple[int, _Known]]) -> LoadSampled:
+    times = [k.answered or 0.0 for _, k in answered]
+    latest = max(times)
+    return LoadSampled(
+        endpoints=pack(np.array([n for n, _ in answered], dtype=np.int64)),
+        sampled_at=latest,
+        # A step of the clock in between must not make the column wide.
+        earlier=pack(np.array([min(int((latest - t) * 1000), 60_000) for t in times], dtype=np.int64)),
+        waiting=pack(np.array([k.waiting for _, k in answered], dtype=np.int64)),
+        running=pack(np.array([k.running for _, k in answered], dtype=np.int64)),
+        kv_cache=pack_floats(np.array([k.kv_cache for _, k in answered], dtype=np.float64)),
+    )
+
+
+def _scrape_failed(failed: list[tuple[int, _Known]]) -> ScrapeFailed:
+    ages = [
+        NEVER_SAMPLED
+        if k.succeeded is None or k.failed is None
+        else min(max(int((k.failed - k.succeeded) * 1000), 1), AGE_MAX)
+        for _, k in failed
+    ]
+    return ScrapeFailed(
+        endpoints=pack(np.array([n for n, _ in failed], dtype=np.int64)),
+        ages=pack(np.array(ages, dtype=np.int64)),
+        causes=tuple((n, k.cause) for n, k in failed if k.news),
+    )
+
+
+def _labels(endpoint: int, reading: Reading, before: LabelsChanged) -> LabelsChanged:
+    """What the page says beside numbers; a family that is absent leaves what was known."""
+    lora = reading.lora
+    return LabelsChanged(
+        endpoint,
+        # Servers list adapters in the order of a set, which differs from page to page.
+        before.lora_running if lora is None else tuple(sorted(set(lora.running))),
+        before.lora_waiting if lora is None else tuple(sorted(set(lora.waiting))),
+        before.lora_max if lora is None else lora.max,
+        before.cache_block_tokens if reading.block_tokens is None else reading.block_tokens,
+        before.cache_blocks if reading.blocks is None else reading.blocks,
+    )

@@ -1,0 +1,1 @@
+"""EndpointPickerConfig: read, validated, and with every default put in."""

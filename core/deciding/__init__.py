@@ -1,0 +1,1 @@
+"""One routing decision: made, explained, and made again."""

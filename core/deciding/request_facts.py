@@ -1,0 +1,153 @@
+"""From headers, a parsed body and the configuration to what a decision may depend on.
+
+Header names come in lower case; values may hold anything a client can send and never raise.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import msgspec
+import numpy as np
+
+from pointsman.core.config.effective import PrefixParameters
+from pointsman.core.events import RequestFacts
+from pointsman.core.parsers.body import BadRequest, ParsedRequest
+from pointsman.core.prefix.prompt_blocks import prefix_hashes
+from pointsman.core.state.membership import Endpoint
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import pack
+
+REQUEST_ID: Final = "x-request-id"
+OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+"""Pairs of names for one thing: the first wins where it is present, even when empty."""
+_STEERING: Final = frozenset((*OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
+DEFAULT_FLOW: Final = "default-flow"
+"""The fairness id of requests that name none."""
+BLOCK_BYTES_MIN: Final = 64
+"""Of a block tuned to the server's: 16 tokens, the smallest that vLLM uses."""
+BYTES_A_TOKEN: Final = 4
+
+
+class HttpRequest(msgspec.Struct, frozen=True):
+    """A request as the data plane hands it over."""
+
+    request_id: str
+    path: str
+    headers: Mapping[str, str | bytes]
+    body_bytes: int
+    subset: tuple[object, ...] | str | None = None
+    """The subset hint as it came: items of a list, or text; None without one."""
+
+
+class RoutingRules(msgspec.Struct, frozen=True):
+    """What of a pool's configuration shapes the facts."""
+
+    prefix: PrefixParameters | None = None
+    """None where nothing reads prefixes."""
+    headers: frozenset[str] = frozenset()
+    """Names of the request headers that plugins read."""
+
+
+def request_facts(
+    request: HttpRequest, parsed: ParsedRequest, pool: str, cluster: ClusterState, rules: RoutingRules
+) -> RequestFacts:
+    """What `schedule` receives; `BadRequest` where the body must name a model and nothing does."""
+    headers = request.headers
+    objective = target = fairness_id = ""
+    if not _STEERING.isdisjoint(headers):
+        objective = _first(headers, OBJECTIVE) or ""
+        target = _first(headers, MODEL_REWRITE) or ""
+        fairness_id = _first(headers, FAIRNESS_ID) or ""
+    if parsed.rewritable and not parsed.model and not target:
+        raise BadRequest("model not found in request body")
+    name = target or parsed.model
+    prefix, block = b"", 0
+    if rules.prefix is not None and parsed.prompt:
+        block = block_bytes(rules.prefix, pool, cluster)
+        prefix = prefix_hashes(name, parsed.prompt, block, limit=rules.prefix.blocks_max, salt=parsed.salt)
+    return RequestFacts(
+        request_id=request.request_id,
+        pool=pool,
+        model=parsed.model,
+        target_model=target if target != parsed.model else "",
+        path=request.path,
+        objective=objective,
+        priority=cluster.priority(pool, objective),
+        fairness_id=fairness_id or DEFAULT_FLOW,
+        body_bytes=request.body_bytes,
+        prompt_bytes=len(parsed.prompt),
+        streamed=parsed.streamed,
+        prefix=prefix,
+        prefix_block_bytes=block if prefix else 0,
+        subset=None if request.subset is None else subset_slots(request.subset, pool, cluster),
+        headers=_read(headers, rules.headers) if rules.headers else {},
+    )
+
+
+def _read(headers: Mapping[str, str | bytes], names: frozenset[str]) -> dict[str, str]:
+    return {name: text(headers[name]) for name in sorted(names) if name in headers}
+
+
+def text(value: str | bytes) -> str:
+    """A header's value for people and events: what is not UTF-8 is written as `\\xNN`, what is no character too."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+def _first(headers: Mapping[str, str | bytes], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        value = headers.get(name)
+        if value is not None:
+            return text(value)
+    return None
+
+
+def block_bytes(prefix: PrefixParameters, pool: str, cluster: ClusterState) -> int:
+    """Bytes of a prompt block: the configured ones, or those of the first candidate's cache blocks."""
+    if prefix.auto_tune:
+        candidates = cluster.ready(pool)
+        if len(candidates) and (tokens := int(cluster.cache_block_tokens[candidates[0]])) > 0:
+            return max(tokens * BYTES_A_TOKEN, BLOCK_BYTES_MIN)
+    return prefix.block_bytes
+
+
+def subset_slots(hint: Iterable[object] | str, pool: str, cluster: ClusterState) -> bytes:
+    """The packed slots of the pool's endpoints that a hint names; what is no text names nobody.
+
+    `ip:port` is that endpoint, a bare ip all ports of it; IPv6 with or without brackets.
+    """
+    items = hint.split(",") if isinstance(hint, str) else hint
+    named = _named(pool, cluster)
+    slots: set[int] = set()
+    for item in items:
+        if isinstance(item, str):
+            slots.update(named.get(item.strip().lower(), ()))
+    return pack(np.array(sorted(slots), dtype=np.int64))
+
+
+_Names = dict[str, list[int]]
+_names: WeakKeyDictionary[ClusterState, dict[str, tuple[int, _Names]]] = WeakKeyDictionary()
+
+
+def _named(pool: str, cluster: ClusterState) -> _Names:
+    """The slots by everything that a hint can call an endpoint."""
+    pools = _names.setdefault(cluster, {})
+    known = pools.get(pool)
+    if known is None or known[0] != cluster.membership_version:
+        names: _Names = {}
+        for member in cluster.members(pool):
+            for name in _names_of(member):
+                names.setdefault(name.lower(), []).append(member.slot)
+        known = pools[pool] = (cluster.membership_version, names)
+    return known[1]
+
+
+def _names_of(member: Endpoint) -> tuple[str, ...]:
+    address, port = member.address, member.port
+    if ":" not in address:
+        return address, f"{address}:{port}"
+    return address, f"[{address}]", f"[{address}]:{port}", f"{address}:{port}"

@@ -1,0 +1,147 @@
+"""Scores: clamped to 0 to 1, weighted, summed in the order of the configuration.
+
+What standing scorers say holds for every request until the cluster state changes, so it is kept:
+samples come a hundred times a second, requests thousands of times.  Kept or not, the sums are the same.
+So they are whether few candidates are summed as plain numbers or many as arrays.
+"""
+
+import weakref
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+from xxhash import xxh3_64
+
+from pointsman.core.events import RequestFacts
+from pointsman.core.plugin import FEW, Scorer, Scores
+from pointsman.core.state.membership import Slots
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import Ints
+from pointsman.core.view import Cycle, View, rows_of
+
+NEUTRAL = 0.5
+"""A load scorer's score for each candidate while the feed is lost."""
+
+Scorers = Sequence[tuple[str, Scorer, float]]
+"""(plugin, what scores, weight), in the order of the configuration."""
+
+ScoreRow: TypeAlias = Scores | list[float]
+"""A number per candidate."""
+
+_ZERO, _ONE = np.zeros(()), np.ones(())
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the standing scorers say of the candidates; rows are plain lists where there are few."""
+
+    numbers: Ints
+    """Of the endpoints that are scored."""
+    rows: tuple[Scores | None, ...]
+    """A row for each scorer; None for those that look at the request."""
+    weighted: tuple[Scores | None, ...]
+    leading: int
+    """How many scorers stand before the first that looks at the request."""
+    sums: Scores
+    """Of the leading ones."""
+    plain: tuple[tuple[list[float], ...], list[float]]
+    """`weighted` and `sums` as plain numbers, where there are few."""
+    digest: bytes
+    """Over the numbers, the columns they read and what they said."""
+
+
+class KeptScores:
+    """The latest standing scores of each pool, good for one cluster state."""
+
+    def __init__(self) -> None:
+        self._by_pool: dict[str, tuple[weakref.ref[ClusterState], int, Slots, Standing]] = {}
+
+    def find(self, cluster: ClusterState, pool: str, slots: Slots) -> Standing | None:
+        """Those of `slots`, which are the pool's ready ones; None where something changed since."""
+        kept = self._by_pool.get(pool)
+        # `ready` makes another array when membership changes
+        if kept is None or kept[1] != cluster.load_version or kept[2] is not slots or kept[0]() is not cluster:
+            return None
+        return kept[3]
+
+    def keep(self, cluster: ClusterState, pool: str, slots: Slots, standing: Standing) -> None:
+        """Keep them until the cluster state changes."""
+        if len(self._by_pool) >= 256:  # pools come and go
+            self._by_pool.clear()
+        self._by_pool[pool] = (weakref.ref(cluster), cluster.load_version, slots, standing)
+
+
+def standing_scores(cycle: Cycle, scorers: Scorers, slots: Slots, positions: Slots | None) -> Standing:
+    """Ask the standing scorers about `slots`."""
+    degraded = cycle.traffic.degraded
+    own = Cycle(cycle.cluster, cycle.traffic, cycle.request, cycle.draws, cycle.candidates)
+    view = View(own, slots, positions)
+    rows: list[Scores | None] = []
+    for _, scorer, _ in scorers:
+        rows.append(_row(scorer, cycle.request, view, degraded) if scorer.standing else None)
+    assert not own.reads, "standing scorers read nothing of the traffic state"
+    assert not own.drawn, "standing scorers draw nothing"
+    numbers = cycle.cluster.number[rows_of(slots)]
+    digest = xxh3_64(numbers.tobytes())
+    for column in own.seen:
+        digest.update(column.data)
+    weighted: list[Scores | None] = []
+    for (_, _, weight), row in zip(scorers, rows, strict=True):
+        weighted.append(None if row is None else row * weight)
+        if row is not None:
+            digest.update(row.data)
+    leading = next((i for i, row in enumerate(rows) if row is None), len(rows))
+    sums = np.zeros(len(slots))
+    for part in weighted[:leading]:
+        sums += part  # type: ignore[arg-type]  # leading ones are rows
+    plain: tuple[tuple[list[float], ...], list[float]] = (), []
+    if len(slots) <= FEW:
+        plain = tuple([[] if row is None else row.tolist() for row in weighted]), sums.tolist()
+    return Standing(numbers.copy(), tuple(rows), tuple(weighted), leading, sums, plain, digest.digest())
+
+
+def score(view: View, request: RequestFacts, scorers: Scorers, standing: Standing) -> tuple[list[ScoreRow], Scores]:
+    """Ask the other scorers, and sum up: the rows of all scorers, and the sums."""
+    degraded = view.degraded
+    rows: list[ScoreRow] = list(standing.rows)  # type: ignore[arg-type]  # what is None becomes a row
+    if view.size <= FEW:
+        weighted, listed = standing.plain
+        for i in range(standing.leading, len(scorers)):
+            if more := weighted[i]:
+                listed = [a + b for a, b in zip(listed, more, strict=True)]
+                continue
+            _, scorer, weight = scorers[i]
+            few = rows[i] = _few(scorer, request, view, degraded)
+            listed = [a + b * weight for a, b in zip(listed, few, strict=True)]
+        return rows, np.array(listed)
+    sums = standing.sums
+    for i in range(standing.leading, len(scorers)):
+        part = standing.weighted[i]
+        if part is None:
+            _, scorer, weight = scorers[i]
+            row = rows[i] = _row(scorer, request, view, degraded)
+            part = row * weight
+        sums = sums + part
+    return rows, sums
+
+
+def _row(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> Scores:
+    if degraded and scorer.load:
+        return np.full(view.size, NEUTRAL)
+    row = scorer.score(request, view)
+    if scorer.bounded:
+        return row
+    row = np.fmax(row, _ZERO)  # fmax and fmin make 0 of what is no number
+    np.fmin(row, _ONE, row)
+    np.add(row, _ZERO, row)  # one zero: the sign that fmax leaves is the machine's choice
+    return row
+
+
+def _few(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> list[float]:
+    """The same as plain numbers."""
+    if degraded and scorer.load:
+        return [NEUTRAL] * view.size
+    listed: list[float] = scorer.score(request, view).tolist()
+    if scorer.bounded:
+        return listed
+    return [value + 0.0 if 0.0 <= value <= 1.0 else 1.0 if value > 1.0 else 0.0 for value in listed]

@@ -1,0 +1,1 @@
+"""Which server was given which prompt: block hashes and the index over them."""

@@ -1,0 +1,74 @@
+"""A server of the prefix index: its bit in the holder sets, and its blocks from the least to the most recently used."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pointsman.core.prefix.hash_table import Rows
+
+QUEUE: Final = 64
+"""Rows that a queue has room for at least."""
+
+Queue = npt.NDArray[np.uint32]
+
+
+class Lane:
+    """One server: its bit, and the rows it used in order, oldest first, with rows used again left in place.
+
+    `queue[head:sorted_to]` holds no row twice; of those, the ones in `moved` were used again since.
+    """
+
+    __slots__ = ("bit", "capacity", "end", "head", "live", "moved", "number", "queue", "slot", "sorted_to")
+
+    def __init__(self, number: int, slot: int, capacity: int) -> None:
+        self.number = number
+        self.bit = 1 << number
+        self.slot = slot
+        self.capacity = capacity
+        self.live = 0
+        self.queue: Queue = np.empty(QUEUE, dtype=np.uint32)
+        self.head = 0
+        self.sorted_to = 0
+        self.end = 0
+        self.moved: set[int] = set()
+
+    def append(self, rows: Rows) -> None:
+        end = self.end + len(rows)
+        if end > len(self.queue):
+            queue: Queue = np.empty(max(end, len(self.queue) * 3 // 2), dtype=np.uint32)
+            queue[: self.end] = self.queue[: self.end]
+            self.queue = queue
+        self.queue[self.end : end] = rows
+        self.end = end
+
+    def prepend(self, rows: Rows) -> None:
+        """Put rows that it does not hold, none of them twice, before all others."""
+        if len(rows) > self.head:
+            held = self.queue[self.head : self.end]
+            self.unsort()
+            at = len(held) + len(rows)  # as many may come again
+            self.queue = np.empty(at + len(held) + QUEUE, dtype=np.uint32)
+            self.queue[at : at + len(held)] = held
+            self.head, self.sorted_to, self.end = at, at, at + len(held)
+        head = self.head - len(rows)
+        self.queue[head : self.head] = rows
+        self.head = head
+
+    def sort(self, scratch: Queue) -> None:
+        """Leave each row once, at its latest use."""
+        rows = self.queue[self.head : self.end]
+        count = np.arange(len(rows), dtype=np.uint32)
+        scratch[rows] = count  # of equal indexes the last assignment stays
+        rows = rows[scratch[rows] == count]
+        assert len(rows) == self.live, f"lane {self.number} holds {len(rows)} blocks, wanted {self.live}"
+        self.queue = np.empty(max(QUEUE, len(rows) * 5 // 4), dtype=np.uint32)
+        self.queue[: len(rows)] = rows
+        self.head, self.sorted_to, self.end = 0, len(rows), len(rows)
+        self.moved = set()
+
+    def unsort(self) -> None:
+        """No longer keep track of what moved; `sort` starts anew."""
+        self.sorted_to = self.head
+        if self.moved:
+            self.moved = set()

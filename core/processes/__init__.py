@@ -1,0 +1,1 @@
+"""What the processes of one deployment tell each other beside the feed."""

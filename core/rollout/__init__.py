@@ -1,0 +1,1 @@
+"""Moving weight between the pools of a route."""

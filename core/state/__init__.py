@@ -1,0 +1,1 @@
+"""What is known when a decision is made: the cluster state and the traffic state."""

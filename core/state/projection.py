@@ -1,0 +1,398 @@
+"""The cluster state: what the committed entries of the log add up to.
+
+Rules.  `ClusterState.apply` is the only door through which it changes, and entries come in order, once.
+Every process folds the same entries and so has the same state at the same position, slot for slot.
+Traffic moves only the position and the highest `n` of its epoch.
+A slot is a row of the columns: the lowest free one is assigned in log order, and freeing it clears the row.
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+from typing import TypeAlias, assert_never
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pointsman.core import events
+from pointsman.core.state.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark, skim
+from pointsman.core.state.membership import Adapters, Endpoint, Epoch, Slots
+from pointsman.core.values.packing import unpack, unpack_floats
+
+_Rare: TypeAlias = (
+    events.ObjectiveApplied
+    | events.ObjectiveDeleted
+    | events.RouteObserved
+    | events.RouteDeleted
+    | events.SourceAccepted
+    | events.SourceRejected
+    | events.ConfigAccepted
+    | events.ConfigRejected
+    | events.PickerStarted
+    | events.PickerEnded
+    | events.FeedLost
+    | events.FeedRestored
+    | events.OpenRequestsListed
+    | events.EntriesLost
+    | events.EntriesAdopted
+    | events.LogCreated
+    | events.WeightsIntended
+    | events.WeightsWritten
+    | events.WeightsRefused
+    | events.ControlStarted
+    | events.ControlStopped
+    | events.ClockStepped
+    | events.ProcessStarted
+    | events.ProcessEnded
+)
+"""Events that neither traffic nor load nor membership bring."""
+
+
+class ClusterState:
+    """The projection; columns are indexed by slot.
+
+    number: int64, the endpoint's, 0 where the slot is free.
+    waiting, running: int64 counts.  kv_cache: float64, 0 to 1.
+    age: seconds from last success to last attempt of the scrape, 0 when fresh, infinite when never sampled.
+    sampled_at: seconds since 1970 of the last success, for people.
+    cache_block_tokens, cache_blocks: int64, 0 where unknown.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.log_id = ""
+        self.next_endpoint = 1
+        self.pools: dict[str, events.PoolApplied] = {}
+        self.configs: dict[str, events.ConfigAccepted] = {}
+        self.objectives: dict[tuple[str, str], int] = {}
+        self.routes: dict[str, events.RouteObserved] = {}
+        self.rejected_sources: dict[str, events.SourceRejected] = {}
+        self.pending_changes: dict[str, events.WeightsIntended] = {}
+        """Weight changes that are recorded as wanted and not yet as written or refused."""
+        self.epochs: dict[tuple[str, int], Epoch] = {}
+        self.interval = 0.0
+        self.threshold = 0.0
+        self.endpoints: dict[int, Endpoint] = {}
+        self.by_slot: list[Endpoint | None] = []
+        self.generation: list[int] = []
+        self.adapters: list[Adapters] = []
+        self.membership_version = 0
+        """Rises whenever candidates may differ: caches by pool are good for one value of it."""
+        self.adapters_version = 0
+        self.load_version = 0
+        """Rises with every entry about load, so that what is computed from it may be kept until then."""
+        self.free: list[int] = []
+        self._ready: dict[str, Slots] = {}
+        self._sampled_slots: dict[bytes, tuple[Slots | slice, npt.NDArray[np.bool_] | None]] = {}
+        self._affinity: dict[str, tuple[int, npt.NDArray[np.int8]]] = {}
+        self._held: dict[str, tuple[int, npt.NDArray[np.bool_]]] = {}
+        self.widen(16)
+
+    def widen(self, capacity: int) -> None:
+        """Make room for `capacity` slots; new rows are clear."""
+
+        def column(name: str, dtype: type, clear: float) -> None:
+            wide: npt.NDArray[np.float64] = np.full(capacity, clear, dtype=dtype)
+            old = getattr(self, name, None)
+            if old is not None:
+                wide[: len(old)] = old
+            setattr(self, name, wide)
+
+        column("number", np.int64, 0)
+        column("waiting", np.int64, 0)
+        column("running", np.int64, 0)
+        column("kv_cache", np.float64, 0.0)
+        column("age", np.float64, math.inf)
+        column("sampled_at", np.float64, 0.0)
+        column("cache_block_tokens", np.int64, 0)
+        column("cache_blocks", np.int64, 0)
+
+    number: npt.NDArray[np.int64]
+    waiting: npt.NDArray[np.int64]
+    running: npt.NDArray[np.int64]
+    kv_cache: npt.NDArray[np.float64]
+    age: npt.NDArray[np.float64]
+    sampled_at: npt.NDArray[np.float64]
+    cache_block_tokens: npt.NDArray[np.int64]
+    cache_blocks: npt.NDArray[np.int64]
+
+    # --- questions ------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> int:
+        """How many slots were ever in use: columns hold something up to here."""
+        return len(self.by_slot)
+
+    def ready(self, pool: str) -> Slots:
+        """The slots of the pool's ready endpoints, ascending: the candidates of a decision."""
+        found = self._ready.get(pool)
+        if found is None:
+            found = np.array(
+                [e.slot for e in self.by_slot if e is not None and e.ready and e.pool == pool], dtype=np.int64
+            )
+            found.flags.writeable = False
+            self._ready[pool] = found
+        return found
+
+    def members(self, pool: str) -> list[Endpoint]:
+        """The pool's endpoints in slot order, ready or not."""
+        return [e for e in self.by_slot if e is not None and e.pool == pool]
+
+    def config(self, pool: str) -> events.ConfigAccepted | None:
+        """The configuration in force for the pool; None where even the default is missing."""
+        return self.configs.get(pool) or self.configs.get("*")
+
+    def priority(self, pool: str, objective: str) -> int:
+        """The priority of the named InferenceObjective in the pool, 0 without one."""
+        return self.objectives.get((pool, objective), 0) if objective else 0
+
+    def lora_affinity(self, model: str) -> npt.NDArray[np.int8]:
+        """By slot: 3 the adapter runs, 2 there is room for it, 1 it waits, 0 none of these.
+
+        The order of the tests is lora-affinity-scorer's: a waiting adapter on a server with room is 2.
+        """
+        known = self._affinity.get(model)
+        if known is None or known[0] != self.adapters_version:
+            codes = [
+                3
+                if model in a.running
+                else 2
+                if len(a.running) + len(a.waiting) < a.max
+                else 1
+                if model in a.waiting
+                else 0
+                for a in self.adapters
+            ]
+            if len(self._affinity) >= 1024:  # model names come from clients
+                self._affinity.clear()
+            known = (self.adapters_version, np.array(codes, dtype=np.int8))
+            self._affinity[model] = known
+        return known[1]
+
+    def lora_held(self, model: str) -> npt.NDArray[np.bool_]:
+        """By slot: the adapter runs or waits."""
+        known = self._held.get(model)
+        if known is None or known[0] != self.adapters_version:
+            held = np.array([model in a.running or model in a.waiting for a in self.adapters], dtype=np.bool_)
+            if len(self._held) >= 1024:  # model names come from clients
+                self._held.clear()
+            known = self._held[model] = (self.adapters_version, held)
+        return known[1]
+
+    # --- the fold -------------------------------------------------------------------------------
+
+    def apply(self, entry: events.Entry) -> None:
+        """Fold `entry`, which must be the next one."""
+        assert entry.position == self.position + 1, (
+            f"entry {entry.position} after {self.position}: entries apply in order, once"
+        )
+        self.apply_event(entry.position, skim(entry.kind, entry.body))
+
+    def apply_event(self, position: int, event: events.Event | Mark) -> None:
+        """Fold an entry whose body is already decoded."""
+        self.position = position
+        match event:
+            case RoutedMark(origin) | RefusedMark(origin) | StartedMark(origin) | FinishedMark(origin):
+                self._advance(origin)
+            case (
+                events.RequestRouted(origin)
+                | events.RequestRefused(origin)
+                | events.ResponseStarted(origin)
+                | events.RequestFinished(origin)
+            ):
+                self._advance(origin)
+            case events.LoadSampled():
+                self._sampled(event)
+            case events.ScrapeFailed():
+                self._failed(event)
+            case events.LabelsChanged():
+                self._labelled(event)
+            case events.ScrapePaced(interval, threshold):
+                self.load_version += 1
+                self.interval, self.threshold = interval, threshold
+            case events.EndpointJoined():
+                self._joined(event)
+            case events.EndpointChanged(number, ready, labels):
+                if (member := self.endpoints.get(number)) is not None:
+                    self._place(msgspec.structs.replace(member, ready=ready, labels=labels))
+            case events.EndpointLeft(number):
+                self._left(number)
+            case events.PoolApplied(pool):
+                self.pools[pool] = event
+                self._moved()
+            case events.PoolDeleted(pool):
+                self.pools.pop(pool, None)
+                for member in self.members(pool):
+                    self._left(member.number)
+                self._moved()
+            case _:
+                self._apply_rare(event)
+
+    def _apply_rare(self, event: _Rare) -> None:
+        match event:
+            case events.ObjectiveApplied(pool, name, priority):
+                self.objectives[pool, name] = priority
+            case events.ObjectiveDeleted(pool, name):
+                self.objectives.pop((pool, name), None)
+            case events.RouteObserved(route):
+                self.routes[route] = event
+            case events.RouteDeleted(route):
+                self.routes.pop(route, None)
+            case events.SourceAccepted(source):
+                self.rejected_sources.pop(source, None)
+            case events.SourceRejected(source):
+                self.rejected_sources[source] = event
+            case events.ConfigAccepted(pool):
+                self.configs[pool] = event
+            case events.PickerStarted(origin, build, scheduler, plugins):
+                key = (origin.picker, origin.epoch)
+                adopted_to = self.epochs[key].adopted_to if key in self.epochs else 0
+                self.epochs[key] = Epoch(*key, origin.n, build, scheduler, plugins, adopted_to)
+            case events.PickerEnded(picker, epoch):
+                self.epochs.pop((picker, epoch), None)
+            case events.FeedLost(origin) | events.FeedRestored(origin) | events.OpenRequestsListed(origin):
+                self._advance(origin)
+            case events.EntriesLost(picker, epoch, _, last):
+                if (known := self.epochs.get((picker, epoch))) is not None:
+                    known.highest_n = max(known.highest_n, last)
+            case events.EntriesAdopted(picker, epoch, first, last):
+                if (known := self.epochs.get((picker, epoch))) is None:
+                    known = self.epochs[picker, epoch] = Epoch(picker, epoch, first - 1)
+                known.adopted_to = last
+            case events.LogCreated(log_id):
+                self.log_id = log_id
+            case events.WeightsIntended(change):
+                self.pending_changes[change] = event
+            case events.WeightsWritten(change) | events.WeightsRefused(change):
+                self.pending_changes.pop(change, None)
+            case (
+                events.ControlStarted()
+                | events.ControlStopped()
+                | events.ConfigRejected()
+                | events.ClockStepped()
+                | events.ProcessStarted()
+                | events.ProcessEnded()
+            ):
+                pass
+            case _:
+                assert_never(event)
+
+    def apply_traffic(self, position: int, marks: Sequence[Mark]) -> None:
+        """Fold traffic entries that follow each other, the last of them at `position`."""
+        self.position = position
+        epoch, known = -1, None
+        for mark in marks:
+            origin = mark.origin
+            if origin.epoch != epoch:
+                epoch = origin.epoch
+                known = self.epochs.get((origin.picker, epoch))
+            if known is not None and origin.n > known.highest_n:
+                known.highest_n = origin.n
+
+    def _advance(self, origin: events.Origin) -> None:
+        known = self.epochs.get((origin.picker, origin.epoch))
+        if known is not None and origin.n > known.highest_n:
+            known.highest_n = origin.n
+
+    def _moved(self) -> None:
+        self.membership_version += 1
+        self._ready.clear()
+        self._sampled_slots.clear()
+
+    def _place(self, member: Endpoint) -> None:
+        self.endpoints[member.number] = member
+        self.by_slot[member.slot] = member
+        self.number[member.slot] = member.number
+        self._moved()
+
+    def _joined(self, event: events.EndpointJoined) -> None:
+        if self.free:
+            slot = heapq.heappop(self.free)
+        else:
+            slot = len(self.by_slot)
+            if slot == len(self.waiting):
+                self.widen(2 * slot)
+            self.by_slot.append(None)
+            self.generation.append(0)
+            self.adapters.append(Adapters())
+            self.adapters_version += 1
+        self.next_endpoint = max(self.next_endpoint, event.endpoint + 1)
+        self._place(
+            Endpoint(
+                event.endpoint,
+                slot,
+                event.pool,
+                event.uid,
+                event.namespace,
+                event.name,
+                event.address,
+                event.port,
+                event.rank,
+                event.labels,
+                event.ready,
+            )
+        )
+
+    def _left(self, number: int) -> None:
+        member = self.endpoints.pop(number, None)
+        if member is None:
+            return
+        slot = member.slot
+        self.by_slot[slot] = None
+        self.generation[slot] += 1
+        self.adapters[slot] = Adapters()
+        self.adapters_version += 1
+        self.number[slot] = self.waiting[slot] = self.running[slot] = 0
+        self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
+        self.kv_cache[slot] = self.sampled_at[slot] = 0.0
+        self.age[slot] = math.inf
+        heapq.heappush(self.free, slot)
+        self._moved()
+
+    def _sampled(self, event: events.LoadSampled) -> None:
+        self.load_version += 1
+        slots, here = self._sampled_slots.get(event.endpoints) or self._find_sampled(event.endpoints)
+        waiting, running = unpack(event.waiting), unpack(event.running)
+        kv_cache, earlier = unpack_floats(event.kv_cache), unpack(event.earlier)
+        if here is not None:
+            waiting, running, kv_cache, earlier = waiting[here], running[here], kv_cache[here], earlier[here]
+        self.waiting[slots] = waiting
+        self.running[slots] = running
+        self.kv_cache[slots] = kv_cache
+        self.age[slots] = 0.0
+        self.sampled_at[slots] = event.sampled_at - earlier / 1000
+
+    def _find_sampled(self, endpoints: bytes) -> tuple[Slots | slice, npt.NDArray[np.bool_] | None]:
+        """The slots of the endpoints of a sample, and which of these are still members where some have left.
+
+        Samples name the same endpoints again and again, so the answer is kept until membership changes.
+        """
+        members = [self.endpoints.get(number) for number in unpack(endpoints).tolist()]
+        found = np.array([-1 if m is None else m.slot for m in members], dtype=np.int64)
+        here = found >= 0 if None in members else None
+        slots: Slots | slice = found if here is None else found[here]
+        if here is None and len(found) > 1 and bool((np.diff(found) == 1).all()):
+            slots = slice(int(found[0]), int(found[-1]) + 1)
+        if len(self._sampled_slots) >= 1024:  # subsets are as many as scrapes happen to coincide
+            self._sampled_slots.clear()
+        self._sampled_slots[endpoints] = (slots, here)
+        return slots, here
+
+    def _failed(self, event: events.ScrapeFailed) -> None:
+        self.load_version += 1
+        for number, age in zip(unpack(event.endpoints).tolist(), unpack(event.ages).tolist(), strict=True):
+            if (member := self.endpoints.get(number)) is not None:
+                self.age[member.slot] = math.inf if age == events.NEVER_SAMPLED else age / 1000
+
+    def _labelled(self, event: events.LabelsChanged) -> None:
+        self.load_version += 1
+        member = self.endpoints.get(event.endpoint)
+        if member is None:
+            return
+        self.adapters[member.slot] = Adapters(
+            frozenset(event.lora_running), frozenset(event.lora_waiting), event.lora_max
+        )
+        self.cache_block_tokens[member.slot] = event.cache_block_tokens
+        self.cache_blocks[member.slot] = event.cache_blocks
+        self.adapters_version += 1

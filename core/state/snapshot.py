@@ -1,0 +1,145 @@
+"""A cluster state written down, and taken up again: equal states give equal bytes."""
+
+import msgspec
+
+from pointsman.core.events import (
+    ConfigAccepted,
+    ObjectiveApplied,
+    PoolApplied,
+    RouteObserved,
+    SourceRejected,
+    WeightsIntended,
+)
+from pointsman.core.state.membership import Adapters, Endpoint, Epoch
+from pointsman.core.state.projection import ClusterState
+
+VERSION = 1
+"""Of the fold itself: a snapshot made by another version is not used."""
+
+
+class SlotRow(msgspec.Struct, frozen=True, array_like=True):
+    """A slot's columns, as a snapshot holds them."""
+
+    endpoint: Endpoint
+    generation: int
+    waiting: int
+    running: int
+    kv_cache: float
+    age: float
+    sampled_at: float
+    adapters: Adapters
+    cache_block_tokens: int
+    cache_blocks: int
+
+
+class ClusterSnapshot(msgspec.Struct, frozen=True):
+    """A cluster state written down; equal states give equal bytes."""
+
+    version: int
+    position: int
+    log_id: str
+    next_endpoint: int
+    pools: list[PoolApplied]
+    configs: list[ConfigAccepted]
+    objectives: list[ObjectiveApplied]
+    routes: list[RouteObserved]
+    rejected_sources: list[SourceRejected]
+    pending_changes: list[WeightsIntended]
+    epochs: list[Epoch]
+    interval: float
+    threshold: float
+    rows: list[SlotRow]
+    free_generations: list[tuple[int, int]]
+    """(slot, generation) of rows that are free."""
+
+
+def snapshot_of(state: ClusterState) -> ClusterSnapshot:
+    """Write the state down."""
+    return ClusterSnapshot(
+        version=VERSION,
+        position=state.position,
+        log_id=state.log_id,
+        next_endpoint=state.next_endpoint,
+        pools=[state.pools[k] for k in sorted(state.pools)],
+        configs=[state.configs[k] for k in sorted(state.configs)],
+        objectives=[
+            ObjectiveApplied(pool, name, state.objectives[pool, name]) for pool, name in sorted(state.objectives)
+        ],
+        routes=[state.routes[k] for k in sorted(state.routes)],
+        rejected_sources=[state.rejected_sources[k] for k in sorted(state.rejected_sources)],
+        pending_changes=[state.pending_changes[k] for k in sorted(state.pending_changes)],
+        epochs=[msgspec.structs.replace(state.epochs[k]) for k in sorted(state.epochs)],
+        interval=state.interval,
+        threshold=state.threshold,
+        rows=[_row(state, e) for e in state.by_slot if e is not None],
+        free_generations=[(slot, state.generation[slot]) for slot in sorted(state.free)],
+    )
+
+
+def _row(state: ClusterState, member: Endpoint) -> SlotRow:
+    slot = member.slot
+    return SlotRow(
+        endpoint=member,
+        generation=state.generation[slot],
+        waiting=int(state.waiting[slot]),
+        running=int(state.running[slot]),
+        kv_cache=float(state.kv_cache[slot]),
+        age=float(state.age[slot]),
+        sampled_at=float(state.sampled_at[slot]),
+        adapters=state.adapters[slot],
+        cache_block_tokens=int(state.cache_block_tokens[slot]),
+        cache_blocks=int(state.cache_blocks[slot]),
+    )
+
+
+def restore(snapshot: ClusterSnapshot) -> ClusterState:
+    """The state that `snapshot` wrote down; `ValueError` where another version made it."""
+    if snapshot.version != VERSION:
+        raise ValueError(f"snapshot of projection version {snapshot.version}, wanted {VERSION}")
+    state = ClusterState()
+    state.position = snapshot.position
+    state.log_id = snapshot.log_id
+    state.next_endpoint = snapshot.next_endpoint
+    state.pools = {p.pool: p for p in snapshot.pools}
+    state.configs = {c.pool: c for c in snapshot.configs}
+    state.objectives = {(o.pool, o.name): o.priority for o in snapshot.objectives}
+    state.routes = {r.route: r for r in snapshot.routes}
+    state.rejected_sources = {r.source: r for r in snapshot.rejected_sources}
+    state.pending_changes = {c.change: c for c in snapshot.pending_changes}
+    state.epochs = {(e.picker, e.epoch): msgspec.structs.replace(e) for e in snapshot.epochs}
+    state.interval, state.threshold = snapshot.interval, snapshot.threshold
+    count = len(snapshot.rows) + len(snapshot.free_generations)
+    capacity = len(state.waiting)
+    while capacity < count:
+        capacity *= 2
+    state.widen(capacity)
+    state.by_slot = [None] * count
+    state.generation = [0] * count
+    state.adapters = [Adapters()] * count
+    for slot, generation in snapshot.free_generations:
+        state.generation[slot] = generation
+    state.free = [slot for slot, _ in snapshot.free_generations]
+    for row in snapshot.rows:
+        slot = row.endpoint.slot
+        state.by_slot[slot] = state.endpoints[row.endpoint.number] = row.endpoint
+        state.generation[slot] = row.generation
+        state.number[slot] = row.endpoint.number
+        state.adapters[slot] = row.adapters
+        state.waiting[slot], state.running[slot] = row.waiting, row.running
+        state.kv_cache[slot], state.age[slot], state.sampled_at[slot] = row.kv_cache, row.age, row.sampled_at
+        state.cache_block_tokens[slot], state.cache_blocks[slot] = row.cache_block_tokens, row.cache_blocks
+    return state
+
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_decoder = msgspec.msgpack.Decoder(ClusterSnapshot)
+
+
+def encode_snapshot(state: ClusterState) -> bytes:
+    """The state's bytes: equal states, equal bytes."""
+    return _encoder.encode(snapshot_of(state))
+
+
+def decode_snapshot(data: bytes) -> ClusterState:
+    """The state of `encode_snapshot`'s bytes; `msgspec.DecodeError` or `ValueError` where they are none."""
+    return restore(_decoder.decode(data))

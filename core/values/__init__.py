@@ -1,0 +1,1 @@
+"""Small values that everything else uses: names, numbers, draws, packed columns."""

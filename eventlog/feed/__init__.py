@@ -1,0 +1,1 @@
+"""The control process's end of the feed."""

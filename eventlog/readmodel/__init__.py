@@ -1,0 +1,1 @@
+"""The read model: what searches and charts ask, in a file of its own behind the log."""

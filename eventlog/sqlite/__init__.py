@@ -1,0 +1,1 @@
+"""The log in SQLite files, one for each segment."""

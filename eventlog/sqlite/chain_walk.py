@@ -1,0 +1,190 @@
+"""Walking the whole chain: every batch of every segment, against its entries and the batch before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from pointsman.core.events import Entry
+from pointsman.eventlog.chain import Batch, check_batch, genesis
+from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.sqlite.segments import SnapshotRow
+from pointsman.eventlog.sqlite.snapshots import row_digest
+
+
+class ChainFault(msgspec.Struct, frozen=True):
+    """The first place where the log is not what was written."""
+
+    segment: str
+    first: int
+    """Positions of the batch; both 0 where the fault is not in one."""
+    last: int
+    problem: str
+    """What was found and what was wanted."""
+
+
+class ChainReport(msgspec.Struct, frozen=True):
+    """What `verify_chain` found; the figures go up to the fault."""
+
+    log_id: str
+    segments: int
+    batches: int
+    entries: int
+    snapshots: int
+    first: int
+    """The first position that is kept."""
+    previous_digest: bytes
+    """The chain's digest before it: taken on trust, unless the log is kept from its beginning."""
+    head: int
+    digest: bytes
+    fault: ChainFault | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found wrong."""
+        return self.fault is None
+
+
+class _Walk:
+    """Where the walk stands."""
+
+    def __init__(self, reader: LogReader, heads: dict[int, bytes]) -> None:
+        self.reader = reader
+        self.heads = heads
+        self.log_id = ""
+        self.segments = self.batches = self.entries = self.snapshots = 0
+        self.first = 1
+        self.anchor = self.digest = b""
+        self.position = 0
+        self.fault: ChainFault | None = None
+
+    def report(self) -> ChainReport:
+        return ChainReport(
+            self.log_id,
+            self.segments,
+            self.batches,
+            self.entries,
+            self.snapshots,
+            self.first,
+            self.anchor,
+            self.position,
+            self.digest,
+            self.fault,
+        )
+
+    def fail(self, path: Path, problem: str, batch: Batch | None = None) -> bool:
+        first, last = (batch.first, batch.last) if batch else (0, 0)
+        self.fault = ChainFault(path.name, first, last, problem)
+        return False
+
+    def enter(self, path: Path) -> bool:
+        """Check that the segment follows the one before."""
+        meta = self.reader.meta(path)
+        if self.segments == 0:
+            self.log_id, self.first = meta.log_id, meta.first
+            self.position, self.digest = meta.first - 1, meta.previous_digest
+            self.anchor = self.digest
+            if meta.first == 1 and self.digest != genesis(meta.log_id):
+                return self.fail(path, "the chain does not begin at the log id")
+        elif meta.log_id != self.log_id:
+            return self.fail(path, f"is of log {meta.log_id}, wanted {self.log_id}")
+        elif (meta.first - 1, meta.previous_digest) != (self.position, self.digest):
+            return self.fail(
+                path,
+                f"follows position {meta.first - 1} with digest {meta.previous_digest.hex()[:16]}, "
+                f"wanted {self.position} with {self.digest.hex()[:16]}",
+            )
+        self.segments += 1
+        return self._check_snapshot(path)
+
+    def follow(self, path: Path, batch: Batch, entries: list[Entry]) -> bool:
+        """Check the next batch."""
+        meta = self.reader.meta(path)
+        if batch.first != self.position + 1:
+            return self.fail(path, f"a batch begins with {batch.first}, wanted {self.position + 1}", batch)
+        problem = check_batch(batch, self.digest, entries, meta.dropped)
+        if problem is not None:
+            return self.fail(path, problem, batch)
+        self.position, self.digest = batch.last, batch.digest
+        self.batches += 1
+        self.entries += len(entries)
+        known = self.heads.get(batch.last)
+        if known is not None and known != batch.digest:
+            return self.fail(path, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
+        if (inside := next((at for at in self.heads if batch.first <= at < batch.last), None)) is not None:
+            return self.fail(path, f"a head at {inside} was published, and no batch ends there", batch)
+        return self._check_snapshot(path)
+
+    def _check_snapshot(self, path: Path) -> bool:
+        statement = "SELECT position, version, state, digest FROM snapshots WHERE position = ?"
+        for values in self.reader.query(path, statement, (self.position,)):
+            row = SnapshotRow(*values)  # type: ignore[arg-type]  # checked in the next line
+            if not isinstance(row.state, bytes) or row.digest != row_digest(
+                self.digest, row.position, row.version, row.state
+            ):
+                return self.fail(path, f"the snapshot at position {self.position} does not have its digest")
+            self.snapshots += 1
+        return True
+
+
+def verify_chain(directory: Path, heads: dict[int, bytes] | None = None) -> ChainReport:
+    """Walk the log, which may be in use; `heads` are digests by position that were published earlier."""
+    with LogReader(directory) as reader:
+        walk = _Walk(reader, heads or {})
+        path = reader.segments()[0]
+        try:
+            while _walk_segment(walk, path) and (later := _successor(reader, path)) is not None:
+                path = later
+        except (LogCorruptError, NotKeptError) as error:
+            walk.fail(path, str(error))
+        if walk.fault is not None:
+            return walk.report()
+        missing = sorted(position for position in walk.heads if position > walk.position)
+        if missing:
+            walk.fail(
+                reader.segments()[-1], f"the log ends at {walk.position}, and a head at {missing[0]} was published"
+            )
+        return walk.report()
+
+
+def _successor(reader: LogReader, path: Path) -> Path | None:
+    later = [one for one in reader.segments() if one > path]
+    return later[0] if later else None
+
+
+def _walk_segment(walk: _Walk, path: Path) -> bool:
+    """Check one segment; False once a fault was found."""
+    if not walk.enter(path) or not _walk_batches(walk, path):
+        return False
+    # Where a successor has appeared meanwhile, this segment has its last batch only now.
+    if _successor(walk.reader, path) is not None and not _walk_batches(walk, path):
+        return False
+    problem = walk.reader.stray_entry(path)
+    return True if problem is None else walk.fail(path, problem)
+
+
+def _walk_batches(walk: _Walk, path: Path) -> bool:
+    for batches in _pages(walk, path):
+        try:
+            entries = walk.reader.segment_entries(path, batches[0].first, batches[-1].last)
+        except LogCorruptError as error:
+            return walk.fail(path, str(error), batches[0])
+        start = 0
+        for batch in batches:
+            stop = start
+            while stop < len(entries) and entries[stop].position <= batch.last:
+                stop += 1
+            if not walk.follow(path, batch, entries[start:stop]):
+                return False
+            start = stop
+    return True
+
+
+def _pages(walk: _Walk, path: Path) -> Iterator[list[Batch]]:
+    """The batches of a segment, some thousands of entries at a time."""
+    while True:
+        found = walk.reader.segment_batches(path, walk.position, 64)
+        if not found:
+            return
+        yield found

@@ -1,0 +1,270 @@
+"""Segment files: each is one SQLite database with all classes of a span of positions.
+
+Rules.  The name carries the first position, so the directory is its own catalog.
+A segment appears under its name only when its schema, its meta rows and its first snapshot are on disk.
+One connection writes and checkpoints, the writer's; all others open read-only and so cannot checkpoint
+(SQLite before 3.51.3 can corrupt a log that two connections checkpoint).
+Nobody opens these files but through SQLite: closing another descriptor of a file drops its locks.
+"""
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
+
+import msgspec
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from pointsman.eventlog.chain import Batch
+from pointsman.eventlog.errors import corrupt
+
+APPLICATION_ID = 0x50545331
+"""`PTS1` in the SQLite header."""
+FORMAT = 1
+"""Of the tables below; `user_version` in the SQLite header."""
+SQLITE_MIN = (3, 32, 0)
+"""The first with 32,766 parameters to a statement."""
+
+# `rare` finds control and membership entries without reading the traffic between them; it costs traffic nothing.
+SCHEMA = (
+    """CREATE TABLE entries (
+        position INTEGER PRIMARY KEY, recorded_at REAL NOT NULL, kind INTEGER NOT NULL, body BLOB NOT NULL)""",
+    "CREATE INDEX rare ON entries (position) WHERE kind < 3",
+    """CREATE TABLE batches (
+        last INTEGER PRIMARY KEY, first INTEGER NOT NULL, recorded_at REAL NOT NULL,
+        digest BLOB NOT NULL, classes BLOB NOT NULL)""",
+    """CREATE TABLE snapshots (
+        position INTEGER PRIMARY KEY, version INTEGER NOT NULL, state BLOB NOT NULL, digest BLOB NOT NULL)""",
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+)
+
+_NAME = re.compile(r"(\d{20})\.segment")
+_UNFINISHED = ".unfinished"
+
+SQL_ERRORS = (DBAPIError, sqlite3.Error)
+"""What SQLite's refusals arrive as: through SQLAlchemy when a statement starts, from the driver while rows come."""
+
+SqlValue: TypeAlias = int | float | str | bytes | None
+SqlRow: TypeAlias = tuple[SqlValue, ...]
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What a segment says of itself."""
+
+    log_id: str
+    first: int
+    """The position that its first entry has, or will have."""
+    previous_digest: bytes
+    """The chain's head before it."""
+    previous_recorded_at: float
+    created_at: float
+    build: str
+    dropped: frozenset[int] = frozenset()
+    """Classes whose entries were removed; their records are kept."""
+
+
+class SnapshotRow(msgspec.Struct, frozen=True):
+    """A snapshot as it lies in a segment."""
+
+    position: int
+    version: int
+    state: bytes
+    digest: bytes
+
+
+def segment_path(directory: Path, first: int) -> Path:
+    """Where the segment that begins with `first` lies."""
+    return directory / f"{first:020d}.segment"
+
+
+def first_position(path: Path) -> int:
+    """The first position of the segment, by its name."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, f"{path.name} is no segment's name"
+    return int(match[1])
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """The segments in `directory`, oldest first."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
+    except FileNotFoundError:
+        return []
+    return [directory / name for name in names]
+
+
+def _connect(path: Path, *, write: bool) -> Connection:
+    target = path.absolute()
+    mode = "rw" if write else "ro"
+    if not write and not os.access(target.parent, os.W_OK) and not _has_wal(target):
+        mode = "ro&immutable=1"  # SQLite cannot put its shared memory file beside a database it may not write to
+    uri = f"file:{quote(str(target))}?mode={mode}"
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False),
+        poolclass=NullPool,
+    )
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _has_wal(path: Path) -> bool:
+    wal = _wal(path)
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def connect_read_only(path: Path) -> Connection:
+    """Open a segment for reading; the connection cannot write or checkpoint, and belongs to one thread at a time."""
+    return _connect(path, write=False)
+
+
+def connect_writer(path: Path) -> Connection:
+    """Open a segment for the one connection that writes and checkpoints it."""
+    assert sqlite3.sqlite_version_info >= SQLITE_MIN, f"SQLite is {sqlite3.sqlite_version}, wanted 3.32 or later"
+    connection = _connect(path, write=True)
+    try:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("PRAGMA synchronous=FULL")
+        connection.exec_driver_sql("PRAGMA wal_autocheckpoint=0")
+        connection.exec_driver_sql("PRAGMA locking_mode=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def rows(connection: Connection, statement: str, parameters: tuple[SqlValue, ...] = ()) -> Sequence[SqlRow]:
+    """All rows of a query, as the driver's plain tuples; the read transaction is over when this returns."""
+    result = connection.exec_driver_sql(statement, parameters)
+    cursor = result.cursor
+    assert cursor is not None
+    found: Sequence[SqlRow] = cursor.fetchall()
+    result.close()
+    return found
+
+
+def create_segment(directory: Path, meta: Meta, snapshot: SnapshotRow) -> Path:
+    """Put a new segment on disk, whole or not at all; a finished one that is already there is kept."""
+    path = segment_path(directory, meta.first)
+    if path.exists():
+        sync(directory)  # an attempt that got so far may have failed at just this
+        return path
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    _discard(unfinished)
+    sqlite3.connect(unfinished).close()
+    try:
+        connection = connect_writer(unfinished)
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            for statement in (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={FORMAT}", *SCHEMA):
+                connection.exec_driver_sql(statement)
+            for name, value in msgspec.structs.asdict(meta).items():
+                blob = msgspec.msgpack.encode(value)
+                connection.exec_driver_sql("INSERT INTO meta VALUES (?, ?)", (name, blob))
+            insert_snapshot(connection, snapshot)
+            connection.exec_driver_sql("COMMIT")
+        finally:
+            connection.close()
+        sync(unfinished)
+        os.rename(unfinished, path)
+        sync(directory)
+    except BaseException:
+        _discard(unfinished)
+        raise
+    return path
+
+
+def settle(path: Path) -> None:
+    """Have on disk all that is read of a segment: whoever wrote it may not have come to its sync."""
+    wal = _wal(path)
+    if wal.exists():
+        sync(wal)  # no locks go with this descriptor: SQLite's are on the files beside the WAL
+
+
+def discard_unfinished(directory: Path) -> None:
+    """Remove what crashes left of segments that never got their name; for whoever holds the lock."""
+    for path in directory.glob(f"*.segment{_UNFINISHED}*"):
+        path.unlink()
+
+
+def _discard(unfinished: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the file or directory on disk; not for a segment that is open."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def insert_snapshot(connection: Connection, snapshot: SnapshotRow) -> None:
+    """Add a snapshot; the same position again is the same snapshot."""
+    values = (snapshot.position, snapshot.version, snapshot.state, snapshot.digest)
+    connection.exec_driver_sql("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?)", values)
+
+
+def read_meta(connection: Connection, path: Path) -> Meta:
+    """What the segment says of itself; `LogCorruptError` where it is not one of ours."""
+    where = f"segment {path}"
+    try:
+        (application,) = rows(connection, "PRAGMA application_id")[0]
+        (version,) = rows(connection, "PRAGMA user_version")[0]
+        if application != APPLICATION_ID:
+            raise corrupt(
+                path.parent, where, f"application id is {application!r}, wanted {APPLICATION_ID}: not a log's"
+            )
+        if version != FORMAT:
+            raise corrupt(path.parent, where, f"format is {version!r}, wanted {FORMAT}: written by another version")
+        found = {
+            str(name): msgspec.msgpack.decode(value)
+            for name, value in rows(connection, "SELECT name, value FROM meta")
+            if isinstance(value, bytes)
+        }
+        meta = msgspec.convert(found, Meta)
+    except SQL_ERRORS as error:
+        raise corrupt(path.parent, where, reason(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise corrupt(path.parent, where, f"its meta table does not decode: {error}") from error
+    if meta.first != first_position(path):
+        raise corrupt(path.parent, where, f"begins with position {meta.first}, not with what its name says")
+    return meta
+
+
+def reason(error: BaseException) -> str:
+    """What SQLite or the operating system says, without the statement."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return f"SQLite says: {said}" if isinstance(said, sqlite3.Error) else str(said)
+
+
+def as_batch(row: SqlRow) -> Batch:
+    """The batch of a row of BATCH_COLUMNS; `ValueError` where its values are of other types."""
+    try:
+        return msgspec.convert(dict(zip(Batch.__struct_fields__, row, strict=True)), Batch, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"batch {row[0]!r} to {row[1]!r} holds other values than were written: {error}") from error
+
+
+BATCH_COLUMNS = "first, last, recorded_at, digest, classes"
+
+
+def last_batch(connection: Connection) -> Batch | None:
+    """The newest batch of a segment, None in one that has none yet."""
+    found = rows(connection, f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY last DESC LIMIT 1")
+    return as_batch(found[0]) if found else None
+
+
+def placeholders(values: Iterable[object]) -> str:
+    """`?, ?, ?` for an IN list."""
+    return ", ".join("?" for _ in values)

@@ -1,0 +1,77 @@
+"""The request headers that steer picking, and how a header map is read.
+
+Names are compared in lower case.  Values are bytes: Envoy passes on what is not UTF-8, and we keep it readable.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from pointsman.core.deciding.request_facts import FAIRNESS_ID, MODEL_REWRITE, OBJECTIVE, REQUEST_ID, text
+from pointsman.grpc.envoy.config.core.v3.base_pb2 import HeaderValue
+
+DESTINATION = "x-gateway-destination-endpoint"
+DESTINATION_SERVED = "x-gateway-destination-endpoint-served"
+SUBSET = "x-gateway-destination-endpoint-subset"
+SCORES = "x-gateway-destination-endpoint-scores"
+DROPPED_REASON = "x-llm-d-request-dropped-reason"
+REMOVED = frozenset(
+    (
+        *OBJECTIVE,
+        *FAIRNESS_ID,
+        *MODEL_REWRITE,
+        SUBSET,
+        DESTINATION_SERVED,
+        DROPPED_REASON,
+        "x-llm-d-slo-ttft-ms",
+        "x-slo-ttft-ms",
+        "x-llm-d-slo-tpot-ms",
+        "x-slo-tpot-ms",
+        "x-llm-d-video-fps",
+        "x-llm-d-video-duration-seconds",
+        "x-llm-d-video-resolution",
+    )
+)
+"""What the model server must not see.  `DESTINATION` is not among them: it is overwritten."""
+
+PATHS = (":path", "x-original-path", "x-forwarded-path")
+"""Where the path is read from, in this order."""
+
+WANTED = frozenset((*PATHS, ":method", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
+"""What every decision reads; plugins add theirs."""
+
+READ = WANTED | REMOVED
+
+
+def fields_of(headers: Iterable[HeaderValue]) -> Iterator[tuple[str, bytes]]:
+    """Names as they came, and values: the bytes where there are any."""
+    for header in headers:
+        yield header.key, header.raw_value or header.value.encode()
+
+
+def read_headers(
+    fields: Iterable[tuple[str, bytes]], more: frozenset[str] = frozenset()
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the wanted headers and the names of those to remove; of a repeated header the last value counts.
+
+    `more` holds the names that plugins read, in lower case.
+    """
+    wanted: dict[str, str] = {}
+    removed: tuple[str, ...] = ()
+    read = READ | more if more else READ
+    for name, value in fields:
+        if name not in read:
+            name = name.lower()
+            if name not in read:
+                continue
+        if name in REMOVED and name not in removed:
+            removed += (name,)
+        wanted[name] = text(value)
+    return wanted, removed
+
+
+def first_of(headers: dict[str, str], names: tuple[str, ...]) -> str | None:
+    """The value under the first of `names` that is present."""
+    for name in names:
+        value = headers.get(name)
+        if value is not None:
+            return value
+    return None

@@ -1,0 +1,363 @@
+"""One ext_proc stream as a state machine without I/O: messages in, answers out (envoy.service.ext_proc.v3).
+
+Rules.
+The headers of a request are answered once its body has ended (FULL_DUPLEX_STREAMED mode), with the decision.
+The machine asks its owner by `decide` or `refuse`, and is told by `routed` or `refused`, at once or later.
+Whatever the order of messages: at most one `decide` or `refuse`, and exactly one `finished` for a routed request.
+What comes in no order that the protocol knows is ignored; the gateway has its own timeout for that.
+`now` is a monotonic time in seconds, taken by the caller.
+"""
+
+from abc import ABC, abstractmethod
+from enum import Enum, auto
+
+import msgspec
+from google.protobuf.struct_pb2 import Struct
+
+from pointsman.core.parsers import replace_model
+from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
+from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
+from pointsman.grpc.ext_proc import replies
+from pointsman.grpc.ext_proc.actions import Finished, Incoming, Routed
+from pointsman.grpc.ext_proc.bodies import BODIES, REQUEST_BODY, read_body
+from pointsman.grpc.ext_proc.control_headers import SUBSET, fields_of, read_headers
+from pointsman.grpc.ext_proc.header_messages import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
+from pointsman.grpc.ext_proc.model_name import NameRestorer
+from pointsman.grpc.ext_proc.response_half import (
+    OBSERVED,
+    ONE_ANSWER_EACH,
+    RESPONSE_HEADS,
+    ResponseHalf,
+    observed,
+    served,
+)
+from pointsman.grpc.serving.grpc_messages import parsed
+
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+_DUPLEX: int = ProcessingMode.FULL_DUPLEX_STREAMED
+
+
+class StreamLimits(msgspec.Struct, frozen=True):
+    """What one picker process takes on."""
+
+    body_bytes_max: int = 100 * 2**20
+    """Of one request; beyond it 413.  Prompts with many images stay below."""
+    held_bytes_max: int = 2**30
+    """Of all request bodies not routed yet; beyond it 503."""
+    streams_max: int = 16384
+    """Streams in flight, their responses included; beyond it 503."""
+
+
+class Load:
+    """What all streams of a picker process hold together."""
+
+    def __init__(self, limits: StreamLimits) -> None:
+        self.limits = limits
+        self.streams = 0
+        self.held_bytes = 0
+
+
+class Phase(Enum):
+    """How far the request is."""
+
+    NEW = auto()
+    BODY = auto()
+    DECIDING = auto()
+    PASSED = auto()
+    """Answered, or overtaken by a response."""
+    ENDED = auto()
+
+
+class Stream(ABC):
+    """One stream; its owner feeds it messages and, whatever happens, calls `closed` once at the end."""
+
+    def __init__(self, load: Load, plugin_headers: frozenset[str] = frozenset()) -> None:
+        self.out: list[bytes] = []
+        """Messages to send, in this order; the owner takes them out."""
+        self.ended = False
+        """Nothing more will be said: the stream is to be ended with OK."""
+        self._load = load
+        self._plugin_headers = plugin_headers
+        self._phase = Phase.NEW
+        self._received = 0.0
+        self._headers: dict[str, str] = {}
+        self._removed: tuple[str, ...] = ()
+        self._subset: tuple[str, ...] | None = None
+        self._chunks: list[bytes] = []
+        self._body_bytes = 0
+        self._bodyless = False
+        self._body_ended = False
+        self._trailers_due = False
+        self._response_mode = _DUPLEX
+        self._response: ResponseHalf | None = None
+        self._routed = False
+        self._open = True
+        load.streams += 1
+        self._crowded = load.streams > load.limits.streams_max
+
+    # --- what the owner does ----------------------------------------------------------------------
+
+    @abstractmethod
+    def decide(self, request: Incoming) -> None:
+        """The request is complete: pick an endpoint, then tell by `routed` or `refused`."""
+
+    @abstractmethod
+    def refuse(self, request: Incoming, reason: str, status: int, message: str) -> None:
+        """Refuse the request before scheduling, then tell by `refused`; `reason` as in `RequestRefused`."""
+
+    @abstractmethod
+    def started(self, status: int, after: float, served: str) -> None:
+        """The response of a routed request began; as in `ResponseStarted`."""
+
+    @abstractmethod
+    def finished(self, finished: Finished) -> None:
+        """The one end of a routed request."""
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a decision is wanted; a stream that is not has gone on or away meanwhile."""
+        return self._phase is Phase.DECIDING
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take the next message's bytes; `RefusedMessage` where they are none."""
+        kind = data[0] if data else 0
+        if kind in BODIES:
+            body = read_body(data)
+            if body is not None:
+                if self._phase is Phase.ENDED:
+                    return
+                if kind == REQUEST_BODY:
+                    self._request_body(*body, now)
+                else:
+                    (self._response or self._responding()).body(self, *body, now)
+                    self._after_response()
+                return
+        elif kind == REQUEST_HEADERS:
+            head = request_heads(self._plugin_headers).read(data)
+            if head is not None:
+                if self._phase is Phase.NEW:
+                    self._headers, self._removed = read_headers(head.fields, self._plugin_headers)
+                    self._request_headers(head.end, head.modes, now)
+                return
+        elif kind == RESPONSE_HEADERS:
+            head = RESPONSE_HEADS.read(data)
+            if head is not None:
+                if self._phase is not Phase.ENDED:
+                    (self._response or self._responding()).headers(self, observed(tuple(head.fields), head.end), now)
+                    self._after_response()
+                return
+        self._receive(parsed(data), now)
+
+    def _receive(self, message: ProcessingRequest, now: float) -> None:
+        """Take a message that is not one of the usual few."""
+        if self._phase is Phase.ENDED:
+            return
+        kind = message.WhichOneof("request")
+        if kind == "response_body":
+            self._responding().body(self, message.response_body.body, _ends(message.response_body), now)
+        elif kind == "response_headers":
+            head = message.response_headers
+            fields = tuple((name, value) for name, value in fields_of(head.headers.headers) if name.lower() in OBSERVED)
+            seen = observed(fields, head.end_of_stream, served(message.metadata_context))
+            self._responding().headers(self, seen, now)
+        elif kind == "response_trailers":
+            self._responding().trailers(self, now)
+        elif kind is not None:
+            self._receive_request(kind, message, now)
+            return
+        self._after_response()
+
+    def _after_response(self) -> None:
+        if self._response is not None and self._response.ended:
+            self._phase = Phase.ENDED
+
+    # --- the request ----------------------------------------------------------------------------
+
+    def _receive_request(self, kind: str, message: ProcessingRequest, now: float) -> None:
+        if message.HasField("metadata_context"):
+            self._read_subset(message.metadata_context)
+        if kind == "request_headers":
+            self._read_request_message(message.request_headers, message, now)
+        elif kind == "request_body":
+            self._request_body(message.request_body.body, _ends(message.request_body), now)
+        else:
+            self._request_trailers(now)
+
+    def _read_request_message(self, message: HttpHeaders, outer: ProcessingRequest, now: float) -> None:
+        if self._phase is not Phase.NEW:
+            return
+        self._headers, self._removed = read_headers(fields_of(message.headers.headers), self._plugin_headers)
+        modes = None
+        if outer.HasField("protocol_config"):
+            modes = outer.protocol_config.request_body_mode, outer.protocol_config.response_body_mode
+        self._request_headers(message.end_of_stream, modes, now)
+
+    def _request_headers(self, end: bool, modes: tuple[int, int] | None, now: float) -> None:
+        self._phase = Phase.BODY
+        self._received = now
+        if self._crowded:
+            found, wanted = self._load.streams, self._load.limits.streams_max
+            self._refuse("too-many-streams", 503, f"{found} requests in flight, wanted {wanted} at most")
+            return
+        mode = _DUPLEX
+        if modes is not None:
+            mode, self._response_mode = modes
+        if end:
+            self._bodyless = self._body_ended = True
+            self._decide()
+        elif mode in ONE_ANSWER_EACH:
+            name = ProcessingMode.BodySendMode.Name(mode)  # type: ignore[arg-type]  # an open enum
+            self._refuse("gateway", 500, f"request_body_mode is {name}, wanted FULL_DUPLEX_STREAMED")
+        else:
+            length = self._headers.get("content-length", "")
+            if length.isascii() and length.isdigit() and len(length) < 20:
+                self._check_size(int(length))
+
+    def _request_body(self, chunk: bytes, end: bool, now: float) -> None:
+        if self._phase is Phase.NEW:
+            self._phase = Phase.BODY
+            self._received = now
+        elif self._phase is not Phase.BODY or self._body_ended:
+            return
+        if chunk:
+            size = len(chunk)
+            self._body_bytes += size
+            if self._body_bytes > self._load.limits.body_bytes_max:
+                self._check_size(self._body_bytes)
+                return
+            self._chunks.append(chunk)
+            self._load.held_bytes += size
+            if self._load.held_bytes > self._load.limits.held_bytes_max:
+                wanted = self._load.limits.held_bytes_max
+                self._refuse("buffers-full", 503, f"request bodies in flight exceed {wanted} bytes")
+                return
+        if end:
+            self._body_ended = True
+            self._decide()
+
+    def _check_size(self, found: int) -> None:
+        wanted = self._load.limits.body_bytes_max
+        if found > wanted:
+            message = f"request body of {found} bytes or more, wanted {wanted} at most"
+            self._refuse("body-too-large", 413, message)
+
+    def _request_trailers(self, now: float) -> None:
+        """Trailers end a body; the server waits for them, so each is answered."""
+        if self._trailers_due:
+            return
+        if self._phase is Phase.BODY:
+            self._trailers_due = True
+            self._decide()
+        elif self._phase is Phase.DECIDING:
+            self._trailers_due = True
+        elif self._phase is not Phase.PASSED or self._routed:
+            self.out.append(replies.REQUEST_TRAILERS)
+
+    def _read_subset(self, metadata: Metadata) -> None:
+        if SUBSET_NAMESPACE in metadata.filter_metadata:
+            hint = _subset(metadata.filter_metadata[SUBSET_NAMESPACE])
+            if hint is not None:
+                self._subset = hint
+
+    def _incoming(self, body: bytes) -> Incoming:
+        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless)
+
+    def _decide(self) -> None:
+        self._phase = Phase.DECIDING
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        self.decide(self._incoming(self._chunks[0] if self._chunks else b""))
+
+    def _refuse(self, reason: str, status: int, message: str) -> None:
+        self._phase = Phase.DECIDING
+        self._release()
+        self.refuse(self._incoming(b""), reason, status, message)
+
+    def _release(self) -> None:
+        if self._chunks:
+            self._load.held_bytes -= sum(map(len, self._chunks))
+            self._chunks = []
+
+    # --- the decision ---------------------------------------------------------------------------
+
+    def routed(self, decision: Routed) -> None:
+        """Send the request on; `waiting` must be true."""
+        assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
+        self._phase = Phase.PASSED
+        self._routed = True
+        body = self._chunks[0] if self._chunks else b""
+        self._release()
+        set_headers = decision.set_headers
+        restorer = None
+        if decision.rename is not None:
+            client_name, server_name = decision.rename
+            body = replace_model(body, server_name)
+            if client_name:
+                restorer = NameRestorer(server_name, client_name)
+            if "content-length" in self._headers:
+                set_headers = (*set_headers, ("content-length", str(len(body))))
+        self._response = ResponseHalf(self._received, restorer, self._response_mode)
+        self.out.append(replies.routed(decision.destination, set_headers, self._removed, decision.scores))
+        if not self._bodyless and (self._body_ended or body):
+            self.out += replies.request_chunks(body, self._body_ended)
+        if self._trailers_due:
+            self.out.append(replies.REQUEST_TRAILERS)
+
+    def refused(self, reason: str, status: int, message: str) -> None:
+        """Answer the client ourselves; `waiting` must be true."""
+        assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
+        self._release()
+        self._phase = Phase.ENDED
+        self.out.append(replies.immediate(status, message, reason))
+        self.ended = True
+
+    # --- the response, the end ------------------------------------------------------------------
+
+    def _responding(self) -> ResponseHalf:
+        """The response half; one that comes before a decision was wanted or made belongs to no routed request."""
+        if self._response is None:
+            self._release()
+            self._phase = Phase.PASSED
+            self._response = ResponseHalf(None, None, self._response_mode)
+        return self._response
+
+    def let_go(self, now: float) -> None:
+        """End a routed request's stream in the middle without harm to it; nothing for any other stream.
+
+        "If the server closes the gRPC stream cleanly, then Envoy proceeds without consulting the server."
+        """
+        if self._routed and self._response is not None and self._phase is not Phase.ENDED:
+            self._phase = Phase.ENDED
+            self._response.let_go(self, now)
+
+    def closed(self, cause: str, now: float) -> None:
+        """The stream is over, ours or theirs; a routed request without an end gets it, with this cause."""
+        if self._open:
+            self._open = False
+            self._load.streams -= 1
+            self._release()
+        self._phase = Phase.ENDED
+        if self._response is not None:
+            self._response.closed(self, cause, now)
+
+
+def _ends(body: HttpBody) -> bool:
+    return body.end_of_stream or body.end_of_stream_without_message
+
+
+def _subset(hint: Struct) -> tuple[str, ...] | None:
+    """The endpoints that a hint names, text as a comma-separated list; None where it is neither text nor list."""
+    if SUBSET not in hint.fields:
+        return None
+    value = hint.fields[SUBSET]
+    kind = value.WhichOneof("kind")
+    if kind == "list_value":
+        items = [v.string_value for v in value.list_value.values if v.WhichOneof("kind") == "string_value"]
+    elif kind == "string_value":
+        items = value.string_value.split(",")
+    else:
+        return None
+    return tuple(stripped for item in items if (stripped := item.strip()))

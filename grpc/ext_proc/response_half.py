@@ -1,0 +1,172 @@
+"""The response half of an ext_proc stream: passes through as it comes, and is observed.
+
+Whatever a server sends, the client gets: nothing here waits for the end of a body.
+"""
+
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
+
+from pointsman.core.deciding.request_facts import text
+from pointsman.core.parsers.usage import Usage, UsageReader
+from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
+from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from pointsman.grpc.ext_proc import replies
+from pointsman.grpc.ext_proc.actions import Finished
+from pointsman.grpc.ext_proc.bodies import write_body
+from pointsman.grpc.ext_proc.control_headers import DESTINATION_SERVED
+from pointsman.grpc.ext_proc.header_messages import HeadReader
+from pointsman.grpc.ext_proc.model_name import NameRestorer
+
+_PLAIN = ("", "identity")
+
+ONE_ANSWER_EACH = (ProcessingMode.STREAMED, ProcessingMode.BUFFERED, ProcessingMode.BUFFERED_PARTIAL)
+"""Body modes in which each message wants one answer of its own; a request's body cannot be held back in them."""
+
+OBSERVED: Final = frozenset((":status", "content-type", "content-encoding"))
+"""What is read of a response's headers."""
+RESPONSE_HEADS: Final = HeadReader(False, OBSERVED)
+
+
+class Owner(Protocol):
+    """The stream whose response it is."""
+
+    out: list[bytes]
+    ended: bool
+
+    def started(self, status: int, after: float, served: str) -> None: ...
+    def finished(self, finished: Finished) -> None: ...
+
+
+class ObservedHeaders(NamedTuple):
+    """What a response's headers say."""
+
+    status: int
+    """0 where they do not say it."""
+    streamed: bool
+    """The body is server-sent events."""
+    plain: bool
+    """The body is not compressed."""
+    end: bool
+    """There is no body."""
+    served: str
+    """The endpoint that the data plane says it used; empty where it says none."""
+
+
+@lru_cache(maxsize=256)
+def observed(fields: tuple[tuple[str, bytes], ...], end: bool, served: str = "") -> ObservedHeaders:
+    """What these headers say, names in any letters; few are read, and servers send few different ones."""
+    status, streamed, encoding = 0, False, ""
+    for name, value in fields:
+        name = name.lower()
+        if name == ":status":
+            status = int(value) if len(value) == 3 and value.isdigit() else 0
+        elif name == "content-type":
+            streamed = b"text/event-stream" in value.lower()
+        elif name == "content-encoding":
+            encoding = text(value).strip().lower()
+    return ObservedHeaders(status, streamed, encoding in _PLAIN, end, served)
+
+
+def served(metadata: Metadata) -> str:
+    """The endpoint that the data plane says it used; empty where it says none."""
+    if replies.METADATA_NAMESPACE not in metadata.filter_metadata:
+        return ""
+    fields = metadata.filter_metadata[replies.METADATA_NAMESPACE].fields
+    return fields[DESTINATION_SERVED].string_value if DESTINATION_SERVED in fields else ""
+
+
+class ResponseHalf:
+    """One response: of a routed request, or of one that never was (an early reply of the gateway)."""
+
+    def __init__(self, received: float | None, restorer: NameRestorer | None, mode: int) -> None:
+        self._received = received
+        """When the routed request's headers came; None where no request was routed."""
+        self._restorer = restorer
+        self._duplex = mode not in ONE_ANSWER_EACH
+        self._headers_only = mode == ProcessingMode.NONE
+        """The gateway said that it will not send the body: after the headers the end is not told."""
+        self._usage: UsageReader | None = None
+        self._status = 0
+        self._streamed = False
+        self._first_token: float | None = None
+        self._bytes = 0
+        self._chunks = 0
+        self._headers_seen = False
+        self.ended = False
+
+    def headers(self, owner: Owner, seen: ObservedHeaders, now: float) -> None:
+        """Answer the headers at once; a second set is answered and changes nothing."""
+        owner.out.append(replies.RESPONSE_HEADERS if self._restorer is None else replies.RESPONSE_HEADERS_NO_LENGTH)
+        if not self._headers_seen:
+            self._headers_seen = True
+            self._status, self._streamed = seen.status, seen.streamed
+            if self._received is not None:
+                if seen.plain:
+                    self._usage = UsageReader(seen.streamed)
+                owner.started(seen.status, now - self._received, seen.served)
+        if seen.end:
+            self._end(owner, "complete", now)
+
+    def body(self, owner: Owner, chunk: bytes, end: bool, now: float) -> None:
+        """Pass a chunk on, and end with the last."""
+        self._headers_only = False
+        if chunk:
+            if self._first_token is None and self._received is not None:
+                self._first_token = now - self._received
+            self._chunks += 1
+            self._bytes += len(chunk)
+            if self._usage is not None:
+                self._usage.feed(chunk)
+        if self._restorer is None and self._duplex and len(chunk) <= replies.CHUNK_BYTES_MAX:
+            owner.out.append(write_body(False, chunk, end))  # nearly every chunk of a stream
+        else:
+            self._pass_on(owner, chunk, end)
+        if end:
+            self._end(owner, "complete", now)
+
+    def _pass_on(self, owner: Owner, chunk: bytes, end: bool) -> None:
+        out = chunk if self._restorer is None else self._restorer.feed(chunk, end)
+        if not self._duplex:
+            owner.out.append(replies.whole_response_body(None if self._restorer is None else out))
+        elif out or end or self._restorer is None:
+            owner.out += replies.response_chunks(out, end)
+
+    def trailers(self, owner: Owner, now: float) -> None:
+        """Pass on what was held back of the body, then the trailers."""
+        rest = self._restorer.feed(b"", True) if self._restorer is not None else b""
+        if rest and self._duplex:
+            owner.out += replies.response_chunks(rest, False)
+        owner.out.append(replies.RESPONSE_TRAILERS)
+        self._end(owner, "complete", now)
+
+    def let_go(self, owner: Owner, now: float) -> None:
+        """Stop observing while the response goes on: the gateway passes on by itself what is still to come."""
+        rest = self._restorer.feed(b"", True) if self._restorer is not None else b""
+        if rest:
+            owner.out += replies.response_chunks(rest, False)
+        self._end(owner, "drained", now)
+
+    def closed(self, owner: Owner, cause: str, now: float) -> None:
+        """The stream is gone; without a response this ends the request as well."""
+        if self._headers_only and self._headers_seen and cause == "disconnected":
+            cause = "complete"
+        self._end(owner, cause, now)
+
+    def _end(self, owner: Owner, cause: str, now: float) -> None:
+        if self.ended:
+            return
+        self.ended = owner.ended = True
+        if self._received is None:
+            return
+        owner.finished(
+            Finished(
+                cause=cause,
+                status=self._status,
+                duration=now - self._received,
+                first_token=self._first_token,
+                response_bytes=self._bytes,
+                chunks=self._chunks,
+                streamed=self._streamed,
+                usage=self._usage.usage() if self._usage is not None else Usage(),
+            )
+        )

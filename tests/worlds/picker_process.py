@@ -1,0 +1,139 @@
+"""A picker process with a real log behind its feed, and the supervisor's end of its leash."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+import trio
+from grpclib.health.v1.health_pb2 import HealthCheckResponse
+from worlds.envoy import wait_until
+
+from pointsman.core.events import (
+    Event,
+)
+from pointsman.core.processes.last_page import PAGE_BYTES
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
+from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.sqlite.store import Commit
+from pointsman.grpc.picker import PickerSettings
+from pointsman.grpc.picker_leash import LEASH
+
+E = TypeVar("E", bound=Event)
+
+POOL = "ns/pool"
+PROGRAM = (
+    "import sys, msgspec; from pointsman.grpc.picker import PickerSettings, run_picker;"
+    "run_picker(msgspec.json.decode(sys.argv[1], type=PickerSettings))"
+)
+BODY = b'{"model":"m","prompt":"hello"}'
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+
+
+class Control:
+    """A log and the control end of the feed, in a thread of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.feed = home / "feed"
+        self.events: list[Event] = []
+        self._stop = trio.Event()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._main,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._up.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
+        self._thread.join(15)
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        with closing(open_log(self.home / "log", "test")) as log:
+            self.appender = Appender(log, self._committed)
+            self.hub = FeedHub.over(log, self.appender)
+            self.log = log
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.appender.run)
+                nursery.start_soon(serve_feed, self.hub, listen_at(self.feed))
+                self._up.set()
+                await self._stop.wait()
+                nursery.cancel_scope.cancel()
+
+    def _committed(self, commit: Commit) -> None:
+        self.events += [entry.event for entry in commit.entries]
+        self.hub.publish(commit)
+
+    def append(self, *events: Event) -> None:
+        """Write facts; they are committed when this returns."""
+        for event in events:
+            trio.from_thread.run(self.appender.append, event, trio_token=self._token)
+
+    def of(self, kind: type[E], count: int = 1) -> list[E]:
+        """The committed events of one type, once there are so many."""
+        wait_until(lambda: sum(isinstance(e, kind) for e in self.events) >= count, 5, f"{count} {kind.__name__}")
+        return [e for e in self.events if isinstance(e, kind)]
+
+
+class PickerProcess:
+    """A picker process and the supervisor's end of its leash."""
+
+    def __init__(self, control: Control, **settings: object) -> None:
+        self.page = control.home / "page"
+        self.page.write_bytes(bytes(PAGE_BYTES))
+        told = PickerSettings("picker-0", str(control.feed), "test", str(self.page))
+        text = msgspec.json.encode(msgspec.structs.replace(told, **settings)).decode()
+        self.leash, theirs = socket.socketpair()
+        self.leash.settimeout(10)
+        self.process = subprocess.Popen(
+            (sys.executable, "-P", "-c", PROGRAM, text),
+            env=os.environ | {LEASH: str(theirs.fileno())},
+            pass_fds=(theirs.fileno(),),
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+
+    def tell(self, name: str, content: object, sock: socket.socket | None = None) -> None:
+        data = json.dumps({name: content}).encode() + b"\n"
+        if sock is None:
+            self.leash.sendall(data)
+        else:
+            socket.send_fds(self.leash, [data], [sock.fileno()])
+
+    def listen(self, name: str = "listen", **content: object) -> int:
+        """Hand over a socket; its port."""
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port: int = sock.getsockname()[1]
+            self.tell(name, {**content, "port": port}, sock)
+            return port
+
+    def wait_ready(self) -> None:
+        assert json.loads(self.leash.recv(1000)) == {"ready": True}
+
+    def end(self) -> str:
+        """Wait for the exit; what it wrote."""
+        self.leash.close()
+        _, written = self.process.communicate(timeout=15)
+        return written.decode()
+
+
+@contextmanager
+def picker(control: Control, **settings: object) -> Iterator[PickerProcess]:
+    process = PickerProcess(control, **settings)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+        process.end()

@@ -1,0 +1,1 @@
+"""Pictures, numbers and words as pages show them."""

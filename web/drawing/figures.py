@@ -1,0 +1,170 @@
+"""What charts and observed shares are made of: the read model's roll-ups."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+from markupsafe import Markup
+
+from pointsman.core.events import RouteObserved
+from pointsman.eventlog.readmodel.queries import ReadModel
+from pointsman.eventlog.readmodel.rollups import Span
+from pointsman.web.console import Console
+from pointsman.web.drawing import svg, words
+
+SPANS = {"5m": (300, 10), "hour": (3600, 60), "day": (86400, 900)}
+"""Names of the spans a chart can show: (seconds, seconds to a point)."""
+SPAN_NAMES = {"5m": "5 minutes", "hour": "hour", "day": "day"}
+OBSERVED = 300
+"""Seconds over which shares are observed."""
+
+
+class ChartRow(msgspec.Struct, frozen=True):
+    """A chart's values at one time, as text."""
+
+    time: str
+    values: tuple[str, ...]
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """A picture and its table twin."""
+
+    title: str
+    unit: str
+    series: tuple[svg.ChartLine, ...]
+    rows: tuple[ChartRow, ...]
+    picture: Markup
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """A value of a span; None where the span has none."""
+
+    title: str
+    unit: str
+    of: Callable[[Span, int], float | None]
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None
+
+
+REQUESTS = Measure("Requests", "per second", lambda s, width: (s.routed + s.refused_count) / width)
+REFUSED = Measure("Refused and failed", "per second", lambda s, width: (s.refused_count + s.errors) / width)
+WAITING = Measure("Waiting requests", "mean per endpoint", lambda s, width: _mean(s.waiting_sum, s.samples))
+KV_CACHE = Measure("KV cache", "mean used, %", lambda s, width: _mean(100 * s.kv_cache_sum, s.samples))
+FIRST_TOKEN = Measure(
+    "Time to first token", "mean, ms", lambda s, width: _mean(1e3 * s.first_token_sum, s.first_tokens)
+)
+IN_FLIGHT = Measure("Requests in flight", "highest", lambda s, width: float(s.in_flight_max))
+
+
+async def spans(console: Console, pools: Sequence[str], span: str, until: float) -> dict[str, list[Span]]:
+    """The roll-ups of these pools over the named span before `until`."""
+    seconds, width = SPANS[span]
+
+    def read() -> dict[str, list[Span]]:
+        with ReadModel(console.read_model) as model:
+            return {pool: model.rollups(pool, until - seconds, until, width) for pool in pools}
+
+    return await trio.to_thread.run_sync(read)
+
+
+def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int], span: str, until: float) -> Chart:
+    """One measure of one or more pools; points without a roll-up are gaps."""
+    seconds, width = SPANS[span]
+    last = int(until // width)
+    starts = [index * width for index in range(last - seconds // width + 1, last)]
+    series = []
+    for label, found in lines.items():
+        by_start = {s.start: s for s in found}
+        values = tuple(measure.of(by_start[start], width) if start in by_start else None for start in starts)
+        series.append(svg.ChartLine(label, colours[label], values))
+    step = max(1, len(starts) // 60)
+    rows = tuple(
+        ChartRow(
+            words.clock(starts[i]) if width >= 60 else words.moment(starts[i])[11:19],
+            tuple("none" if s.values[i] is None else svg.number(s.values[i] or 0.0, 2) for s in series),
+        )
+        for i in range(0, len(starts), step)
+    )
+    labels = [words.clock(starts[0]), words.clock(starts[len(starts) // 2]), words.clock(starts[-1])]
+    solo = len(series) == 1
+    picture = svg.chart(measure.title, measure.unit, labels, series, labelled=not solo)
+    return Chart(measure.title, measure.unit, tuple(series), rows, picture)
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """Requests by pool since the weights of a route are what they are, at most OBSERVED seconds."""
+
+    requests: dict[str, int]
+    over: str
+
+
+async def since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, Counted]:
+    """What each route's shares are observed over: an older request says nothing about the present weights."""
+    now, pools = time.time(), sorted(console.state().pools)
+    wanted = {route.route: tuple(rule.backends for rule in route.rules) for route in routes}
+
+    def read() -> dict[str, Counted]:
+        found, whole = {}, None
+        with ReadModel(console.read_model) as model:
+            for route, backends in wanted.items():
+                move = next(iter(model.moves(route, 1)), None)
+                if move is not None and move.backends != backends:
+                    # The read model is a moment behind: what it counts was asked of other weights.
+                    found[route] = Counted({}, "the moment since the weights were set")
+                    continue
+                if move is not None and now - move.recorded_at < OBSERVED:
+                    age = max(0.0, now - move.recorded_at)
+                    over = f"the last {age:.0f} s, since the weights were set"
+                    found[route] = Counted(model.counts_after(move.position, move.recorded_at), over)
+                    continue
+                if whole is None:
+                    lines = {pool: model.rollups(pool, now - OBSERVED, now) for pool in pools}
+                    whole = {p: sum(s.routed + s.refused_count for s in found_) for p, found_ in lines.items()}
+                found[route] = Counted(whole, "the last 5 minutes")
+        return found
+
+    return await trio.to_thread.run_sync(read)
+
+
+class PoolTraffic(msgspec.Struct, frozen=True):
+    """The traffic of a pool."""
+
+    refused: int
+    """In the last OBSERVED seconds, as the next two."""
+    first_token: float | None
+    spark: tuple[float | None, ...]
+    rate: float
+    """Requests a second over the last minute."""
+    requests_minute: int
+    refused_minute: int
+
+
+async def observed(console: Console, pools: Sequence[str]) -> dict[str, PoolTraffic]:
+    """The recent traffic of these pools."""
+    now = time.time()
+    found = await spans(console, pools, "5m", now)
+    seconds, width = SPANS["5m"]
+    present = int(now // width) * width
+    starts = [present - i * width for i in range(seconds // width - 1, 0, -1)]
+    result = {}
+    for pool, lines in found.items():
+        by_start = {s.start: s for s in lines}
+        minute = [s for s in lines if present - 60 <= s.start < present]
+        requests = sum(s.routed + s.refused_count for s in minute)
+        # A pool that has been there for less than a minute is measured over its own time.
+        age = min(60, present - min((s.start for s in lines), default=present))
+        result[pool] = PoolTraffic(
+            sum(s.refused_count for s in lines),
+            _mean(sum(s.first_token_sum for s in lines), sum(s.first_tokens for s in lines)),
+            tuple(
+                (by_start[start].routed + by_start[start].refused_count) / width if start in by_start else None
+                for start in starts
+            ),
+            requests / age if age else 0.0,
+            requests,
+            sum(s.refused_count for s in minute),
+        )
+    return result

@@ -1,0 +1,1 @@
+"""`/metrics`: counted from committed entries, written as text."""

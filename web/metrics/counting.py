@@ -1,0 +1,314 @@
+"""`/metrics`: a projection of committed entries, in the names that dashboards of the field ask for.
+
+Every family of requests and pools is there twice: as llm-d-router names it (`llm_d_epp_`) and as GIE does.
+The counts are of this process's life; what a client can choose becomes a label value at most LABEL_VALUES_MAX times.
+Entries are counted a thousand at a time, or when somebody asks: a column of values costs less than each by itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, PickerEnded, ScrapeFailed
+from pointsman.core.state.marks import MARKS, FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
+from pointsman.core.state.membership import Endpoint
+from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.packing import unpack
+from pointsman.web.metrics.exposition import MANY, Bounded, Histogram
+
+LABEL_VALUES_MAX = 1000
+"""Distinct model names, and fairness ids; llm-d-router's bound."""
+
+SERIES_MAX = 4000
+"""Combinations of them: a page of some megabytes."""
+
+PENDING = 1000
+"""Entries that are counted together: a sixth of a second of a load, and half a millisecond of work."""
+
+LATENCY = (
+    *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120),
+    *(180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600),
+)
+TOKEN_TIME = (
+    *(0.0005, 0.00205, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5),
+    *(2, 3, 4.5, 6, 12, 18, 24, 30, 36, 48, 60, 90, 120, 180, 270, 360),
+)
+NORMALIZED = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+REQUEST_BYTES = tuple(float(2**power) for power in range(6, 31))
+# 32778 is a typo of the original that dashboards rest on.
+RESPONSE_BYTES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32778, 65536)
+INPUT_TOKENS = (*RESPONSE_BYTES, 131072, 262144, 524288, 1048576)
+OUTPUT_TOKENS = RESPONSE_BYTES[:12]
+SCHEDULER = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+_REFUSED_CODES = {
+    "bad-request": "BadRequest",
+    "body-too-large": "BadRequest",
+    "saturated": "InferencePoolResourceExhausted",
+}
+"""Codes of GIE by our reasons; all others are ServiceUnavailable."""
+
+_ENDED_CODES = {"lost": "Internal"}
+"""Codes by the cause of an end that is not `complete`; all others are Unknown."""
+
+
+class RequestSeries:
+    """What is counted for one combination of model, target model, fairness id and priority."""
+
+    def __init__(self, model: str, target: str, fairness: str, priority: str) -> None:
+        self.model, self.target, self.fairness, self.priority = model, target, fairness, priority
+        self.requests = 0
+        self.running = 0
+        self.errors: dict[str, int] = {}
+        self.duration = Histogram(LATENCY)
+        self.first_token = {False: Histogram(LATENCY), True: Histogram(LATENCY)}
+        """By whether the answer was streamed."""
+        self.token_time = Histogram(TOKEN_TIME)
+        self.normalized = Histogram(NORMALIZED)
+        self.request_bytes = Histogram(REQUEST_BYTES)
+        self.response_bytes = Histogram(RESPONSE_BYTES)
+        self.input_tokens = Histogram(INPUT_TOKENS)
+        self.output_tokens = Histogram(OUTPUT_TOKENS)
+        self.cached_tokens = Histogram(INPUT_TOKENS)
+
+    def failed(self, code: str) -> None:
+        """Count an error."""
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+    def routed(self, sizes: Sequence[int]) -> None:
+        """Count requests for which an endpoint was found, each with the bytes of its body."""
+        self.requests += len(sizes)
+        self.running += len(sizes)
+        self.request_bytes.observe_all(sizes)
+
+    def finished(self, event: FinishedMark) -> None:
+        """Count a request's end."""
+        self.running -= 1
+        self.duration.observe(event.duration)
+        if event.first_token is not None:
+            self.first_token[event.streamed].observe(event.first_token)
+        self.response_bytes.observe(event.response_bytes)
+        if event.prompt_tokens is not None:
+            self.input_tokens.observe(event.prompt_tokens)
+        if event.cached_tokens is not None:
+            self.cached_tokens.observe(event.cached_tokens)
+        if (made := event.completion_tokens) is not None:
+            self.output_tokens.observe(made)
+            if event.streamed and made > 0:
+                self.normalized.observe(event.duration / made)
+                if made > 1 and event.first_token is not None:
+                    self.token_time.observe(max(0.0, event.duration - event.first_token) / (made - 1))
+        self._ended(event)
+
+    def _ended(self, event: FinishedMark) -> None:
+        if event.cause != "complete":
+            self.failed(_ENDED_CODES.get(event.cause, "Unknown"))
+        elif event.status >= 400:
+            self.failed("ModelServerError")
+
+    def finished_all(self, events: Sequence[FinishedMark]) -> None:
+        """Count the ends of requests, as one after the other."""
+        if len(events) < MANY:
+            for event in events:
+                self.finished(event)
+            return
+        self.running -= len(events)
+        self.duration.observe_all([event.duration for event in events])
+        for streamed, first_token in self.first_token.items():
+            times = [event.first_token for event in events if event.streamed is streamed]
+            first_token.observe_all([time for time in times if time is not None])
+        self.response_bytes.observe_all([event.response_bytes for event in events])
+        self.input_tokens.observe_all([n for event in events if (n := event.prompt_tokens) is not None])
+        self.cached_tokens.observe_all([n for event in events if (n := event.cached_tokens) is not None])
+        self.output_tokens.observe_all([n for event in events if (n := event.completion_tokens) is not None])
+        self._streamed([event for event in events if event.streamed])
+        for event in [event for event in events if event.status >= 400 or event.cause != "complete"]:
+            self._ended(event)
+
+    def _streamed(self, events: Sequence[FinishedMark]) -> None:
+        made = [(event, n) for event in events if (n := event.completion_tokens) is not None and n > 0]
+        self.normalized.observe_all([event.duration / n for event, n in made])
+        begun = [(event.duration - event.first_token, n) for event, n in made if event.first_token is not None]
+        self.token_time.observe_all([max(0.0, time) / (n - 1) for time, n in begun if n > 1])
+
+
+class AttemptLabels(msgspec.Struct, frozen=True):
+    """The labels of scheduler attempts."""
+
+    status: str
+    target: str
+    endpoint: str = ""
+    namespace: str = ""
+    port: str = ""
+
+
+class Metrics:
+    """Folds committed entries; `metrics_page` writes what they add up to."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str, str, str], RequestSeries] = {}
+        self._attempts: dict[AttemptLabels, int] = {}
+        self._scheduling = Histogram(SCHEDULER)
+        self._samples = 0
+        self._scrapes_failed = 0
+        self._models = Bounded(LABEL_VALUES_MAX)
+        self._fairness = Bounded(LABEL_VALUES_MAX)
+        self._by_facts: dict[tuple[str, str, str, int], RequestSeries] = {}
+        self._attempts_known: dict[tuple[str, int], AttemptLabels] = {}
+        """Of a target and an endpoint's number, which is never used again."""
+        self._open: dict[tuple[str, int], dict[int, RequestSeries]] = {}
+        self._pending: list[Event | Mark] = []
+        self._endpoints: dict[int, Endpoint] = {}
+        self._membership = -1
+        """The version of it that `_endpoints` are of, and that all of `_pending` was committed with."""
+
+    @property
+    def series(self) -> dict[tuple[str, str, str, str], RequestSeries]:
+        """By the values of its labels."""
+        self._count()
+        return self._series
+
+    @property
+    def attempts(self) -> dict[AttemptLabels, int]:
+        """How often the scheduler was asked, by what came of it."""
+        self._count()
+        return self._attempts
+
+    @property
+    def scheduling(self) -> Histogram:
+        """Times of decisions."""
+        self._count()
+        return self._scheduling
+
+    @property
+    def samples(self) -> int:
+        """Samples of an endpoint's load."""
+        self._count()
+        return self._samples
+
+    @property
+    def scrapes_failed(self) -> int:
+        """Scrapes of an endpoint that failed."""
+        self._count()
+        return self._scrapes_failed
+
+    def follow(self, events: Sequence[Event | Mark], cluster: ClusterState) -> None:
+        """Take the entries of a commit, as skimmed; `cluster` is the state after it, and names the endpoints."""
+        if cluster.membership_version != self._membership:
+            self._count()  # with the names of its time
+            self._membership, self._endpoints = cluster.membership_version, dict(cluster.endpoints)
+        self._pending.extend(events)
+        if len(self._pending) >= PENDING:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what is pending."""
+        pending, self._pending = self._pending, []
+        routed: defaultdict[RequestSeries, list[int]] = defaultdict(list)
+        finished: defaultdict[RequestSeries, list[FinishedMark]] = defaultdict(list)
+        chosen: defaultdict[tuple[str, int], int] = defaultdict(int)
+        took: list[int] = []
+        picker, epoch, mine = (
+            "",
+            -1,
+            dict[int, RequestSeries](),
+        )  # entries that follow each other are nearly always of one
+        for event in pending:
+            # By type: to `isinstance`, a class that does not match costs a call.
+            if type(event) is StartedMark:
+                continue  # nothing is counted of that
+            if type(event) not in MARKS:
+                self._count_rare(event)
+                epoch = -1
+                continue
+            mark: Mark = event  # type: ignore[assignment]  # as its type says
+            origin = mark.origin
+            if origin.epoch != epoch or origin.picker != picker:
+                picker, epoch = origin.picker, origin.epoch
+                mine = self._open.setdefault((picker, epoch), {})
+            if type(mark) is RoutedMark:
+                mine[origin.n] = series = self._series_of(mark.request)
+                routed[series].append(mark.request.body_bytes)
+                chosen[series.target, mark.endpoints[0]] += 1
+                took.append(mark.took)
+            elif type(mark) is FinishedMark:
+                # One that was routed before this process began has nothing to be counted under.
+                if (ended := mine.pop(mark.request_n, None)) is not None:
+                    finished[ended].append(mark)
+            elif type(mark) is RefusedMark and self._refused(mark):
+                took.append(mark.took)
+        self._scheduling.observe_all([micros / 1e6 for micros in took])
+        for series, sizes in routed.items():
+            series.routed(sizes)
+        for series, ends in finished.items():
+            series.finished_all(ends)
+        for (target, number), count in chosen.items():
+            self._count_attempt(self._attempt(target, number), count)
+
+    def _count_rare(self, event: Event | Mark) -> None:
+        match event:
+            case LoadSampled(numbers):
+                self._samples += len(unpack(numbers))
+            case OpenRequestsListed(origin, listed):
+                kept = set(unpack(listed).tolist())
+                mine = self._open.get((origin.picker, origin.epoch), {})
+                for n in [n for n in mine if n not in kept]:
+                    self._lost(mine.pop(n))
+            case PickerEnded(picker, epoch):
+                for series in self._open.pop((picker, epoch), {}).values():
+                    self._lost(series)
+            case ScrapeFailed(endpoints):
+                self._scrapes_failed += len(unpack(endpoints))
+            case _:
+                pass
+
+    def _refused(self, event: RefusedMark) -> bool:
+        """Count a refusal; whether the scheduler was asked."""
+        series = self._series_of(event.request)
+        series.failed(_REFUSED_CODES.get(event.reason, "ServiceUnavailable"))
+        if not event.digest:
+            return False
+        self._count_attempt(AttemptLabels("failure", series.target), 1)
+        return True
+
+    def _lost(self, series: RequestSeries) -> None:
+        series.running -= 1
+        series.failed("Internal")
+
+    def _series_of(self, request: FactsMark) -> RequestSeries:
+        key = (request.model, request.target_model, request.fairness_id, request.priority)
+        known = self._by_facts.get(key)
+        if known is not None:
+            return known
+        labels = (
+            self._models.name(request.model),
+            self._models.name(request.target_model or request.model),
+            self._fairness.name(request.fairness_id),
+            str(request.priority),
+        )
+        if labels not in self._series and len(self._series) >= SERIES_MAX:
+            labels = ("other", "other", "other", "other")
+        series = self._series.setdefault(labels, RequestSeries(*labels))
+        if len(self._by_facts) < SERIES_MAX:
+            self._by_facts[key] = series
+        return series
+
+    def _attempt(self, target: str, number: int) -> AttemptLabels:
+        """What chose an endpoint."""
+        known = self._attempts_known.get((target, number))
+        if known is not None:
+            return known
+        member = self._endpoints.get(number)
+        if member is None:  # it left within the same commit
+            return AttemptLabels("success", target)
+        if len(self._attempts_known) >= SERIES_MAX:
+            self._attempts_known.clear()
+        found = AttemptLabels("success", target, member.name, member.namespace, str(member.port))
+        self._attempts_known[target, number] = found
+        return found
+
+    def _count_attempt(self, attempt: AttemptLabels, count: int) -> None:
+        if attempt not in self._attempts and len(self._attempts) >= SERIES_MAX:
+            attempt = AttemptLabels(attempt.status, "other")
+        self._attempts[attempt] = self._attempts.get(attempt, 0) + count

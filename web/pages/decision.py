@@ -1,0 +1,235 @@
+"""The page of one decision: what was asked, why it came out as it did, what came of it, and whether replay agrees."""
+
+import msgspec
+import trio
+from quart import request
+
+from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
+from pointsman.eventlog.readmodel.queries import Filters, ReadModel
+from pointsman.eventlog.readmodel.rollups import EndpointRow, RequestRow
+from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.web.console import Console, short_name
+from pointsman.web.drawing import words
+from pointsman.web.drawing.matrix import RECOMPUTING, Matrix, explained, matrix
+from pointsman.web.pages.decisions import DecisionRow, decision_row
+from pointsman.web.pages.reply import Missing, Reply, plain
+from pointsman.web.recomputing.replayer import ANSWER_WITHIN, ReplayerBusy
+from pointsman.web.recomputing.worker import Replayed
+
+PATIENCE = 0.05
+"""Seconds that a page waits for replay, half of what a page may take: what is stored is shown, the matrix follows."""
+FRAGMENT_PATIENCE = 3.0
+NEIGHBOURS = 3
+"""Decisions shown before and after."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What the log and the read model say of a decision."""
+
+    position: int
+    recorded_at: float
+    decision: RequestRouted | RequestRefused
+    started: tuple[int, ResponseStarted] | None
+    finished: tuple[int, RequestFinished] | None
+    row: RequestRow | None
+    """None where it is not indexed yet."""
+    chosen: EndpointRow | None
+    before: tuple[DecisionRow, ...]
+    """Nearest last."""
+    after: tuple[DecisionRow, ...]
+
+
+async def page(console: Console, position: int) -> Reply:
+    """Why one request went where it went."""
+    told = await trio.to_thread.run_sync(_read, console, position)
+    try:
+        replayed = await console.replayer.ask(position, _patience())
+    except ReplayerBusy as error:
+        replayed = Replayed("unavailable", str(error))
+    picture: Matrix | None = matrix(replayed, told.decision) if replayed and replayed.explanation else None
+    verdict = explained(replayed) if replayed else RECOMPUTING
+    decision = told.decision
+    title = _title(told)
+    why = replayed.explanation.why if replayed and replayed.explanation else _stored_sentence(decision)
+    under_way = (
+        isinstance(decision, RequestRouted) and told.finished is None and (told.row is None or not told.row.cause)
+    )
+    context = {
+        "title": title,
+        "sentence": why,
+        "verdict": verdict,
+        "matrix": picture,
+        "recomputing": replayed is None,
+        "under_way": under_way,
+        "here": f"/decisions/{position}",
+        "position": position,
+        "d": _facts(console, told, picture),
+        "asked": _asked(decision),
+        "recorded": _recorded(told),
+        "before": told.before,
+        "after": told.after,
+    }
+    data = {
+        "position": position,
+        "title": title,
+        "why": why,
+        "verdict": verdict,
+        "decision": plain(decision),
+        "started": plain(told.started),
+        "finished": plain(told.finished),
+        "matrix": picture,
+    }
+    return Reply("decision.html", "_decision.html", context, data)
+
+
+def _patience() -> float:
+    if request.path.startswith("/api/"):
+        return ANSWER_WITHIN
+    return FRAGMENT_PATIENCE if request.headers.get("HX-Request") == "true" else PATIENCE
+
+
+def _read(console: Console, position: int) -> Told:
+    with LogReader(console.log_directory) as reader, ReadModel(console.read_model) as model:
+        first, head = reader.first(), reader.head().position
+        if not first <= position <= head:
+            raise Missing(f"The log has the entries #{first:,} to #{head:,}, wanted #{position:,}.")
+        [entry] = reader.entries(position, position)
+        event = entry.event
+        if not isinstance(event, RequestRouted | RequestRefused):
+            raise Missing(f"Entry #{position:,} is no decision; the log's page shows what it is.")
+        row = model.decision(position)
+        older = model.decisions(Filters(), before=position, limit=NEIGHBOURS).rows
+        newer = model.decisions(Filters(), after=position, limit=NEIGHBOURS).rows
+        chosen = event.endpoints[0] if isinstance(event, RequestRouted) else None
+        numbers = [chosen, *(r.endpoint for r in (*older, *newer))]
+        names = model.endpoint_names(number for number in numbers if number is not None)
+        started = _entry(reader, row.started if row else None)
+        finished = _entry(reader, row.finished if row else None)
+    return Told(
+        position,
+        entry.recorded_at,
+        event,
+        (started[0], started[1]) if started and isinstance(started[1], ResponseStarted) else None,
+        (finished[0], finished[1]) if finished and isinstance(finished[1], RequestFinished) else None,
+        row,
+        names.get(chosen) if chosen is not None else None,
+        tuple(decision_row(r, names) for r in reversed(older)),
+        tuple(decision_row(r, names) for r in reversed(newer)),
+    )
+
+
+def _entry(reader: LogReader, position: int | None) -> tuple[int, object] | None:
+    if position is None or position < reader.first():
+        return None
+    [entry] = reader.entries(position, position)
+    return position, entry.event
+
+
+def _title(told: Told) -> str:
+    decision = told.decision
+    if isinstance(decision, RequestRefused):
+        return f"Why this request was refused with {decision.status}"
+    name = f"{told.chosen.name}:{told.chosen.port}" if told.chosen else f"endpoint {decision.endpoints[0]}"
+    return f"Why {name} answered this request"
+
+
+def _stored_sentence(decision: RequestRouted | RequestRefused) -> str:
+    if isinstance(decision, RequestRefused):
+        return decision.message or f"The reason is {decision.reason}."
+    if not decision.best:
+        return "It was picked without a score."
+    if decision.best[0][0] == decision.endpoints[0]:
+        return f"It had the highest sum, {decision.best[0][1]:.2f}."
+    return f"The highest sum was {decision.best[0][1]:.2f}, of another endpoint; it was drawn."
+
+
+def _facts(console: Console, told: Told, picture: Matrix | None) -> dict[str, str]:
+    """The line of facts beneath the sentence."""
+    decision = told.decision
+    facts, finished = decision.request, told.finished[1] if told.finished else None
+    return {
+        "at": words.moment(decision.decided_at),
+        "request_id": facts.request_id,
+        "model": facts.model,
+        "pool_href": f"/pools/{facts.pool}",
+        "pool_name": short_name(facts.pool),
+        "share": _share(console, facts.pool),
+        "filtered": picture.remaining if picture else "stored",
+        "rejections": ", ".join(f"{count} for {reason}" for reason, count in decision.rejections) or "nobody rejected",
+        "margin": picture.margin if picture else _best(decision),
+        "took": f"scheduled in {decision.took:,} µs" if decision.took else "not scheduled",
+        "first_token": words.duration(finished.first_token if finished else None),
+        "outcome": _outcome(told),
+    }
+
+
+def _best(decision: RequestRouted | RequestRefused) -> str:
+    if isinstance(decision, RequestRefused) or not decision.best:
+        return "–"  # noqa: RUF001
+    sums = [f"{total:.2f}" for _, total in decision.best]
+    return " against ".join(sums[:2])
+
+
+def _share(console: Console, pool: str) -> str:
+    """The weight of the pool at present, in the first rule that names it."""
+    for route in console.state().routes.values():
+        for rule in route.rules:
+            total = sum(b.weight for b in rule.backends)
+            for backend in rule.backends:
+                if backend.pool == pool and total:
+                    return f"weight {backend.weight} of {total} now"
+    return ""
+
+
+def _outcome(told: Told) -> str:
+    if isinstance(told.decision, RequestRefused):
+        return f"answered with {told.decision.status}"
+    if told.finished is None:
+        if told.row is not None and told.row.cause:
+            return told.row.cause
+        return "under way" if told.started is None else "streaming"
+    finished = told.finished[1]
+    tokens = f"{words.count(finished.completion_tokens)} tokens, " if finished.completion_tokens is not None else ""
+    return f"{tokens}{words.duration(finished.duration)}, {finished.status or finished.cause}"
+
+
+def _asked(decision: RequestRouted | RequestRefused) -> list[tuple[str, str]]:
+    facts = decision.request
+    headers = ", ".join(f"{name}: {value}" for name, value in sorted(facts.headers.items()))
+    rows = [
+        ("request id", facts.request_id),
+        ("path", facts.path),
+        ("model", facts.model if not facts.target_model else f"{facts.model}, sent as {facts.target_model}"),
+        ("objective", f"{facts.objective or 'none'}, priority {facts.priority}"),
+        ("fairness id", facts.fairness_id or "none"),
+        ("body", words.size(facts.body_bytes)),
+        ("prompt", f"{words.size(facts.prompt_bytes)}, {len(facts.prefix) // 8} blocks hashed; its text is not stored"),
+        ("stream", "yes" if facts.streamed else "no"),
+        ("subset hint", "none" if facts.subset is None else "given by the gateway"),
+        ("headers read", headers),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An entry that belongs to a decision."""
+
+    position: int
+    tag: str
+    words: str
+
+
+def _recorded(told: Told) -> list[Recorded]:
+    decision, origin = told.decision, told.decision.origin
+    tag = "request-routed" if isinstance(decision, RequestRouted) else "request-refused"
+    by = f"{origin.picker}, epoch {origin.epoch:016x}, n {origin.n:,} · applied #{origin.applied:,}"
+    digest = f" · digest {decision.digest.hex()}" if decision.digest else ""
+    found = [Recorded(told.position, tag, by + digest + (" · degraded" if decision.degraded else ""))]
+    if told.started is not None:
+        at, started = told.started
+        served = f"served by {started.served}" if started.served else "endpoint not told"
+        found.append(Recorded(at, "response-started", f"status {started.status}, {served}"))
+    if told.finished is not None:
+        at, finished = told.finished
+        found.append(Recorded(at, "request-finished", f"{finished.cause}, {words.size(finished.response_bytes)}"))
+    return found

@@ -1,0 +1,246 @@
+"""The pages of pools: all of them, and one."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+from markupsafe import Markup
+from quart import request
+
+from pointsman.core.config.effective import decode_config
+from pointsman.core.deciding.profile import profile_in_force
+from pointsman.core.events import PoolApplied
+from pointsman.core.state.membership import Endpoint
+from pointsman.core.state.projection import ClusterState
+from pointsman.web.console import Console, endpoint_name
+from pointsman.web.drawing import figures, svg, words
+from pointsman.web.pages.reply import BadQuery, Missing, Reply, number
+
+
+class PoolRow(msgspec.Struct, frozen=True):
+    """A pool in a table."""
+
+    name: str
+    namespace: str
+    href: str
+    ready: int
+    members: int
+    state: str
+    waiting: str
+    kv: str
+    in_flight: int
+    rate: str
+    refused: int
+    adapters: str
+    spark: Markup
+
+
+class EndpointLine(msgspec.Struct, frozen=True):
+    """An endpoint of a pool's page."""
+
+    name: str
+    authority: str
+    number: int
+    word: str
+    state: str
+    stale: bool
+    waiting: str
+    running: str
+    kv: str
+    in_flight: int
+    adapters: str
+    age: str
+
+
+async def rows(console: Console) -> list[PoolRow]:
+    """All pools, by name."""
+    state, in_flight = console.state(), console.in_flight()
+    seen = await figures.observed(console, sorted(state.pools))
+    return [_row(state, in_flight, pool, seen[pool]) for pool in sorted(state.pools)]
+
+
+def _row(state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: figures.PoolTraffic) -> PoolRow:
+    members = state.members(pool)
+    ready = [m for m in members if m.ready]
+    sampled = [m.slot for m in ready if not math.isinf(state.age[m.slot])]
+    namespace, _, name = pool.partition("/")
+    return PoolRow(
+        name,
+        namespace,
+        f"/pools/{pool}",
+        len(ready),
+        len(members),
+        "bad" if not ready else "good" if len(ready) == len(members) else "warn",
+        words.count(sum(int(state.waiting[s]) for s in sampled)) if sampled else "not sampled",
+        words.percent(math.fsum(float(state.kv_cache[s]) for s in sampled) / len(sampled), 0)
+        if sampled
+        else "not sampled",
+        sum(in_flight.get(m.number, 0) for m in members),
+        words.rate(seen.rate),
+        seen.refused,
+        _adapters(state, members),
+        svg.sparkline(seen.spark, f"requests a second of {name}", svg.colour_of(pool, list(state.pools))),
+    )
+
+
+def _adapters(state: ClusterState, members: list[Endpoint]) -> str:
+    """Each LoRA adapter of a pool, and on how many of its endpoints it runs or waits."""
+    running = Counter(name for m in members for name in state.adapters[m.slot].running)
+    waiting = Counter(name for m in members for name in state.adapters[m.slot].waiting)
+    told = []
+    for name in sorted(running | waiting):
+        queued = f", waiting on {waiting[name]}" if waiting[name] else ""
+        told.append(f"{name} on {running[name]} of {len(members)}{queued}")
+    return "; ".join(told)
+
+
+async def list_page(console: Console) -> Reply:
+    """All pools."""
+    found = await rows(console)
+    out = [p.name for p in found if p.ready == 0]
+    sentence = (
+        f"{', '.join(out)} has no ready endpoint: its requests are refused."
+        if out
+        else f"{words.plural(len(found), 'pool')}, {words.plural(sum(p.ready for p in found), 'ready endpoint')}."
+    )
+    return Reply(
+        "pools.html", "_pools.html", {"pools": found, "headline": sentence, "manifests": console.manifests}, found
+    )
+
+
+class PoolView(msgspec.Struct, frozen=True):
+    """A pool's page."""
+
+    name: str
+    namespace: str
+    state: str
+    state_word: str
+    sentence: str
+    selector: str
+
+
+async def pool_page(console: Console, namespace: str, name: str) -> Reply:
+    """One pool."""
+    state, key = console.state(), f"{namespace}/{name}"
+    pool = state.pools.get(key)
+    if pool is None:
+        raise Missing(f"There is no pool {key[:200]} now.")
+    span = request.args.get("span", "5m")
+    if span not in figures.SPANS:
+        raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(figures.SPANS)}")
+    until = float(number(request.args.get("until"), "until", 0, 10**11))
+    endpoints = [_endpoint(state, console.in_flight(), member) for member in state.members(key)]
+    lines = {name: (await figures.spans(console, [key], span, until or time.time()))[key]}
+    colours = {name: svg.colour_of(key, list(state.pools))}
+    charts = [figures.chart(m, lines, colours, span, until or time.time()) for m in MEASURES]
+    at = f"&until={until:.0f}" if until else ""
+    view = PoolView(name, namespace, *_sentence(state, key, endpoints), _selector(pool))
+    spec = (
+        ("selector", _selector(pool) or "–"),  # noqa: RUF001
+        ("target ports", ", ".join(map(str, pool.target_ports))),
+        ("endpoint picker", f"{pool.picker_name or 'none'}:{pool.picker_port or 9002}"),
+        ("failure mode", pool.failure_mode),
+        ("application protocol", pool.app_protocol),
+        ("from", pool.source or "–"),  # noqa: RUF001
+    )
+    config = _config(state, key)
+    context = {
+        "pool": view,
+        "endpoints": endpoints,
+        "charts": charts,
+        "spans": [
+            {"name": text, "href": f"/pools/{key}?span={value}{at}#charts", "current": value == span}
+            for value, text in figures.SPAN_NAMES.items()
+        ],
+        "here": f"/pools/{key}?span={span}{at}",
+        "until": words.moment(until),
+        "now_href": f"/pools/{key}?span={span}#charts",
+        "config": config,
+        "spec": spec,
+    }
+    data = {"pool": view, "endpoints": endpoints, "spec": dict(spec), "config": config, "charts": charts}
+    return Reply("pool.html", "_pool.html", context, data)
+
+
+def _selector(pool: PoolApplied) -> str:
+    return ", ".join(f"{k}={v}" for k, v in sorted(pool.selector.items()))
+
+
+MEASURES = (
+    figures.REQUESTS,
+    figures.REFUSED,
+    figures.WAITING,
+    figures.KV_CACHE,
+    figures.FIRST_TOKEN,
+    figures.IN_FLIGHT,
+)
+
+
+def _sentence(state: ClusterState, pool: str, endpoints: list[EndpointLine]) -> tuple[str, str, str]:
+    """Colour, word and sentence for how a pool is."""
+    ready = [e for e in endpoints if e.state != "bad"]
+    stale = [e for e in ready if e.stale]
+    if not endpoints:
+        return "bad", "no endpoint", "The pool has no endpoints: every request is refused with 503."
+    if not ready:
+        return "bad", "no ready endpoint", "No endpoint is ready: every request of this pool is refused with 503."
+    head = f"{len(ready)} of {len(endpoints)} ready"
+    waiting = sum(int(state.waiting[s]) for s in state.ready(pool).tolist())
+    queue = f"{words.plural(waiting, 'request')} {'waits' if waiting == 1 else 'wait'}" if waiting else "nobody waits"
+    if stale:
+        return "warn", head, f"{head}, {queue}; {words.plural(len(stale), 'sample is', 'samples are')} stale."
+    if len(ready) < len(endpoints):
+        return "warn", head, f"{head}, {queue}."
+    return "good", head, f"{head}, {queue}."
+
+
+def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoint) -> EndpointLine:
+    slot, now = member.slot, time.time()
+    age = float(state.age[slot])
+    never = math.isinf(age)
+    stale = never or age > max(state.threshold, 0.2)
+    word, kind = ("ready", "good") if member.ready else ("not ready", "bad")
+    if member.ready and stale:
+        word, kind = ("not sampled yet", "warn") if never else ("sample is stale", "warn")
+    adapters = state.adapters[slot]
+    held = [*sorted(adapters.running), *(f"{a} (waiting)" for a in sorted(adapters.waiting))]
+    since = words.duration(max(0.0, now - float(state.sampled_at[slot])))
+    return EndpointLine(
+        endpoint_name(member),
+        member.authority,
+        member.number,
+        word,
+        kind,
+        stale,
+        "–" if never else words.count(int(state.waiting[slot])),  # noqa: RUF001
+        "–" if never else words.count(int(state.running[slot])),  # noqa: RUF001
+        "–" if never else words.percent(float(state.kv_cache[slot]), 0),  # noqa: RUF001
+        in_flight.get(member.number, 0),
+        ", ".join(held) or "none",
+        "never" if never else f"{since} old",
+    )
+
+
+def _config(state: ClusterState, pool: str) -> dict[str, object]:
+    """The plugins in force, in the order they run."""
+    accepted = state.config(pool)
+    profile = profile_in_force(state, pool)
+    config = profile.config if accepted is None else decode_config(accepted.config)
+    plugins = [
+        {
+            "name": placed.plugin,
+            "type": config.declared(placed.plugin).type,
+            "weight": svg.number(placed.weight, 2) if any(placed.plugin == s[0] for s in profile.scorers) else "",
+            "parameters": _parameters(config.parameters(placed.plugin)),
+        }
+        for placed in config.profiles[0].plugins
+    ]
+    return {"source": accepted.source if accepted else "the built-in default", "plugins": plugins}
+
+
+def _parameters(plugin: msgspec.Struct) -> str:
+    """What is set, as `name value`."""
+    told = {k: v for k, v in msgspec.to_builtins(plugin).items() if v is not None and v not in ("", [], {})}
+    return ", ".join(f"{k} {v if isinstance(v, str) else msgspec.json.encode(v).decode()}" for k, v in told.items())

@@ -1,0 +1,1 @@
+"""Decisions computed again for a page, in a process of their own."""

@@ -1,0 +1,146 @@
+"""Has decisions recomputed in a process of their own: starts it, asks it one thing at a time, replaces it when slow."""
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from pointsman.web.recomputing.worker import Checked, Replayed
+
+ANSWER_WITHIN = 10.0
+"""Seconds for one decision; the budget is one, a cold disk takes more."""
+WAITING_MAX = 32
+"""Decisions that wait for the worker at a time."""
+KEPT = 16
+"""Answers kept for whoever asks again: with a thousand candidates each is half a megabyte."""
+FRAME_MAX = 64 * 2**20
+LOOK = 5.0
+"""Seconds between two looks at the newest decisions, while somebody looks at pages."""
+LASTING = ("ok", "differs", "other-version", "not-scheduled", "other-log")
+"""Answers that stay true."""
+
+_answer = msgspec.msgpack.Decoder(Replayed)
+_checked = msgspec.msgpack.Decoder(Checked)
+
+
+class ReplayerBusy(Exception):
+    """More pages wait than the worker is given."""
+
+
+class _Asked:
+    """A position and whoever waits for its answer."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: Replayed | None = None
+
+
+class Replayer:
+    """Asks the worker; `run` must be started in a nursery."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.checked = Checked()
+        """What replay found of the newest decisions."""
+        self._command = list(command)
+        self._process: trio.Process | None = None
+        self._waiting: OrderedDict[int, _Asked] = OrderedDict()
+        self._answers: OrderedDict[int, Replayed] = OrderedDict()
+        self._arrived = trio.Event()
+
+    async def ask(self, position: int, within: float = ANSWER_WITHIN) -> Replayed | None:
+        """Have the decision at `position` computed again; None where that takes longer than `within`.
+
+        It goes on then, and whoever asks again gets the answer.  Raises `ReplayerBusy`.
+        """
+        if (known := self._answers.get(position)) is not None:
+            self._answers.move_to_end(position)
+            return known
+        asked = self._waiting.get(position)
+        if asked is None:
+            if len(self._waiting) >= WAITING_MAX:
+                raise ReplayerBusy(f"{WAITING_MAX} decisions wait for replay")
+            asked = self._waiting[position] = _Asked()
+            self._arrived.set()
+        with trio.move_on_after(within):
+            await asked.done.wait()
+        return asked.answer
+
+    async def run(self, looked_at: Callable[[], bool], changed: Callable[[], None]) -> None:
+        """Compute what is asked for, and verify the newest while `looked_at`; `changed` follows a new finding."""
+        try:
+            look_at = trio.current_time()
+            while True:
+                if self._waiting:
+                    await self._next()
+                elif looked_at() and trio.current_time() >= look_at:
+                    before, self.checked = self.checked, await self._check()
+                    look_at = trio.current_time() + LOOK
+                    if before != self.checked:
+                        changed()
+                else:
+                    self._arrived = trio.Event()
+                    with trio.move_on_after(1.0):
+                        await self._arrived.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._stop()
+
+    async def _next(self) -> None:
+        position = next(iter(self._waiting))
+        try:
+            answer = _answer.decode(await self._exchange(position))
+        except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError) as error:
+            await self._stop()
+            answer = Replayed("unavailable", f"the replay process ended: {error}")
+        except trio.TooSlowError:
+            await self._stop()
+            answer = Replayed("unavailable", f"replay took more than {ANSWER_WITHIN:.0f} s")
+        if answer.kind in LASTING:
+            self._answers[position] = answer
+            while len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
+        asked = self._waiting.pop(position)
+        asked.answer = answer
+        asked.done.set()
+
+    async def _check(self) -> Checked:
+        try:
+            return _checked.decode(await self._exchange(0))
+        except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError, trio.TooSlowError):
+            await self._stop()
+            return Checked()
+
+    async def _exchange(self, position: int) -> bytes:
+        with trio.fail_after(ANSWER_WITHIN):
+            process = self._process
+            if process is None or process.returncode is not None:
+                process = self._process = await trio.lowlevel.open_process(self._command, stdin=-1, stdout=-1)
+            assert process.stdin is not None
+            await process.stdin.send_all(struct.pack(">Q", position))
+            (size,) = struct.unpack(">I", await self._read(process, 4))
+            if size > FRAME_MAX:
+                raise EOFError(f"an answer of {size} bytes")
+            return await self._read(process, size)
+
+    async def _read(self, process: trio.Process, size: int) -> bytes:
+        assert process.stdout is not None
+        parts = bytearray()
+        while len(parts) < size:
+            chunk = await process.stdout.receive_some(size - len(parts))
+            if not chunk:
+                raise EOFError("no answer")
+            parts += chunk
+        return bytes(parts)
+
+    async def _stop(self) -> None:
+        """End the worker, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        await pipe.aclose()
