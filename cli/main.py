@@ -3,9 +3,9 @@
 import argparse
 import sys
 from importlib import import_module
-from importlib.metadata import version
 
 from pointsman.cli.failure import Failure
+from pointsman.cli.version import build
 
 COMMANDS = {
     "demo": ("demo.demo", "the whole system on this machine, with simulated model servers"),
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 where something is wrong with the world, 2 with the words."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] in (["--version"], ["version"]):
-        print(f"pointsman {version('pointsman')}")
+        print(build())
         return 0
     found = _find(words)
     if found is None:

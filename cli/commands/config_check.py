@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from pointsman.cli.arguments import Parser, print_json
-from pointsman.cli.commands.config_file import read_config
+from pointsman.cli.config_file import read_config
 from pointsman.cli.failure import Failure
 from pointsman.core.config.parse import EffectiveConfig, PickingFlags
 from pointsman.core.plugin import Scorer

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
-from pointsman.cli.commands.config_file import read_config
+from pointsman.cli.config_file import read_config
 from pointsman.cli.console_place import CONSOLE_PORT, url_of
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import HTTP2_ENGINES, Deployment, PickerOptions, supervise

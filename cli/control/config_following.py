@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import trio
 
-from pointsman.cli.commands.config_file import parse_text
+from pointsman.cli.config_file import parse_text
 from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.core.config.parse import DEFAULT_CONFIG, ConfigError, EffectiveConfig, decode_config
 from pointsman.core.events import ConfigAccepted, ConfigRejected
@@ -115,8 +114,3 @@ class ConfigFollower:
         self._rejected = words
         self._tell(f"{words}; what was in force stays")
         await self._appender.append(ConfigRejected(ALL_POOLS, self._source, error.line, error.message))
-
-
-def build() -> str:
-    """What the log says made its entries."""
-    return f"pointsman {version('pointsman')}"

@@ -18,13 +18,14 @@ import msgspec
 import trio
 
 from pointsman.cli.arguments import Parser
-from pointsman.cli.control.config_following import ConfigFollower, build
+from pointsman.cli.control.config_following import ConfigFollower
 from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.control.gateway_part import follow_routes
 from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
+from pointsman.cli.version import build
 from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped, PickerEnded
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, LogFullError, LogLockedError

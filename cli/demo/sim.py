@@ -10,9 +10,10 @@ import yaml
 
 from pointsman.cli.arguments import Parser
 from pointsman.cli.failure import Failure
-from pointsman.cluster.simulator.batching import ServerModel
+from pointsman.cluster.simulator.engine.batching import ServerModel
 from pointsman.cluster.simulator.pods import PodError, specs_from_pods
-from pointsman.cluster.simulator.simulators import SimulatorSpec, run_simulators
+from pointsman.cluster.simulator.server import SimulatorSpec
+from pointsman.cluster.simulator.simulators import run_simulators
 
 
 def run(name: str, words: list[str]) -> int:

@@ -11,11 +11,11 @@ from typing import Self
 
 import msgspec
 
-from pointsman.cli.control.config_following import build
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.child import ChildPlan, Role, our_command
 from pointsman.cli.supervising.settings import ControlSettings, GatewaySettings, encode
 from pointsman.cli.supervising.supervisor import Listening, Supervisor
+from pointsman.cli.version import build
 from pointsman.cluster.gateway.envoy import BOOTSTRAP, EnvoyMissing, envoy_command, find_envoy
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
 

@@ -8,16 +8,14 @@ import json
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import h11
 import trio
 
 from pointsman.cluster.simulator.faults import WantedFault, parse_fault
 from pointsman.cluster.simulator.openai_api import ApiError, Generation, JsonObject, parse_generation, parse_object
-
-if TYPE_CHECKING:
-    from pointsman.cluster.simulator.simulators import SimulatedServer
+from pointsman.cluster.simulator.server import SimulatedServer
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """Of one request; a prompt as long as the longest context is far smaller."""
@@ -42,7 +40,7 @@ class ClientLeft(Exception):
 class SimulatedConnection:
     """The server's side of one connection."""
 
-    def __init__(self, server: "SimulatedServer", stream: trio.SocketStream) -> None:
+    def __init__(self, server: SimulatedServer, stream: trio.SocketStream) -> None:
         self._server = server
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=64 * 1024)

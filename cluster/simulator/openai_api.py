@@ -4,8 +4,9 @@ import json
 
 import msgspec
 
-from pointsman.cluster.simulator.batching import Sequence, ServerModel
-from pointsman.cluster.simulator.kv_blocks import block_hashes
+from pointsman.cluster.simulator.engine.batching import ServerModel
+from pointsman.cluster.simulator.engine.kv_blocks import block_hashes
+from pointsman.cluster.simulator.engine.sequence import Sequence
 
 BYTES_PER_TOKEN = 4
 """What English text has on average; prompts given as token ids take as much each."""

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from pointsman.cluster.simulator.batching import ServerModel
-from pointsman.cluster.simulator.simulators import DEFAULT_MODEL, SimulatorSpec
+from pointsman.cluster.simulator.engine.batching import ServerModel
+from pointsman.cluster.simulator.server import DEFAULT_MODEL, SimulatorSpec
 
 ANNOTATION = "pointsman.dev/simulated"
 

@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from pointsman.cluster.clients.chat_clients import Clients, Mix, generate_traffic
-from pointsman.cluster.simulator.batching import ServerModel
-from pointsman.cluster.simulator.simulators import SimulatorSpec, serve_simulators
+from pointsman.cluster.simulator.engine.batching import ServerModel
+from pointsman.cluster.simulator.server import SimulatorSpec
+from pointsman.cluster.simulator.simulators import serve_simulators
 
 LLAMA, FOOD = "meta-llama/Llama-3.1-8B-Instruct", "food-review-1"
 QUICK = ServerModel(decode_step=0.001, decode_sequence=0.0, prefill_token=0.0, lora_load=0.0, max_num_seqs=64)

@@ -15,7 +15,8 @@ from worlds.pools import NEW, OLD, folded, pool, split
 from worlds.simulated import FOOD, LLAMA, QUICK, ask, completion
 
 from pointsman.cluster.clients.chat_clients import Clients, Mix
-from pointsman.cluster.simulator.simulators import SimulatorSpec, serve_simulators
+from pointsman.cluster.simulator.server import SimulatorSpec
+from pointsman.cluster.simulator.simulators import serve_simulators
 
 
 @asynccontextmanager

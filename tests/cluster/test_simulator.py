@@ -6,7 +6,7 @@ import pytest
 import trio
 from worlds.simulated import FOOD, LLAMA, ask, completion, metric, simulated
 
-from pointsman.cluster.simulator.batching import ServerModel
+from pointsman.cluster.simulator.engine.batching import ServerModel
 
 
 def test_the_requests_of_the_guides_get_their_replies() -> None:

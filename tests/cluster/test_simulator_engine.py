@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.cluster.simulator.batching import Sequence, ServerModel, SimulatedEngine
-from pointsman.cluster.simulator.kv_blocks import KvBlocks, block_hashes
+from pointsman.cluster.simulator.engine.batching import ServerModel, SimulatedEngine
+from pointsman.cluster.simulator.engine.kv_blocks import KvBlocks, block_hashes
+from pointsman.cluster.simulator.engine.sequence import Sequence
 from pointsman.cluster.simulator.pods import PodError, specs_from_pods
 
 small_models = st.builds(

@@ -15,8 +15,10 @@ import trio
 import trio.testing
 from worlds.simulated import FOOD, LLAMA, QUICK, Reply, ask, completion, metric, simulated
 
-from pointsman.cluster.simulator.batching import Sequence, ServerModel
-from pointsman.cluster.simulator.simulators import RequestLog, SimulatedServer, SimulatorSpec, serve_simulators
+from pointsman.cluster.simulator.engine.batching import ServerModel
+from pointsman.cluster.simulator.engine.sequence import Sequence
+from pointsman.cluster.simulator.server import RequestLog, SimulatedServer, SimulatorSpec
+from pointsman.cluster.simulator.simulators import serve_simulators
 
 
 def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
@@ -111,7 +113,8 @@ def test_many_servers_of_one_process_have_states_of_their_own_and_end_at_sigterm
     program = (
         "import sys, trio\n"
         "from pathlib import Path\n"
-        "from pointsman.cluster.simulator.simulators import SimulatorSpec, run_simulators\n"
+        "from pointsman.cluster.simulator.server import SimulatorSpec\n"
+        "from pointsman.cluster.simulator.simulators import run_simulators\n"
         "async def main():\n"
         "    async with trio.open_nursery() as nursery:\n"
         "        specs = [SimulatorSpec(f'127.0.1.{n}', 0, f'model-{n}', ()) for n in (1, 2, 3)]\n"
@@ -170,10 +173,10 @@ def test_a_request_withdrawn_at_once_does_not_put_its_server_to_sleep() -> None:
             nursery.start_soon(server.run)
             await trio.testing.wait_all_tasks_blocked()
             withdrawn, asker = Sequence(10, [], 5, "length"), Asker()
-            server.submit([withdrawn], asker)  # type: ignore[arg-type]  # all of a Connection that is used
+            server.submit([withdrawn], asker)
             server.withdraw([withdrawn])
             await trio.testing.wait_all_tasks_blocked()
-            server.submit([Sequence(10, [], 1, "length")], asker)  # type: ignore[arg-type]
+            server.submit([Sequence(10, [], 1, "length")], asker)
             with trio.fail_after(5):
                 await asker.told.wait()
             nursery.cancel_scope.cancel()

@@ -11,8 +11,9 @@ import h11
 import msgspec
 import trio
 
-from pointsman.cluster.simulator.batching import ServerModel
-from pointsman.cluster.simulator.simulators import SimulatorSpec, serve_simulators
+from pointsman.cluster.simulator.engine.batching import ServerModel
+from pointsman.cluster.simulator.server import SimulatorSpec
+from pointsman.cluster.simulator.simulators import serve_simulators
 
 LLAMA, FOOD = "meta-llama/Llama-3.1-8B-Instruct", "food-review-1"
 QUICK = ServerModel(decode_step=0.002, decode_sequence=0.0, prefill_token=0.00001, lora_load=0.05)

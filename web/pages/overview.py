@@ -7,8 +7,8 @@ import trio
 
 from pointsman.eventlog.readmodel.queries import Filters, ReadModel
 from pointsman.web.console import Console, build, strip
-from pointsman.web.drawing import figures, words
-from pointsman.web.pages import pools, routes
+from pointsman.web.drawing import words
+from pointsman.web.pages import figures, pools, routes
 from pointsman.web.pages.reply import Reply
 
 KEYS = (

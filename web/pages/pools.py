@@ -15,7 +15,8 @@ from pointsman.core.events import PoolApplied
 from pointsman.core.state.membership import Endpoint
 from pointsman.core.state.projection import ClusterState
 from pointsman.web.console import Console, endpoint_name
-from pointsman.web.drawing import figures, svg, words
+from pointsman.web.drawing import svg, words
+from pointsman.web.pages import figures
 from pointsman.web.pages.reply import BadQuery, Missing, Reply, number
 
 

@@ -13,7 +13,8 @@ from pointsman.core.rollout.weights import Share, backend_key, interval, shares
 from pointsman.eventlog.readmodel.queries import ReadModel
 from pointsman.eventlog.readmodel.rollups import ChangeRow, MoveRow
 from pointsman.web.console import Console, short_name
-from pointsman.web.drawing import figures, svg, words
+from pointsman.web.drawing import svg, words
+from pointsman.web.pages import figures
 from pointsman.web.pages.reply import Missing, Reply
 
 CHANGES = 20

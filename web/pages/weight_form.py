@@ -16,7 +16,8 @@ from pointsman.core.rollout.weights import REASON_MAX, WEIGHT_MAX, Change, Refus
 from pointsman.eventlog.errors import LogFullError
 from pointsman.web.access import COOKIE, AccessRefused
 from pointsman.web.console import Console, WeightsNotWritten, short_name
-from pointsman.web.drawing import figures, words
+from pointsman.web.drawing import words
+from pointsman.web.pages import figures
 from pointsman.web.pages.reply import BadQuery, Missing, Reply
 from pointsman.web.pages.routes import backend_name, route_of, rule_name
 

@@ -6,8 +6,8 @@ which is a timestamp, as with vLLM.  A family that did not change is not written
 
 from collections import OrderedDict
 
-from pointsman.cluster.simulator.batching import SimulatedEngine
-from pointsman.cluster.simulator.counts import CountedHistogram
+from pointsman.cluster.simulator.engine.batching import SimulatedEngine
+from pointsman.cluster.simulator.engine.counts import CountedHistogram
 
 LORA_SERIES_MAX = 32
 """Of vLLM's there is no end; ours are bounded so that a page stays one."""

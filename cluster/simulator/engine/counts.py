@@ -1,10 +1,8 @@
 """What a simulated server counts, in the names and buckets of vLLM."""
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pointsman.cluster.simulator.batching import Sequence
+from pointsman.cluster.simulator.engine.sequence import Sequence
 
 _LATENCY: tuple[float, ...] = (
     0.3,
@@ -122,7 +120,7 @@ class Figures:
         """The client left before the end."""
         self.success["abort"] += 1
 
-    def finished(self, at: float, sequence: "Sequence") -> None:
+    def finished(self, at: float, sequence: Sequence) -> None:
         """A sequence has all its tokens."""
         self.counters["prompt_tokens"] += sequence.prompt_tokens
         self.success[sequence.reason] += 1
