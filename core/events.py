@@ -295,17 +295,13 @@ class RequestRouted(Fact, frozen=True, tag="request-routed"):
 
 
 class RequestRefused(Fact, frozen=True, tag="request-refused"):
-    """A decision: no endpoint.
-
-    Decided by `schedule`: `no-endpoints`, `saturated`, `filtered`.
-    Refused before it: `bad-request`, `body-too-large`, `too-many-streams`, `buffers-full` (request bodies in memory),
-    `not-ready` (the pool is not known yet), `gateway` (it does not send bodies as it must).
-    """
+    """A decision: no endpoint."""
 
     origin: Origin
     decided_at: float
     request: RequestFacts
     reason: str
+    """A `RefusalReason` (`core/deciding/refusals.py`), or one that only a newer build writes."""
     status: int
     message: str = ""
     rejections: tuple[tuple[str, int], ...] = ()

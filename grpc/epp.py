@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from grpclib.const import Cardinality, Handler
 
+from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.ext_proc.actions import Finished, Incoming
@@ -76,15 +77,15 @@ class Exchange(Stream):
         feed.traffic.routed(self._n, event, cluster)
         self.routed(picked.routed)
 
-    def refuse(self, request: Incoming, reason: str, status: int, message: str) -> None:
+    def refuse(self, request: Incoming, reason: RefusalReason, message: str) -> None:
         """Record that it is refused."""
-        self._record_refusal(self._service.picking.refuse(request, reason, status, message))
+        self._record_refusal(self._service.picking.refuse(request, reason, message))
 
     def _record_refusal(self, refusal: RefusedPick) -> None:
         event = refusal.event
         self.decided = True
         self._feed.record(event)
-        self.refused(event.reason, event.status, event.message)
+        self.refused(event.reason, event.message)
 
     def started(self, status: int, after: float, served: str) -> None:
         """Record that the response began."""

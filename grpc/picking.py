@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from pointsman.core.deciding.profile import Profile, profile_in_force
+from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.deciding.request_facts import REQUEST_ID, HttpRequest, RoutingRules, request_facts
 from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
@@ -75,7 +76,7 @@ class Picking(Protocol):
         """Decide at once; nothing is recorded yet."""
         ...
 
-    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> RefusedPick:
+    def refuse(self, incoming: Incoming, reason: RefusalReason, message: str) -> RefusedPick:
         """The decision for none that the protocol wants; nothing is recorded yet."""
         ...
 
@@ -119,13 +120,13 @@ class PoolPicking:
         request = _request(incoming)
         cluster = self._feed.cluster
         if cluster is None or self.pool not in cluster.pools:
-            return self._refused(request, now, "not-ready", 503, f"pool {self.pool} is not known yet")
+            return self._refused(request, now, "not-ready", REFUSALS["not-ready"].tell(self.pool))
         rules = self._in_force(cluster)
         try:
             parsed = _NO_BODY if incoming.bodyless else parse_request(request.path, incoming.body, rules.parsers)
             facts = request_facts(request, parsed, self.pool, cluster, rules.routing)
         except BadRequest as error:
-            return self._refused(request, now, "bad-request", 400, str(error))
+            return self._refused(request, now, "bad-request", REFUSALS["bad-request"].tell(error))
         origin, traffic = self._feed.origin(), self._feed.traffic
         begun = time.perf_counter_ns()
         decision = schedule(cluster, traffic, rules.profile, facts, Draws(origin.picker, origin.epoch, origin.n))
@@ -137,9 +138,9 @@ class PoolPicking:
         scores = tuple(decision.endpoint_scores(cluster)) if rules.profile.config.flags.emit_endpoint_scores else ()
         return Routing(event, Routed(",".join(decision.authorities(cluster)), new_id, rename, scores))
 
-    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> RefusedPick:
+    def refuse(self, incoming: Incoming, reason: RefusalReason, message: str) -> RefusedPick:
         """The decision for none that the protocol wants; nothing is recorded yet."""
-        return self._refused(_request(incoming), time.time(), reason, status, message)
+        return self._refused(_request(incoming), time.time(), reason, message)
 
     def _in_force(self, cluster: ClusterState) -> _Rules:
         profile = profile_in_force(cluster, self.pool)
@@ -148,6 +149,6 @@ class PoolPicking:
             self._feed.traffic.rooms[self.pool] = profile.room
         return self._rules
 
-    def _refused(self, request: HttpRequest, now: float, reason: str, status: int, message: str) -> RefusedPick:
+    def _refused(self, request: HttpRequest, now: float, reason: RefusalReason, message: str) -> RefusedPick:
         facts = RequestFacts(request.request_id, self.pool, path=request.path, body_bytes=request.body_bytes)
-        return RefusedPick(RequestRefused(self._feed.origin(), now, facts, reason, status, message))
+        return RefusedPick(RequestRefused(self._feed.origin(), now, facts, reason, REFUSALS[reason].status, message))

@@ -1,23 +1,14 @@
 """What `schedule` returns."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
+from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.events import Origin, Read, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.plugin import Scores
 from pointsman.core.state.membership import Endpoint, Slots
 from pointsman.core.state.projection import ClusterState
-
-RefusalReason = Literal["no-endpoints", "saturated", "filtered"]
-
-REFUSALS: dict[RefusalReason, tuple[int, str]] = {
-    "no-endpoints": (503, "failed to find endpoint candidates for serving the request"),
-    "saturated": (429, "system saturated, sheddable request dropped"),
-    "filtered": (429, "no endpoints available for the given request"),
-}
-"""Status and message: llm-d-router's."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -40,12 +31,12 @@ class Decision(msgspec.Struct, frozen=True):
     @property
     def status(self) -> int:
         """The HTTP status of a refusal; 200 where the request is routed."""
-        return 200 if self.reason is None else REFUSALS[self.reason][0]
+        return 200 if self.reason is None else REFUSALS[self.reason].status
 
     @property
     def message(self) -> str:
         """What a refusal tells the client."""
-        return "" if self.reason is None else REFUSALS[self.reason][1]
+        return "" if self.reason is None else REFUSALS[self.reason].message
 
     def authorities(self, cluster: ClusterState) -> list[str]:
         """`address:port` of the endpoints, in the order of choice."""
@@ -79,14 +70,13 @@ class Decision(msgspec.Struct, frozen=True):
                 self.digest,
                 took,
             )
-        status, message = REFUSALS[self.reason]
         return RequestRefused(
             origin,
             decided_at,
             request,
             self.reason,
-            status,
-            message,
+            self.status,
+            self.message,
             self.rejections,
             self.reads,
             self.avoided,

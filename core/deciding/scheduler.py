@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 from xxhash import xxh3_64_digest
 
-from pointsman.core.deciding.decision import Decision, RefusalReason
+from pointsman.core.deciding.decision import Decision
 from pointsman.core.deciding.profile import PLUGIN_VERSIONS, Profile, compile_profile, profile_for, profile_in_force
+from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.deciding.scoring import ScoreRow, Standing, score, standing_scores
 from pointsman.core.events import Read, RequestFacts
 from pointsman.core.plugin import FEW, Filter, Reasons, Scores, rejected

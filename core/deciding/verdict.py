@@ -4,9 +4,10 @@ from typing import Literal
 
 import msgspec
 
-from pointsman.core.deciding.decision import REFUSALS, Decision
+from pointsman.core.deciding.decision import Decision
 from pointsman.core.deciding.explanation import Explanation, explain
 from pointsman.core.deciding.profile import PLUGIN_VERSIONS, profile_in_force
+from pointsman.core.deciding.refusals import refusal
 from pointsman.core.deciding.scheduler import SCHEDULER_VERSION, trace
 from pointsman.core.events import Read, RequestRefused, RequestRouted
 from pointsman.core.state.membership import Epoch
@@ -47,7 +48,7 @@ def verify_decision(
 
     `epoch` tells the versions it was made with, where the cluster state does not know them yet.
     """
-    if isinstance(event, RequestRefused) and event.reason not in REFUSALS and not event.digest:
+    if isinstance(event, RequestRefused) and not refusal(event.reason).scheduled and not event.digest:
         return Verdict("not-scheduled", cause=f"refused before scheduling: {event.reason}")
     origin = event.origin
     known = cluster.epochs.get((origin.picker, origin.epoch)) or epoch

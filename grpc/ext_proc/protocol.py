@@ -14,6 +14,7 @@ from enum import Enum, auto
 import msgspec
 from google.protobuf.struct_pb2 import Struct
 
+from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.parsers import replace_model
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
@@ -103,8 +104,8 @@ class Stream(ABC):
         """The request is complete: pick an endpoint, then tell by `routed` or `refused`."""
 
     @abstractmethod
-    def refuse(self, request: Incoming, reason: str, status: int, message: str) -> None:
-        """Refuse the request before scheduling, then tell by `refused`; `reason` as in `RequestRefused`."""
+    def refuse(self, request: Incoming, reason: RefusalReason, message: str) -> None:
+        """Refuse the request before scheduling, then tell by `refused`."""
 
     @abstractmethod
     def started(self, status: int, after: float, served: str) -> None:
@@ -200,7 +201,7 @@ class Stream(ABC):
         self._received = now
         if self._crowded:
             found, wanted = self._load.streams, self._load.limits.streams_max
-            self._refuse("too-many-streams", 503, f"{found} requests in flight, wanted {wanted} at most")
+            self._refuse("too-many-streams", found, wanted)
             return
         mode = _DUPLEX
         if modes is not None:
@@ -210,7 +211,7 @@ class Stream(ABC):
             self._decide()
         elif mode in ONE_ANSWER_EACH:
             name = ProcessingMode.BodySendMode.Name(mode)  # type: ignore[arg-type]  # an open enum
-            self._refuse("gateway", 500, f"request_body_mode is {name}, wanted FULL_DUPLEX_STREAMED")
+            self._refuse("gateway", name)
         else:
             length = self._headers.get("content-length", "")
             if length.isascii() and length.isdigit() and len(length) < 20:
@@ -231,8 +232,7 @@ class Stream(ABC):
             self._chunks.append(chunk)
             self._load.held_bytes += size
             if self._load.held_bytes > self._load.limits.held_bytes_max:
-                wanted = self._load.limits.held_bytes_max
-                self._refuse("buffers-full", 503, f"request bodies in flight exceed {wanted} bytes")
+                self._refuse("buffers-full", self._load.limits.held_bytes_max)
                 return
         if end:
             self._body_ended = True
@@ -241,8 +241,7 @@ class Stream(ABC):
     def _check_size(self, found: int) -> None:
         wanted = self._load.limits.body_bytes_max
         if found > wanted:
-            message = f"request body of {found} bytes or more, wanted {wanted} at most"
-            self._refuse("body-too-large", 413, message)
+            self._refuse("body-too-large", found, wanted)
 
     def _request_trailers(self, now: float) -> None:
         """Trailers end a body; the server waits for them, so each is answered."""
@@ -271,10 +270,10 @@ class Stream(ABC):
             self._chunks = [b"".join(self._chunks)]
         self.decide(self._incoming(self._chunks[0] if self._chunks else b""))
 
-    def _refuse(self, reason: str, status: int, message: str) -> None:
+    def _refuse(self, reason: RefusalReason, *found: object) -> None:
         self._phase = Phase.DECIDING
         self._release()
-        self.refuse(self._incoming(b""), reason, status, message)
+        self.refuse(self._incoming(b""), reason, REFUSALS[reason].tell(*found))
 
     def _release(self) -> None:
         if self._chunks:
@@ -306,12 +305,12 @@ class Stream(ABC):
         if self._trailers_due:
             self.out.append(replies.REQUEST_TRAILERS)
 
-    def refused(self, reason: str, status: int, message: str) -> None:
+    def refused(self, reason: str, message: str) -> None:
         """Answer the client ourselves; `waiting` must be true."""
         assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
         self._release()
         self._phase = Phase.ENDED
-        self.out.append(replies.immediate(status, message, reason))
+        self.out.append(replies.immediate(reason, message))
         self.ended = True
 
     # --- the response, the end ------------------------------------------------------------------

@@ -6,6 +6,7 @@ Headers that stay as they are, are not mentioned.  A set without `append_action`
 
 from functools import lru_cache
 
+from pointsman.core.deciding.refusals import refusal
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HeaderMutation, ProcessingResponse
 from pointsman.grpc.ext_proc.bodies import framed, write_body
 from pointsman.grpc.ext_proc.control_headers import DESTINATION, DROPPED_REASON, SCORES
@@ -14,29 +15,6 @@ CHUNK_BYTES_MAX = 62_000
 """Most body bytes in one answer: what the Go EPP sends, below Envoy's and gRPC's frame buffers of 64 KiB."""
 
 METADATA_NAMESPACE = "envoy.lb"
-
-_CODES = {
-    400: "BadRequest",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    412: "PreconditionFailed",
-    413: "PayloadTooLarge",
-    429: "ResourceExhausted",
-    500: "Internal",
-    503: "ServiceUnavailable",
-}
-
-_DROPPED_REASONS = {
-    "saturated": "rejected-saturated",
-    "filtered": "rejected-saturated",
-    "no-endpoints": "rejected-no-endpoints",
-    "not-ready": "rejected-no-endpoints",
-    "body-too-large": "rejected-body-too-large",
-    "too-many-streams": "rejected-too-many-streams",
-    "buffers-full": "rejected-buffers-full",
-}
-"""What clients read for each reason of a `RequestRefused`; a bad request has none."""
 
 
 def set_header(mutation: HeaderMutation, name: str, value: bytes) -> None:
@@ -128,15 +106,15 @@ def whole_response_body(body: bytes | None) -> bytes:
     return framed(reply.SerializeToString())
 
 
-def immediate(status: int, message: str, reason: str) -> bytes:
-    """An HTTP reply of our own, with the reason header where the request was refused for load, policy or limits."""
+def immediate(reason: str, message: str) -> bytes:
+    """The HTTP reply to a request that is refused."""
+    told = refusal(reason)
     reply = ProcessingResponse()
     response = reply.immediate_response
-    response.status.code = status  # type: ignore[assignment]  # an open enum: any HTTP status may be sent
-    response.body = f"inference error: {_CODES.get(status, 'Unknown')} - {message}".encode()
-    dropped = _DROPPED_REASONS.get(reason)
-    if dropped is not None:
-        set_header(response.headers, DROPPED_REASON, dropped.encode())
+    response.status.code = told.status  # type: ignore[assignment]  # an open enum: any HTTP status may be sent
+    response.body = f"inference error: {told.code} - {message}".encode()
+    if told.dropped_reason:
+        set_header(response.headers, DROPPED_REASON, told.dropped_reason.encode())
     return framed(reply.SerializeToString())
 
 

@@ -214,7 +214,7 @@ def test_a_refusal_tells_client_and_reason() -> None:
     talk = Talk(answer=None)
     talk.say(request_headers(), request_body(BODY))
 
-    talk.refused("saturated", 429, "system saturated, sheddable request dropped")
+    talk.refused("saturated", "system saturated, sheddable request dropped")
 
     reply = talk.replies[0].immediate_response
     assert reply.status.code == 429
@@ -228,7 +228,7 @@ def test_a_bad_request_has_no_dropped_reason() -> None:
     talk = Talk(answer=None)
     talk.say(request_headers(), request_body(b"{"))
 
-    talk.refused("bad-request", 400, "no JSON")
+    talk.refused("bad-request", "no JSON")
 
     assert talk.replies[0].immediate_response.body == b"inference error: BadRequest - no JSON"
     assert set_headers(talk.replies[0]) == {}
@@ -283,7 +283,7 @@ def test_streams_in_flight_are_bounded() -> None:
     second.say(request_headers(end=True))
     first.say(request_headers(end=True))
 
-    assert [reason for _, reason, _, _ in second.refusals] == ["too-many-streams"]
+    assert [reason for _, reason, _ in second.refusals] == ["too-many-streams"]
     assert second.replies[0].immediate_response.status.code == 503
     assert first.refusals == []
     second.close()
@@ -371,7 +371,7 @@ def test_no_order_of_messages_harms(messages: list[ProcessingRequest], when: str
             talk.close()
         talk.say(message)
         if when == "refused" and talk.waiting:
-            talk.refused("saturated", 429, "x")
+            talk.refused("saturated", "x")
         if said is None and talk.ended:
             said = len(talk.out)
     talk.close()

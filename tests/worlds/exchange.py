@@ -5,6 +5,7 @@ from worlds.wire import (
     request_headers,
 )
 
+from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.ext_proc.actions import Finished, Incoming, Routed
 from pointsman.grpc.ext_proc.protocol import Load, Stream, StreamLimits
@@ -24,8 +25,8 @@ class Talk(Stream):
         self.answer = answer
         self.now = 100.0
         self.decided: list[Incoming] = []
-        self.refusals: list[tuple[Incoming, str, int, str]] = []
-        """The request, reason, status and message of each."""
+        self.refusals: list[tuple[Incoming, RefusalReason, str]] = []
+        """The request, reason and message of each."""
         self.starts: list[tuple[int, float, str]] = []
         """Status, seconds after the request, endpoint served."""
         self.ends: list[Finished] = []
@@ -43,9 +44,9 @@ class Talk(Stream):
         if self.answer is not None:
             self.routed(self.answer)
 
-    def refuse(self, request: Incoming, reason: str, status: int, message: str) -> None:
-        self.refusals.append((request, reason, status, message))
-        self.refused(reason, status, message)
+    def refuse(self, request: Incoming, reason: RefusalReason, message: str) -> None:
+        self.refusals.append((request, reason, message))
+        self.refused(reason, message)
 
     def started(self, status: int, after: float, served: str) -> None:
         self.starts.append((status, after, served))

@@ -12,6 +12,7 @@ from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality
 from hyperframe.frame import Frame, HeadersFrame, SettingsFrame
 
+from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
@@ -218,9 +219,10 @@ class FixedPicking:
         event = RequestRouted(self._feed.origin(), 0.0, _facts(incoming), (1,))
         return Routing(event, Routed(self.destination))
 
-    def refuse(self, incoming: Incoming, reason: str, status: int, message: str) -> RefusedPick:
+    def refuse(self, incoming: Incoming, reason: RefusalReason, message: str) -> RefusedPick:
         """Refuse."""
-        return RefusedPick(RequestRefused(self._feed.origin(), 0.0, _facts(incoming), reason, status, message))
+        status, facts = REFUSALS[reason].status, _facts(incoming)
+        return RefusedPick(RequestRefused(self._feed.origin(), 0.0, facts, reason, status, message))
 
 
 def _facts(incoming: Incoming) -> RequestFacts:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pointsman.core.deciding.refusals import refusal
 from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, PickerEnded, ScrapeFailed
 from pointsman.core.state.marks import MARKS, FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.state.membership import Endpoint
@@ -41,13 +42,6 @@ RESPONSE_BYTES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384
 INPUT_TOKENS = (*RESPONSE_BYTES, 131072, 262144, 524288, 1048576)
 OUTPUT_TOKENS = RESPONSE_BYTES[:12]
 SCHEDULER = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-
-_REFUSED_CODES = {
-    "bad-request": "BadRequest",
-    "body-too-large": "BadRequest",
-    "saturated": "InferencePoolResourceExhausted",
-}
-"""Codes of GIE by our reasons; all others are ServiceUnavailable."""
 
 _ENDED_CODES = {"lost": "Internal"}
 """Codes by the cause of an end that is not `complete`; all others are Unknown."""
@@ -266,7 +260,7 @@ class Metrics:
     def _refused(self, event: RefusedMark) -> bool:
         """Count a refusal; whether the scheduler was asked."""
         series = self._series_of(event.request)
-        series.failed(_REFUSED_CODES.get(event.reason, "ServiceUnavailable"))
+        series.failed(refusal(event.reason).error_code)
         if not event.digest:
             return False
         self._count_attempt(AttemptLabels("failure", series.target), 1)
