@@ -1,16 +1,22 @@
-"""The shape of the tree: how the folders become a package, and how large a file may grow."""
+"""The shape of the tree: how the folders become a package, what may import what, and how large things may grow."""
 
 import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("cli", "cluster", "core", "eventlog", "grpc", "web")
 
 MODULE_LINES, FUNCTION_LINES, POSITIONAL_PARAMETERS = 400, 60, 5
+ROOMS = 10
+"""Modules and folders in one folder: what a reader keeps in mind at a glance.  A catalogue has one for each member."""
+CATALOGUES = ("cli/commands", "core/plugins", "web/pages")
 
 # What exceeds a limit today, by its present size: entries may shrink and go, never grow or come.
 RATCHET: dict[str, int] = json.loads((ROOT / "tests/layout.json").read_text())
@@ -55,6 +61,26 @@ def test_the_table_of_exceptions_holds_nothing_that_has_shrunk() -> None:
     assert loose == {}, "lower these in tests/layout.json to what they are"
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(imports()) == []
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    between: dict[str, set[str]] = defaultdict(set)
+    for module, needs in imports().items():
+        between[room(module)] |= {room(needed) for needed in needs} - {room(module)}
+
+    assert circle(between) == []
+
+
+def test_every_folder_begins_with_what_it_holds() -> None:
+    for path in modules():
+        if path.parent != ROOT / "grpc":  # a namespace package, see above
+            opening = path.parent / "__init__.py"
+
+            assert ast.get_docstring(ast.parse(opening.read_text())), opening
+
+
 def test_pinned_packages_name_no_place_to_get_them_from() -> None:
     for path in (ROOT / "requirements").iterdir():
         text = path.read_text()
@@ -72,6 +98,59 @@ def sources() -> Iterator[Path]:
                 yield path
 
 
+def modules() -> Iterator[Path]:
+    """The modules of the product; `grpc/protos` holds a generator's script and what it reads."""
+    for path in sources():
+        if path.relative_to(ROOT).parts[0] in FOLDERS and not path.is_relative_to(ROOT / "grpc/protos"):
+            yield path
+
+
+@cache
+def imports() -> Mapping[str, set[str]]:
+    """What each module imports of ours, type checking and imports within functions included."""
+    known = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in modules()}
+    found: dict[str, set[str]] = {}
+    for module, path in known.items():
+        found[module] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pointsman."):
+                base = (node.module or "").removeprefix("pointsman.")
+                for alias in node.names:
+                    names = (f"{base}.{alias.name}", base, f"{base}.__init__")
+                    found[module] |= {next((name for name in names if name in known), module)}
+        found[module].discard(module)
+    return found
+
+
+def room(module: str) -> str:
+    """The part of a layer that a module belongs to: a folder of it, or a module beside the folders."""
+    return ".".join(module.split(".")[:2])
+
+
+def circle(needs: Mapping[str, set[str]]) -> list[str]:
+    """Names that need each other in a circle, the first one again at its end; none where there is none."""
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def rooms() -> Iterator[tuple[str, int]]:
+    """Each folder of the product, and how many modules and folders it holds."""
+    held: dict[Path, set[str]] = defaultdict(set)
+    for path in modules():
+        inner = path.relative_to(ROOT)
+        if inner.name != "__init__.py":
+            held[inner.parent].add(inner.name)
+        if len(inner.parts) > 2:
+            held[inner.parent.parent].add(inner.parent.name)
+    for folder, names in held.items():
+        if str(folder) not in CATALOGUES:
+            yield str(folder), len(names)
+
+
 def excesses() -> dict[str, int]:
     """What is larger than its limit, and how large; of several that share a name the largest."""
     found: dict[str, int] = {}
@@ -80,6 +159,8 @@ def excesses() -> dict[str, int]:
         if size > limit:
             found[name] = max(size, found.get(name, 0))
 
+    for folder, held in rooms():
+        note(f"{folder} rooms", held, ROOMS)
     for path in sources():
         name, text = str(path.relative_to(ROOT)), path.read_text()
         note(name, text.count("\n"), MODULE_LINES)

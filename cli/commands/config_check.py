@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from pointsman.cli.arguments import Parser, print_json
-from pointsman.cli.config_file import read_config
 from pointsman.cli.failure import Failure
+from pointsman.cli.supervising.config_file import read_config
 from pointsman.core.config.parse import EffectiveConfig, PickingFlags
 from pointsman.core.plugin import Scorer
 

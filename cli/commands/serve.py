@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
-from pointsman.cli.config_file import read_config
-from pointsman.cli.console_place import CONSOLE_PORT, url_of
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import HTTP2_ENGINES, Deployment, PickerOptions, supervise
+from pointsman.cli.supervising.config_file import read_config
+from pointsman.cli.supervising.console_place import CONSOLE_PORT, url_of
 from pointsman.cli.supervising.ports import bind_everywhere
 from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cli.supervising.supervisor import Listening

@@ -7,8 +7,8 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser, print_json
-from pointsman.cli.console_place import running_console
 from pointsman.cli.failure import Failure
+from pointsman.cli.supervising.console_place import running_console
 
 ANSWER_WITHIN = 10.0
 ANSWER_BYTES_MAX = 4 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from pointsman.cli.config_file import parse_text
+from pointsman.cli.supervising.config_file import parse_text
 from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.core.config.parse import DEFAULT_CONFIG, ConfigError, EffectiveConfig, decode_config
 from pointsman.core.events import ConfigAccepted, ConfigRejected

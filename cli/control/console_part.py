@@ -6,8 +6,8 @@ from pathlib import Path
 
 import trio
 
-from pointsman.cli.console_place import url_file, url_of
 from pointsman.cli.supervising.child import our_command
+from pointsman.cli.supervising.console_place import url_file, url_of
 from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cluster.manifests.actuator import WriteRefused, end_of, write_weights
 from pointsman.core.events import BackendRef, RouteObserved

@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
-from pointsman.cli.console_place import CONSOLE_PORT, tunnel, url_of
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import Deployment, PickerOptions, supervise
 from pointsman.cli.supervising.child import ChildPlan, Role, our_command
+from pointsman.cli.supervising.console_place import CONSOLE_PORT, tunnel, url_of
 from pointsman.cli.supervising.ports import bind_nearby
 from pointsman.cli.supervising.settings import ControlSettings, GatewaySettings
 from pointsman.cli.supervising.supervisor import Listening

@@ -1,7 +1,7 @@
 """The scraper's settings follow the configuration in force."""
 
-from pointsman.cli.config_file import parse_text
 from pointsman.cli.control.scrape_settings import scrape_settings
+from pointsman.cli.supervising.config_file import parse_text
 from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
 from pointsman.core.parsers.server_metrics import ENGINES, PageSeries
 

@@ -17,7 +17,7 @@ from worlds.browser import chromium, visit
 from worlds.system import POINTSMAN, System, demo, wait_for
 
 from pointsman.cli.commands.status import ask
-from pointsman.cli.console_place import running_console, tunnel
+from pointsman.cli.supervising.console_place import running_console, tunnel
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import WeightsIntended
 from pointsman.eventlog.appender import Appender
