@@ -10,7 +10,7 @@ from pointsman.cli.failure import Failure
 from pointsman.eventlog.sqlite.segments import segment_paths
 
 DEFAULT_DATA = ".pointsman"
-"""Where a command looks for data that is told nothing; the demo's is inside."""
+"""The directory in which a command looks for a log when it is not told where; the demo keeps its own inside."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -22,7 +22,7 @@ from pointsman.web.pages.reply import BadQuery, Missing, Reply, render
 from pointsman.web.stream import Receive, Send, StreamsFull, stream_events
 
 FORM_BYTES_MAX = 64 * 1024
-"""Of a posted form: a few numbers and a reason."""
+"""Bytes of a posted form, which holds a few numbers and a reason."""
 BODY_WITHIN = 10
 """Seconds for a form to arrive."""
 

@@ -31,7 +31,7 @@ class Options(msgspec.Struct, frozen=True):
     endpoints: int = 5
     rounds: int = 7
     requests: int = 2000
-    """To a round."""
+    """Requests in one round."""
     chunks: int = 1
     """Server-sent events a reply; 1 is a JSON reply of 2 KB."""
     http2: str = "pointsman"

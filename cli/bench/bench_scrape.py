@@ -22,7 +22,7 @@ WARMING = 0.3
 SLICES = 5
 
 CHUNKED = True
-"""As uvicorn sends vLLM's page."""
+"""Chunked transfer, as uvicorn sends vLLM's page."""
 
 
 class _Server(asyncio.Protocol):

@@ -16,7 +16,7 @@ from pointsman.cli.bench import bench_scrape as scrape
 from pointsman.cli.bench.table import Table
 
 CHUNKS = 100
-"""To a streamed reply."""
+"""Chunks in one streamed reply."""
 SCHEDULE = {5: 25.0, 100: 30.0, 1000: 60.0}
 """Microseconds at so many endpoints."""
 VERIFIED, WALKED, FOLDED = 5_000, 5_000, 100_000

@@ -18,7 +18,7 @@ LOOK = 0.2
 """Seconds between two looks for new entries."""
 
 VALUE_CHARACTERS = 60
-"""Of one field in a line of text; `--output json` has all of it."""
+"""Characters shown of one field in a line of text; `--output json` has all of it."""
 
 
 def run(name: str, words: list[str]) -> int:

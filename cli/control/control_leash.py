@@ -37,7 +37,7 @@ class ControlLeash:
         self.bound: dict[str, int] = {}
         """Pool to the port that its picker listens on."""
         self.unpicked_since: float | None = None
-        """Since when no picker is ready, in Trio's time; None while one is."""
+        """The moment since which no picker is ready, in Trio's time; None while one is."""
 
     async def say(self, name: str, content: object) -> None:
         """Tell the supervisor something; nothing where it is gone."""

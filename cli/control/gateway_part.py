@@ -14,7 +14,7 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.sqlite.opening import Log
 
 DEFAULT_PICKER_PORT = 9002
-"""Of an InferencePool whose reference to its picker names no port."""
+"""The picker's port for an InferencePool whose `endpointPickerRef` names none."""
 
 SETTLE = 0.02
 """Seconds that changes are gathered: an object's events come in a row."""

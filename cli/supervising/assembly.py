@@ -23,7 +23,7 @@ SOCKET_PATH_BYTES = 100
 """What a Unix socket's path may have everywhere is 104 with its end."""
 
 LOG_BYTES_MAX = 16 << 20
-"""Of a child's output that is kept when the next run begins; the one before it is kept under `.1`."""
+"""Bytes of a child's output that the next run still finds; the file before it is kept under `.1`."""
 
 PICKER = "picker-1"
 

@@ -18,7 +18,7 @@ from pointsman.cli.supervising.leash import LEASH, LeashLines
 from pointsman.core.processes.last_page import PAGE_BYTES, LastPage, read_page
 
 PR_SET_PDEATHSIG = 1
-"""From `linux/prctl.h`."""
+"""The number of this option in `linux/prctl.h`."""
 
 RESTART_DELAYS = (0.0, 0.1, 0.2, 0.4, 0.6)
 """Seconds before the next start after so many quick ends in a row; with a second for Python to start, back within two."""
@@ -73,7 +73,7 @@ class Child:
         self.start_after = 0.0
         self.quick_ends = 0
         self.log_offset: int | None = None
-        """Where in the file this life's output begins; None where it goes to the supervisor's own."""
+        """Offset in the log file at which this life's output begins; None where the output goes to the supervisor's own."""
         self.last_words: list[str] = []
         """What was shown last of its output."""
 

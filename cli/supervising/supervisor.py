@@ -70,7 +70,7 @@ class Listening(msgspec.Struct):
     """Sockets bound beforehand, by the pool they serve."""
     health: socket.socket | None = None
     gateway: tuple[str, int] | None = None
-    """Where the standalone gateway will listen, by itself."""
+    """Address and port on which the standalone gateway will listen; it binds them itself."""
     moves: bool = True
     """A busy port becomes the next free one."""
 
@@ -99,7 +99,7 @@ class Supervisor:
         self.code = 0
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
-        """For a control process that was dead as well; until the log has their end."""
+        """Lives of pickers that ended while no control process lived; kept until the log has their end."""
         self.untold: deque[tuple[float, str, object]] = deque(maxlen=ENDED_KEPT)
         """Lives of other processes that began or ended, and when the control process that is there may be told."""
         self.told: dict[str, float] = {}

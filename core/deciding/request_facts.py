@@ -27,7 +27,7 @@ _STEERING: Final = frozenset((*OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
 DEFAULT_FLOW: Final = "default-flow"
 """The fairness id of requests that name none."""
 BLOCK_BYTES_MIN: Final = 64
-"""Of a block tuned to the server's: 16 tokens, the smallest that vLLM uses."""
+"""Bytes of the smallest block that follows the server's own: 16 tokens, the least that vLLM uses, at 4 bytes each."""
 BYTES_A_TOKEN: Final = 4
 
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 SCHEDULER_VERSION = 1
-"""Of the rules in this file and of the digest."""
+"""Version of the rules in this file and of the digest; it rises when one of them changes."""
 
 _BEST = 3
 """Sums that a decision stores."""
@@ -65,7 +65,7 @@ class Trace:
         self.avoided = avoided
         self.candidates = cycle.candidates
         self.view = View(cycle, cycle.candidates, None)
-        """Those that remain."""
+        """The candidates that the filters have left."""
         self.saturation: float | None = None
         """None where it was not asked for."""
         self.filtered: tuple[tuple[str, Filter, View, Reasons], ...] = ()

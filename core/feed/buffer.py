@@ -1,7 +1,7 @@
-"""What a picker has recorded and the log has not acknowledged.
+"""Entries that a picker has recorded and the log has not acknowledged.
 
-Rules.  `n` counts up by one with every entry.  Where there is no room the newest is dropped, and so is all that
-follows until an eighth is free; what was dropped shows as a gap in `n`.
+Every entry gets the next number `n`, whether it finds room or not.  One that finds none is dropped, and so are all that
+follow until an eighth of the buffer is free: a loss is then one gap in `n`, which the control process sees and records.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from pointsman.core.events import PickerEvent, class_of, encode
 from pointsman.core.feed.frames import ENTRY_BYTES_MAX, SEND_BYTES, Entries
 
 BUFFER_BYTES_MAX = 64 << 20
-"""About a minute at 1,000 requests/s."""
+"""Bytes kept: about a minute at 1,000 requests/s."""
 
 
 class Unacknowledged(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +32,7 @@ class EntryBuffer:
         self.first_unacknowledged = 1
         self.dropped = 0
         self.dropping = False
-        """What comes next is dropped, until `take_up` says otherwise."""
+        """Whether the next entry is dropped; `take_up` ends that."""
         self.bytes = 0
         self._bytes_max = bytes_max
         self._sent: deque[Unacknowledged] = deque()

@@ -202,7 +202,7 @@ class ControlEnd:
         self.feed = feed
         self.ledger: Ledger | None = None
         self.position = 0
-        """Up to here the picker was sent everything."""
+        """Position up to which the picker was sent everything."""
         self.refused: str | None = None
         """Why the picker is told and then left."""
         self.cold: Cold | None = None

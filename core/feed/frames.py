@@ -2,7 +2,8 @@
 
 A frame is its length in four bytes, most significant first, and one tagged msgpack array.
 The picker speaks first.  The two ends are state machines without I/O: `core/feed/control_end.py` and
-`core/feed/picker_end.py`; monotonic seconds are a parameter of theirs.
+`core/feed/picker_end.py`; they take monotonic seconds as a parameter.
+Frames are called here by their tags: Batch is `BatchFrame`, Snapshot `SnapshotFrame`, Refused `EpochRefused`.
 
     picker                                  control process
     Hello                              ->
@@ -28,8 +29,8 @@ Rules.
 - An entry is acknowledged by the Batch it is in, by the Welcome, or, when it came twice, by Acknowledged.
 - Advice names the head at which it was given: only a later entry about the endpoint ends it.  It does not outlive
   the connection; the control process gives again what still holds.
-- Warming waits for all commits, and a picker has one Cold on its way at most.  Only who understands them meets them:
-  Cold is answered to a Welcome that `warms`, which a picker of a build without it passes over.
+- Warming gives way to all commits, and a picker has one Cold on its way at most.  A picker asks only after a Welcome
+  that says `warms`; a build that does not know Cold ignores that field, and so never meets Warming.
 - Whoever receives what it cannot read or did not expect raises `FeedError`, and the connection is closed.
 """
 
@@ -40,20 +41,20 @@ from typing import TypeAlias
 import msgspec
 
 PROTOCOL = 1
-"""Of the frames; a picker of another one is refused and its process is replaced by one that fits."""
+"""Version of the frames; a picker that speaks another one is refused, and its process is replaced by one that fits."""
 
 TO_CONTROL_BYTES_MAX = 8 << 20
-"""A frame of Entries holds at most SEND_BYTES and one more entry."""
+"""Bytes of a frame to the control process: a frame of Entries holds at most SEND_BYTES and one more entry."""
 TO_PICKER_BYTES_MAX = 64 << 20
-"""A Snapshot of 100,000 endpoints has 40 MB."""
+"""Bytes of a frame to a picker: a Snapshot of 100,000 endpoints has 40 MB."""
 ENTRY_BYTES_MAX = 1 << 20
-"""A larger entry is dropped like one that finds the buffer full: nothing else may wait behind it."""
+"""Bytes of one entry; a larger one is dropped like one that finds the buffer full, so that nothing waits behind it."""
 SEND_BYTES = 256 << 10
-"""How much an end hands to its socket at a time: what it holds beside its buffer or its place in the tail."""
+"""Bytes that an end hands to its socket at a time: all that it holds beside its buffer or its place in the tail."""
 
 HEARTBEAT = 0.1
 SILENCE = 0.5
-"""Nothing heard or nothing committed for so long: the feed is lost."""
+"""Seconds without a frame, or without a commit, after which the feed is lost."""
 
 OWN = 0
 """The class of an entry that the picker wrote and of which only the place is sent."""
@@ -82,11 +83,11 @@ class Hello(Frame, frozen=True, tag="hello"):
     epoch: int
     build: str
     log_id: str
-    """Of its cluster state; empty where it has none."""
+    """Id of the log that its cluster state was folded from; empty where it has no cluster state."""
     position: int
     """Last position applied."""
     digest: bytes
-    """Of the batch that ended there."""
+    """Digest of the batch that ended at `applied`."""
     last_n: int
     """The last `n` given out."""
     first_unacknowledged: int
@@ -205,7 +206,7 @@ class GivenBlocks(msgspec.Struct, frozen=True, array_like=True):
 
     endpoint: int
     pool: str
-    """Of the last of these decisions."""
+    """Pool of the last of these decisions."""
     hashes: bytes
 
 

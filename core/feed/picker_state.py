@@ -1,10 +1,9 @@
-"""The cluster state that comes down the feed, and what the traffic state behind it is told.
+"""The cluster state that a picker folds from the feed, and what it tells the traffic state.
 
-Rules.
 - The cluster state changes only by a Snapshot or a whole Batch, so it always stands where a commit ended.
-- After a Batch that does not fold, it is not trusted to go on from: the next Hello has none.
-  After one that cannot be read, the next Hello asks for a Snapshot.
-- Advice holds until an entry about the endpoint that was committed after the removal was seen.
+- After a Batch that does not fold, the state is not trusted any more, and the next Hello says that there is none.
+  After a Batch that cannot be read, the next Hello asks for a Snapshot.
+- Advice about an endpoint holds until an entry about it comes that was committed after the removal was seen.
 """
 
 from collections.abc import Iterable, Mapping
@@ -83,7 +82,7 @@ class FedState:
     def __init__(self, key: tuple[str, int], traffic: TrafficSide) -> None:
         self.cluster: ClusterState | None = None
         self.digest = b""
-        """Of the batch that ended where the cluster state stands."""
+        """Digest of the batch that ended at the cluster state's position."""
         self.log_id = ""
         self.unreadable = False
         """The entries that come next cannot be read."""

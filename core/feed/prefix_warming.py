@@ -1,16 +1,18 @@
-"""Filling the prefix index of a picker process that starts from the log's last minutes.
+"""Warming: a picker process that starts fills its prefix index from the last minutes of the log.
 
-Rules.
-- The newest decisions come first, and the blocks of each go behind all that their endpoint holds: they count as older
-  than whatever this process has decided or observed meanwhile, and as newer than what comes after them.
-  So the index is at any moment what it were had this process seen every decision from some position on,
-  and what it has of its own is never pushed out: an endpoint without room for more gets none.
-- What was missed before a Snapshot in the middle of an epoch goes behind what is held as well: it counts as older than
-  it is, and nothing else does.
-- Decisions record the values that they read, so none depends on how far this has come when it is made again.
-- Endpoints that have left get nothing: their numbers are not given out again.
-- Nobody waits.  A piece is asked for when the one before is taken in, and taken in by steps that the owner of the loop
-  does beside its work.  Requests in flight are not touched.
+Without it, every prompt would be a stranger to a new process, and go to a server that has to compute it again.
+The picker asks the control process for the blocks of past decisions, a piece at a time, the newest first.
+
+- Blocks from the log are put behind all that their endpoint holds: they count as older than what this process has
+  decided since it began, and as newer than what the next pieces bring.  So at any moment the index is what it would be
+  if this process had seen every decision from some position on.  An endpoint that has no room gets no more: what the
+  process has seen for itself is never pushed out.
+- A picker that was cut off in the middle of its epoch and got a snapshot has missed decisions.  Their blocks go behind
+  all others, too, and so count as older than they are; nothing else is wrong about them.
+- A decision records the values that it read, so replay does not depend on how far warming had come.
+- An endpoint that has left gets nothing: its number is never given out again.
+- No request waits.  The next piece is asked for when the one before is taken in, and the owner of the loop takes a piece
+  in by small steps beside its work.
 """
 
 from pointsman.core.deciding.profile import profile_in_force
@@ -22,10 +24,10 @@ from pointsman.core.state.traffic import PrefixRoom
 
 STEP_BLOCKS = 1024
 STEP_ENDPOINTS = 8
-"""What a step takes in at most: half a millisecond."""
+"""Endpoints, and above blocks, that one step takes in at most: half a millisecond."""
 DECISIONS_MAX = 200_000
 BLOCKS_MAX = INDEX_BLOCKS_MAX
-"""Of 30 blocks, 130,000 decisions: a minute at 2,000 requests/s, and 32 MB over the feed."""
+"""Blocks asked for in all. With 30 blocks a prompt they are 130,000 decisions: a minute at 2,000 requests/s, and 32 MB over the feed."""
 
 
 class Warmer:
@@ -33,14 +35,14 @@ class Warmer:
 
     def __init__(self, traffic: TrafficSide) -> None:
         self.decisions = 0
-        """Looked at, since the epoch began."""
+        """Decisions looked at since the epoch began."""
         self.blocks = 0
-        """Of theirs, those that found room."""
+        """Blocks of these decisions that found room in the index."""
         self.pending = False
         """There is something for `step` to do."""
         self._traffic = traffic
         self._until = self._after = 0
-        """The decisions above the one up to the other are to be had."""
+        """The decisions above `_after` up to `_until` can still be asked for."""
         self._asked: Cold | None = None
         self._decisions_left = self._blocks_left = 0
         self._given: list[GivenBlocks] = []
@@ -48,22 +50,22 @@ class Warmer:
 
     @property
     def wanting(self) -> bool:
-        """There are decisions to be had and room for them, as far as is known."""
+        """Whether there are decisions left to ask for, and room for their blocks as far as is known."""
         return self._until > self._after
 
     def want(self, until: int, after: int) -> None:
-        """A Snapshot of position `until` came, where everything up to `after` was known."""
+        """Take note of a snapshot of position `until` that came when everything up to `after` was known."""
         self._after = min(after, self._after) if self.wanting else after
         self._until = until
         self._decisions_left, self._blocks_left = DECISIONS_MAX, BLOCKS_MAX
         self._given.clear()
 
     def reconnected(self) -> None:
-        """What was asked for on the former connection does not come."""
+        """Forget what was asked for on the former connection: it does not come."""
         self._asked = None
 
     def ask(self) -> Cold | None:
-        """What to ask for now: nothing while a piece is on its way or not taken in."""
+        """The next piece to ask for; None while one is on its way or not taken in."""
         if self._asked is not None or self.pending or not self.wanting:
             return None
         if self._decisions_left <= 0 or self._blocks_left <= 0 or self._traffic.full():
@@ -102,7 +104,7 @@ class Warmer:
         self.pending = bool(self._given)
 
     def _room(self, cluster: ClusterState, pool: str) -> PrefixRoom:
-        """As the configuration in force says; the pool may not have had a request here."""
+        """The pool's room by the configuration in force; this process may not have had a request for the pool yet."""
         room = self._rooms.get(pool)
         if room is None:
             room = self._rooms[pool] = profile_in_force(cluster, pool).room

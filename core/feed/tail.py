@@ -14,7 +14,7 @@ from pointsman.core.state.marks import MARKS, Mark, skim
 TAIL_BYTES_MAX = 32 << 20
 """Ten seconds of other pickers' traffic at 10,000 entries/s; a snapshot costs less than more of it."""
 TAIL_COMMITS_MAX = 8192
-"""At a hundred commits a second, over a minute."""
+"""Commits kept: over a minute at a hundred commits a second."""
 
 _TRAFFIC = (*MARKS, *PICKER_EVENTS)
 
@@ -146,7 +146,7 @@ class Tail:
         self._commits_max = commits_max
         self._bytes = 0
         self._commits: OrderedDict[int, TailCommit] = OrderedDict()
-        """By the position that each follows, oldest first."""
+        """Commits kept, oldest first, each under the position that it follows."""
 
     def add(self, commit: TailBatch) -> TailCommit:
         """Keep the next commit and let go of what the bounds leave no room for."""

@@ -20,11 +20,11 @@ PARSER: Final = "openai-parser"
 MALFORMED: Final = "error unmarshaling request bodyMap: "
 
 IMAGE_TOKENS: Final = 225
-"""Of an image of unknown size: 640 by 360 pixels at 1,024 a token, the Go EPP's estimate."""
+"""Tokens counted for an image of unknown size: 640 by 360 pixels at 1,024 pixels a token, the Go EPP's estimate."""
 VIDEO_TOKENS: Final = 2 * 10 * IMAGE_TOKENS
 """Two frames a second, ten seconds."""
 AUDIO_TOKENS_MAX: Final = 1 << 16
-"""Of one sound: longer than any block that is hashed."""
+"""Tokens counted at most for one sound: more than any block that is hashed holds."""
 
 
 class _Completion(msgspec.Struct):

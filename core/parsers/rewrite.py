@@ -38,9 +38,9 @@ def _models(body: bytes) -> Iterator[tuple[int, int]]:
     """Where the values of the top-level members called `model` are."""
     depth = 0
     opened = -1
-    """Where the value begins that a bracket began."""
+    """Offset at which the array or object begins that is being passed over; -1 outside of one."""
     wanted = -1
-    """Where the value of the latest `model` key begins."""
+    """Offset at which the value of the latest `model` key begins; -1 before one was seen."""
     for token in _TOKEN.finditer(body):
         start, stop = token.span()
         character = body[start]

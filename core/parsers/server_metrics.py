@@ -87,7 +87,7 @@ ENGINES: Mapping[str, EngineNames] = MappingProxyType(
         ),
     }
 )
-"""By the names of llm-d-router's `core-metrics-extractor`."""
+"""Names of families by engine; the engines are called as llm-d-router's `core-metrics-extractor` calls them."""
 
 
 class Lora(msgspec.Struct, frozen=True):

@@ -1,10 +1,10 @@
-"""A hash table from prompt blocks to rows, made for 64 look-ups at once.
+"""A hash table from block hashes to rows, in which all hashes of a request are looked up together.
 
-Each hash has a bucket of sixteen.  Where that is full when the hash comes, it lives in another bucket,
-and a dictionary tells where: that is so for few, and look-ups ask it only about those they did not find.
-A row is a place in the table: it stays the same until the table grows, and `grow` says where each went.
-A table of twice the size is filled beside it before that, a little with each change, so that nobody waits for growth.
-Columns by row are the owner's, beside `holders`.
+A row is a place in the table, and stays the same until the table grows; `grow` says where each row went.
+Sixteen rows are a bucket, and the low bits of a hash name its bucket.  A hash that finds its bucket full is put into a
+later one, and a dictionary says where; few hashes are, and a look-up asks the dictionary only about those it missed.
+Before the table is full, one of twice the size is filled beside it, a little with each change: no request waits while
+it grows.  The table keeps one column by row, the holders of each block; further columns are the owner's.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.int64]
-"""As signed numbers, so that they make indexes."""
+"""Block hashes. They are signed, because signed numbers can index arrays without a copy."""
 Holders = npt.NDArray[np.object_]
 
 _WAYS: Final = 16
@@ -25,7 +25,7 @@ _FULL: Final = 0.7
 _GROWS: Final = 0.65
 """Share at which the larger table begins to be filled."""
 _FILL: Final = 1 << 15
-"""Rows that are sooner copied together than more of them."""
+"""Rows copied at a time when the larger table has to be completed at once: larger pieces leave the cache."""
 _FREE: Final = bytes(8)
 """The key of a free row."""
 _I8 = np.dtype("<i8")
@@ -33,14 +33,14 @@ _ZERO, _ONE = np.array(0), np.array(1)
 
 
 class FoundRows(msgspec.Struct, frozen=True):
-    """Where the blocks of one request are; good until the table changes."""
+    """The places of one request's blocks; good until the table changes."""
 
     hashes: Hashes
     buckets: Rows
     cells: Hashes
-    """The keys in the buckets, 16 for each hash."""
+    """Keys in these buckets, 16 for each hash."""
     rows: Rows
-    """Of the hashes that are in the table; anything for the others."""
+    """Row of each hash that is in the table; any number for the others."""
     there: bytes
     """1 for each hash that is in its bucket, 0 for the others; right up to the first that is not in the table."""
     leading: int
@@ -169,7 +169,7 @@ class BlockTable:
         self.used -= len(rows)
 
     def prepare(self, rows: int) -> bool:
-        """Where the table will soon be full, copy so many more rows to the larger one; whether it has them all."""
+        """Copy `rows` more rows to the larger table where this one will soon be full; True when the larger one has all."""
         if self.larger is None:
             if self.used <= self._grows:
                 return False
@@ -177,7 +177,7 @@ class BlockTable:
         return self.larger.fill(rows)
 
     def grow(self) -> "Moved":
-        """Become the larger table; what is returned tells the new row of an old one."""
+        """Become the larger table; the result tells the new row of an old one."""
         larger = self.larger or Larger(self._flat, self.holders)
         while not larger.fill(_FILL):
             pass
@@ -242,7 +242,7 @@ class Larger:
 
 
 class Moved:
-    """Where the rows of a table went when it grew."""
+    """The new row of each row of a table that grew."""
 
     def __init__(self, rows: npt.NDArray[np.uint32]) -> None:
         self._rows = rows

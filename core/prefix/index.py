@@ -1,11 +1,10 @@
-"""Which server was given which prompt blocks: the prefix index.
+"""The prefix index itself: what is asked of it, what changes it, and what it gives up.
 
-A block is the chained hash of a prompt up to its end, so equal hashes mean equal prefixes.
-Each server remembers its most recently used blocks up to its capacity, exactly (LRU);
-a block touched together with others counts as older than those after it in the prompt.
-Beyond `blocks_max` in all, the server that holds the most gives up its oldest.
-Inside, a server is a lane: a bit of the holder sets.  A lane that is let go disappears at once from what is matched,
-and is cleaned up a little with each update before its bit is used again.
+Each server remembers its most recently used blocks up to its capacity, exactly (LRU).
+Blocks of one prompt are used in one moment; among them, those further back in the prompt count as more recent.
+When all servers together hold more than `blocks_max`, the one that holds the most gives up its oldest.
+When a server leaves, it is no longer matched from that moment on.  Its bits are cleared a little with each update,
+and its lane is given to another server only after the last of them.
 """
 
 import heapq
@@ -26,9 +25,9 @@ SERVER_BLOCKS: Final = 31250
 INDEX_BLOCKS_MAX: Final = 4_000_000
 """Blocks over all servers: 400 MB at the most, 100 bytes each; 128 servers with the default capacity."""
 _SWEEP: Final = 64
-"""Blocks of lanes let go that each update cleans up: as many as a request of 4 KiB brings."""
+"""Blocks of servers that left which each update clears: as many as a request of 4 KiB brings."""
 _AHEAD: Final = 32
-"""Rows of the larger table for each block that comes: it is ready before this one is full."""
+"""Rows copied to the larger table for each block that comes: it is ready before this one is full."""
 _INTERNED: Final = 4096
 _FEW: Final = 16
 """Slots up to which plain numbers are sooner done than arrays."""
@@ -47,13 +46,13 @@ class PrefixStatistics(msgspec.Struct, frozen=True):
     distinct: int
     blocks_max: int
     evicted: int
-    """Given up because a server reached its capacity."""
+    """Blocks given up because a server reached its capacity."""
     squeezed: int
-    """Given up because the whole index reached `blocks_max`."""
+    """Blocks given up because the whole index reached `blocks_max`."""
     warmed: int
-    """Given by the log, of requests before this process began or while it was cut off."""
+    """Blocks that came from the log: of requests before this process began, or while it was cut off."""
     bytes: int
-    """Of its arrays."""
+    """Bytes of its arrays."""
 
 
 class PrefixIndex:
@@ -85,7 +84,7 @@ class PrefixIndex:
     # --- questions ------------------------------------------------------------------------------
 
     def matches(self, hashes: bytes, slots: Ints) -> Ints:
-        """For each slot: how many of the blocks before the first that nobody holds its server holds."""
+        """How many of the prompt's leading blocks each slot's server holds; counting ends at the first block nobody holds."""
         if not hashes or not self._by_slot:
             return np.zeros(len(slots), dtype=np.int64)
         found = self._find(hashes)
@@ -112,7 +111,7 @@ class PrefixIndex:
         return counts
 
     def _spread(self, lanes: int) -> Ints:
-        """1 for each of the slots asked whose lane is in `lanes`; sets that many blocks have come again and again."""
+        """1 for each of the asked slots whose lane is in `lanes`, 0 for the others; kept, because many blocks share a set."""
         found = self._asked_sets.get(lanes)
         if found is None:
             packed = np.frombuffer(lanes.to_bytes(len(self._lanes) // 8 + 1, "little"), np.uint8)
@@ -123,7 +122,7 @@ class PrefixIndex:
         return found
 
     def _ask(self, slots: Ints) -> None:
-        """Prepare the lanes of `slots`: decisions ask for the same ones again and again."""
+        """Keep the lanes of `slots` at hand: one decision after the other asks about the same ones."""
         # Slots never seen are clipped to the last one, which has no lane; whoever has none gets a spare bit.
         lanes = self._lane_of.take(slots, mode="clip")
         listed = lanes.tolist()
@@ -188,9 +187,10 @@ class PrefixIndex:
             lane.unsort()
 
     def warm(self, slot: int, hashes: bytes, capacity: int = SERVER_BLOCKS) -> int:
-        """The slot's server was given these blocks before all that it holds: how many found room, the latest first.
+        """Put these blocks behind all that the slot's server holds, as older ones; returns how many found room.
 
-        Whoever goes backwards like this leaves what there would be had all been recorded in order, short of `blocks_max`.
+        Prompts given in this way from the newest to the oldest leave the index as `record` would have left it
+        from the oldest to the newest, as long as `blocks_max` is not reached.
         """
         while self._let_go and self.blocks + len(hashes) // 8 > self.blocks_max:
             self._sweep(16 * _SWEEP)

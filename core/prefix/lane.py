@@ -1,4 +1,9 @@
-"""A server of the prefix index: its bit in the holder sets, and its blocks from the least to the most recently used."""
+"""One server of the prefix index: its bit in the sets of holders, and its blocks in the order of their use.
+
+The order is a queue of rows, the least recently used first.  A block that is used again is appended once more, and its
+earlier place is left as it is: that costs nothing at the time of use.  `sort` removes the earlier places when somebody
+has to know which block is the oldest.
+"""
 
 from typing import Final
 
@@ -14,9 +19,10 @@ Queue = npt.NDArray[np.uint32]
 
 
 class Lane:
-    """One server: its bit, and the rows it used in order, oldest first, with rows used again left in place.
+    """One server and its queue of rows.
 
-    `queue[head:sorted_to]` holds no row twice; of those, the ones in `moved` were used again since.
+    `queue[head:end]` is the queue.  `queue[head:sorted_to]` is what the last `sort` left: no row is in it twice, and
+    the rows of it that were used again since then are in `moved`.
     """
 
     __slots__ = ("bit", "capacity", "end", "head", "live", "moved", "number", "queue", "slot", "sorted_to")
@@ -34,6 +40,7 @@ class Lane:
         self.moved: set[int] = set()
 
     def append(self, rows: Rows) -> None:
+        """Put rows behind all others, as the most recently used."""
         end = self.end + len(rows)
         if end > len(self.queue):
             queue: Queue = np.empty(max(end, len(self.queue) * 3 // 2), dtype=np.uint32)
@@ -43,7 +50,7 @@ class Lane:
         self.end = end
 
     def prepend(self, rows: Rows) -> None:
-        """Put rows that it does not hold, none of them twice, before all others."""
+        """Put rows before all others, as the least recently used; it must hold none of them, and none may come twice."""
         if len(rows) > self.head:
             held = self.queue[self.head : self.end]
             self.unsort()
@@ -56,7 +63,7 @@ class Lane:
         self.head = head
 
     def sort(self, scratch: Queue) -> None:
-        """Leave each row once, at its latest use."""
+        """Keep each row once, at its latest use; `scratch` has a place for every row of the table."""
         rows = self.queue[self.head : self.end]
         count = np.arange(len(rows), dtype=np.uint32)
         scratch[rows] = count  # of equal indexes the last assignment stays
@@ -68,7 +75,7 @@ class Lane:
         self.moved = set()
 
     def unsort(self) -> None:
-        """No longer keep track of what moved; `sort` starts anew."""
+        """Stop keeping track of rows that were used again; the next `sort` begins anew."""
         self.sorted_to = self.head
         if self.moved:
             self.moved = set()

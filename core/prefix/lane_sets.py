@@ -1,20 +1,25 @@
-"""Sets of lanes as the bits of one number, and counting in how many of them each lane is."""
+"""Sets of lanes as the bits of whole numbers, and counting in how many sets each lane is.
+
+The sets are those of a prompt's leading blocks, in order.  Whoever holds a block holds those before it, so the sets only
+shrink from block to block, and most of them are equal to their neighbour: they are counted by runs.
+"""
 
 from typing import Final
 
 _SETS_MAX: Final = 8
-"""Sets that are counted one by one: beyond, their sum is made bit by bit."""
+"""Different sets up to which each stands for itself in the result; more are added up bit by bit into fewer."""
 _RUNS: Final = 8
+"""Runs up to which the length of the next one is guessed with `count`, which is quicker while guesses are right."""
 
 
 def runs_of(sets: list[int]) -> list[tuple[int, int, int]]:
-    """Each run of equal sets, with where it starts and where it ends."""
+    """Runs of equal sets, each as (set, start, end)."""
     runs: list[tuple[int, int, int]] = []
     start = 0
     while start < len(sets):
         lanes = sets[start]
-        # Sooner than looking at each where there are few runs and none comes again, which is the rule:
-        # who holds a block holds those before it.
+        # A set that ends seldom comes again, so all of its occurrences are one run, and `count` gives its length
+        # without a look at each.  Where the guess is wrong, the run is walked.
         end = start + sets.count(lanes) if len(runs) < _RUNS else start
         if end == start or sets[start:end].count(lanes) < end - start:
             end = start + 1
@@ -26,9 +31,9 @@ def runs_of(sets: list[int]) -> list[tuple[int, int, int]]:
 
 
 def counted(sets: list[int], alive: int) -> dict[int, int]:
-    """Of the sets before the first that holds no lane of `alive`: sets with a weight each.
+    """Count the sets before the first one that holds no lane of `alive`; returns weights by set of lanes.
 
-    A lane is in as many of `sets` as the weights of those it is in add up to.
+    The weights of the returned sets that hold a lane add up to the number of `sets` that hold it.
     """
     weights: dict[int, int] = {}
     if sets and sets.count(sets[0]) == len(sets):
@@ -42,7 +47,7 @@ def counted(sets: list[int], alive: int) -> dict[int, int]:
 
 
 def numbers_of(lanes: int) -> list[int]:
-    """The bits that are set."""
+    """The lanes of a set, in rising order."""
     found = []
     while lanes:
         low = lanes & -lanes
@@ -52,7 +57,7 @@ def numbers_of(lanes: int) -> list[int]:
 
 
 def _planes(weights: dict[int, int]) -> dict[int, int]:
-    """The same counts as few sets: one for each bit of them."""
+    """The same counts with fewer sets: one for each binary digit of the counts."""
     planes: dict[int, int] = {}
     for lanes, weight in weights.items():
         for power in range(weight.bit_length()):
@@ -65,7 +70,7 @@ def _planes(weights: dict[int, int]) -> dict[int, int]:
 
 
 def _add(planes: dict[int, int], carry: int, power: int) -> None:
-    """Add `carry << power` to the counts that the planes are."""
+    """Add 2 ** power to the count of each lane in `carry`; `planes[p]` holds the lanes whose count has the digit p."""
     while carry:
         plane = planes.get(power, 0)
         planes[power] = plane ^ carry

@@ -1,4 +1,4 @@
-"""Columns of whole numbers as few bytes as they need.
+"""Columns of whole numbers in as few bytes as they need.
 
 A packed column is one mode byte and its data, little-endian:
 `C` one value for all (length, value), `A` an arithmetic run (length, start, step),
@@ -16,9 +16,9 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 _FEW = 48
-"""Where both take equally long."""
+"""Length up to which plain numbers are packed; beyond it an array is quicker."""
 _SHORT = 9
-"""Up to here no form but `C` is shorter than a byte for each."""
+"""Length up to which only the form `C` is shorter than a byte for each value."""
 _TYPES = {width: np.dtype(f"<u{width}") for width in (1, 2, 4, 8)}
 _NEGATIVE = "packed columns hold unsigned values"
 

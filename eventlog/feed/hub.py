@@ -43,7 +43,7 @@ DRAIN_DEADLINE = 5.0
 """After a picker process is dead its socket is read within milliseconds, unless the log is stuck."""
 
 SOCKET_PATH_BYTES_MAX = 107
-"""Of Linux, less the zero at the end."""
+"""Bytes that the path of a Unix socket may have on Linux, less the zero at its end."""
 
 _logger = logging.getLogger("pointsman.feed")
 
@@ -61,7 +61,7 @@ class FeedStatistics(msgspec.Struct, frozen=True):
     backlog: int
     """Entries that wait for room in the log's queue."""
     entries_lost: int
-    """Since this control process started."""
+    """Entries told as lost since this control process started."""
     connections: int
     disconnected: int
     """Connections that the control process closed, for garbage or for not reading."""
@@ -372,7 +372,7 @@ def listen_at(path: Path) -> trio.SocketListener:
 
 
 def _ended_among(directory: Path, keys: Collection[Key]) -> set[Key]:
-    """Those of which the log says lately that they ended."""
+    """Epochs that the log has lately said to have ended."""
     with LogReader(directory) as reader:
         first = max(reader.first(), reader.head().position - LOOK_BACK)
         ends = [entry.event for entry in reader.entries(first, None, (Class.CONTROL,))]

@@ -23,7 +23,7 @@ AGE_MAX = 600.0
 PIECE_POSITIONS = 8192
 PIECE_DECISIONS = 512
 PIECE_BYTES = 256 << 10
-"""Of prompt blocks: as much as an end hands to its socket at a time."""
+"""Bytes of prompt blocks in one answer: as much as an end hands to its socket at a time."""
 
 _ROUTED = msgspec.msgpack.encode("request-routed")
 """The tag, behind the one byte that says how many fields there are."""

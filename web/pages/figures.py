@@ -133,7 +133,7 @@ class PoolTraffic(msgspec.Struct, frozen=True):
     """The traffic of a pool."""
 
     refused: int
-    """In the last OBSERVED seconds, as the next two."""
+    """Requests refused in the last OBSERVED seconds; the next two count over the same time."""
     first_token: float | None
     spark: tuple[float | None, ...]
     rate: float

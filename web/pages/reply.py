@@ -22,7 +22,7 @@ class Reply(msgspec.Struct, frozen=True):
     """What the JSON twin answers with."""
     status: int = 200
     location: str = ""
-    """Where to go instead."""
+    """Address to go to instead of this page; empty where there is a page."""
 
 
 async def render(template: str, **context: object) -> str:

@@ -31,7 +31,7 @@ class BackendView(msgspec.Struct, frozen=True):
     name: str
     short: str
     href: str
-    """Of the pool's page; empty where there is none."""
+    """Address of the pool's page; empty where there is none."""
     weight: int
     desired: str
     observed: str

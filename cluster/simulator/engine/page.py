@@ -10,7 +10,7 @@ from pointsman.cluster.simulator.engine.batching import SimulatedEngine
 from pointsman.cluster.simulator.engine.counts import CountedHistogram
 
 LORA_SERIES_MAX = 32
-"""Of vLLM's there is no end; ours are bounded so that a page stays one."""
+"""Series of the LoRA family that a page keeps; vLLM's own grow without end."""
 
 _HELP = {
     "num_requests_running": "Number of requests in model execution batches.",
