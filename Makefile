@@ -1,7 +1,7 @@
 # Each target sets itself up from a bare python3 (3.11 or later).
 #   make demo          the whole system on this machine, with simulated model servers
 #   make demo-reset    forget what the demo recorded
-#   make test          all tests
+#   make test          all tests, side by side on all cores; with TESTS="PATH ..." these, one after the other
 #   make check         formatting, lint, types, import rules, layout
 #   make bench         what a request costs, beside a bare gRPC echo
 
@@ -13,6 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 TESTS ?=
+# Files asked for by name start at once, without workers.  Beyond eight workers the longest scope is the limit
+# (tests/conftest.py).
+SIDE_BY_SIDE = $(if $(strip $(TESTS)),,-n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder)
 ARGS ?=
 
 help:
@@ -26,7 +29,7 @@ demo-reset: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	@.ci/packages chromium
-	$(BIN)/pytest -q --durations=10 $(TESTS)
+	$(BIN)/pytest -q --durations=10 $(SIDE_BY_SIDE) $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,6 +1,31 @@
-"""Property tests without a deadline for each example: machines are shared, and a slow moment is no fault."""
+"""How tests run: property tests without a deadline for each example, and files side by side (`make test`)."""
 
+import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
+# Machines are shared, and a slow moment is no fault.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+WHOLE_SYSTEMS = ("tests/e2e/", "tests/faults/")
+"""Tests of all processes under load.  One such system keeps two cores busy, so one worker runs them all, in turn."""
+
+
+def worker_scope(test: str) -> str:
+    """What tests have in common that one worker runs one after the other: their file, and so its fixtures."""
+    return "whole systems" if test.startswith(WHOLE_SYSTEMS) else test.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Tests are given out by `worker_scope`."""
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = worker_scope
+    return scheduler
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A worker's order: whole systems first, because the longest stretch of work must not begin last."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_SYSTEMS))

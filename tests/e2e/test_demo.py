@@ -6,22 +6,22 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from worlds.evidence import lines
+from worlds.ports import free_port
+from worlds.system import POINTSMAN, alive, children, pointsman, wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 
-POINTSMAN = (sys.executable, "-P", "-m", "pointsman.cli")
 BACK_WITHIN = 10.0
 """Seconds; the budget of two is for a machine that runs nothing else."""
 
@@ -42,12 +42,7 @@ class Demo:
 
     def children(self) -> dict[str, int]:
         """The processes under the supervisor, by what they are."""
-        found = {}
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        for pid in map(int, children.split()):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            found["gateway" if "envoy" in words[0] else words[4] if len(words) > 4 else "?"] = pid
-        return found
+        return children(self.process.pid)
 
     def sent(self) -> int:
         """Requests that the traffic generator has had whole answers to."""
@@ -64,10 +59,7 @@ class Demo:
 @contextmanager
 def demo(home: Path, *words: str) -> Iterator[Demo]:
     output = home / "output"
-    ports = [
-        f"--{name}={os.getpid() % 20_000 + 20_000 + step}"
-        for step, name in enumerate(("port", "metrics-port", "health-port"))
-    ]
+    ports = [f"--{name}={free_port('127.0.0.1')}" for name in ("port", "metrics-port", "health-port")]
     with open(output, "w") as file:
         process = subprocess.Popen(
             [*POINTSMAN, "demo", "--data-dir", str(home / "data"), *ports, *words], stdout=file, stderr=file, text=True
@@ -81,28 +73,9 @@ def demo(home: Path, *words: str) -> Iterator[Demo]:
             process.wait()
 
 
-def wait_for(condition: Callable[[], bool], within: float) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + within, "it did not come to be"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def pointsman(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*POINTSMAN, *map(str, words)], capture_output=True, text=True, timeout=120, check=False)
-
-
 def curl(line: str) -> str:
     found = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=60, check=True)
     return found.stdout
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_the_demo_answers_explains_survives_kills_and_resumes(tmp_path: Path) -> None:
@@ -158,7 +131,7 @@ def more_sent(running: Demo, count: int, within: float) -> None:
 def kill(running: Demo, name: str) -> None:
     before = running.children()[name]
     os.kill(before, signal.SIGKILL)
-    wait_for(lambda: running.children().get(name, before) != before, 5.0)
+    wait_for(lambda: running.children().get(name, before) != before, BACK_WITHIN)
 
 
 def verified(running: Demo) -> None:
@@ -168,10 +141,6 @@ def verified(running: Demo) -> None:
     assert found.returncode == 0, report
     assert report["checked"] == report["same"] > 0
     assert report["skipped"] == {}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def agree_one_to_one(data: Path) -> None:
@@ -204,7 +173,8 @@ def agree_one_to_one(data: Path) -> None:
 def test_busy_ports_become_the_next_free_ones(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
-    with demo(tmp_path / "first", "--rate", "0") as first, demo(tmp_path / "second", "--rate", "0") as second:
+    words = ("--rate", "0", f"--port={free_port('127.0.0.1')}")
+    with demo(tmp_path / "first", *words) as first, demo(tmp_path / "second", *words) as second:
         assert first.field("gateway") != second.field("gateway")
         assert "is in use: the gateway listens on" in second.said()
         assert "is in use: the simulated servers listen on" in second.said()

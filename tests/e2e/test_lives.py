@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from worlds.evidence import entries, verified
 from worlds.load import LLAMA, Load
-from worlds.system import MARK, OLD, System, demo, free_port, manifests, marked, pointsman, wait_for
+from worlds.ports import free_port
+from worlds.system import MARK, OLD, System, demo, manifests, marked, pointsman, wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import (

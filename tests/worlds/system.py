@@ -1,6 +1,6 @@
 """The whole system for tests: `pointsman demo` or `serve` in a directory of its own, with its processes by name.
 
-All ports are chosen by the operating system.  The end of the block ends everything, in order and within seconds,
+All ports are this test process's own.  The end of the block ends everything, in order and within seconds,
 and looks whether anything was left running: each process carries a mark of its system in its environment.
 """
 
@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from worlds.ports import free_port
 
 POINTSMAN = (sys.executable, "-P", "-m", "pointsman.cli")
 MARK = "POINTSMAN_TEST_SYSTEM"
@@ -42,28 +42,29 @@ def wait_for(condition: Callable[[], object], within: float, what: str = "it") -
     return time.monotonic() - began
 
 
-def free_port(*addresses: str) -> int:
-    """A port that is free on all of these addresses."""
-    for _ in range(50):
-        with socket.socket() as first:
-            first.bind((addresses[0], 0))
-            port: int = first.getsockname()[1]
-            try:
-                for address in addresses[1:]:
-                    with socket.socket() as another:
-                        another.bind((address, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError(f"no port is free on all of {addresses}")
-
-
 def alive(pid: int) -> bool:
     """It runs: it is there, and no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def children(supervisor: int) -> dict[str, int]:
+    """The processes under a supervisor, by name: control, picker, gateway, sim."""
+    found: dict[str, int] = {}
+    try:
+        pids = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
+    except OSError:
+        return found
+    for pid in map(int, pids.split()):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if alive(pid) and len(words) > 4:
+            found["gateway" if "envoy" in words[0] else words[4]] = pid
+    return found
 
 
 def pointsman(*words: str | Path, within: float = 120) -> subprocess.CompletedProcess[str]:
@@ -181,20 +182,8 @@ class System:
         return self.output.read_text()
 
     def pids(self) -> dict[str, int]:
-        """The processes under the supervisor, by name: control, picker, gateway, sim."""
-        found: dict[str, int] = {}
-        try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        except OSError:
-            return found
-        for pid in map(int, children.split()):
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            if alive(pid) and len(words) > 4:
-                found["gateway" if "envoy" in words[0] else words[4]] = pid
-        return found
+        """The processes under the supervisor, by name."""
+        return children(self.process.pid)
 
     def send(self, name: str, number: signal.Signals) -> int:
         """Send a signal to a process by its name; its pid."""
@@ -283,15 +272,7 @@ def _running(words: Sequence[str], home: Path, ready: str, mark: str) -> Iterato
     """A command until the block ends, ended in order where it still runs then."""
     output = home / ("output" if words[0] != "sim" else "simulators")
     before = output.stat().st_size if output.exists() else 0
-    with open(output, "ab") as file:
-        process = subprocess.Popen(
-            [*POINTSMAN, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=os.environ | {MARK: mark},
-            cwd=home,
-        )
+    process = _start(words, output, mark)
     try:
         deadline = time.monotonic() + START_MAX
         while ready not in (said := output.read_text()[before:]):
