@@ -163,7 +163,7 @@ import trio
 from worlds.logs import some
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.store import Limits
+from pointsman.eventlog.sqlite.store import StoreLimits
 
 async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

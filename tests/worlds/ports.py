@@ -15,14 +15,17 @@ from pathlib import Path
 
 LOWEST, HIGHEST = 10_000, 32_768
 """Where blocks may lie: above what services commonly have, below the ephemeral ports of most machines."""
-BLOCK = 100
-"""Ports of one block; a system of two pools takes seven, and one process has few systems at a time."""
+BLOCK, STEP = 200, 4
+"""Ports of one block, and from one that is given out to the next: who finds it busy may take one of those between.
+
+A system of two pools takes seven, and one process has few systems at a time.
+"""
 
 
 def free_port(*addresses: str) -> int:
     """A port that is free on all of these addresses, and that no other test process gives out."""
     _, ports = _block()
-    for port in islice(ports, BLOCK):
+    for port in islice(ports, BLOCK // STEP):
         if all(_free(address, port) for address in addresses):
             return port
     raise AssertionError(f"no port is free on all of {addresses}")
@@ -49,5 +52,5 @@ def _block() -> tuple[socket.socket, Iterator[int]]:
         except OSError:
             holding.close()
             continue
-        return holding, cycle(range(first + 1, first + BLOCK))
+        return holding, cycle(range(first + STEP, first + BLOCK, STEP))
     raise AssertionError(f"all blocks of ports from {LOWEST} to {ephemeral} are taken")
