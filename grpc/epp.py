@@ -5,15 +5,15 @@ Whatever ends a stream, a routed request gets its one end: a reset by the gatewa
 """
 
 from collections.abc import Callable
+from typing import assert_never
 
 from grpclib.const import Cardinality, Handler
 
-from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
-from pointsman.grpc.ext_proc.actions import Finished, Incoming
+from pointsman.grpc.ext_proc.actions import Actions, Decide, Finished, Refuse, Started
 from pointsman.grpc.ext_proc.protocol import Load, Stream
-from pointsman.grpc.picking import Feed, Picking, RefusedPick
+from pointsman.grpc.picking import Feed, Picked, Picking, RefusedPick
 from pointsman.grpc.serving.grpc_server import MESSAGE_BYTES_MAX
 from pointsman.grpc.serving.turn import Turn
 
@@ -50,50 +50,76 @@ async def _unreachable(call: object) -> None:
     raise AssertionError("a call of Process reached grpclib")
 
 
-class Exchange(Stream):
-    """One stream with what becomes of it in log and traffic state; synchronous."""
+class Exchange:
+    """One stream, and what becomes of it in the log and the traffic state; synchronous."""
 
     def __init__(self, service: ExternalProcessor) -> None:
-        super().__init__(service.load, service.picking.headers)
-        self._service = service
+        self._stream = Stream(service.load, service.picking.headers)
+        self._picking = service.picking
         self._feed = service.feed
         self._n = 0
-        """The decision that routed the request; 0 before."""
+        """Number of the decision that routed the request; 0 before."""
+        self.out = self._stream.out
+        """Messages to send, in this order; the caller takes them out."""
+        self.ended = False
+        """Whether nothing more will be said: the stream is to be ended with OK."""
         self.decided = False
-        """A decision was recorded since the caller last looked: replies wait for the feed."""
+        """Whether a decision was recorded since the caller last looked: replies wait for the feed."""
 
-    def decide(self, request: Incoming) -> None:
-        """Decide at once."""
-        picked = self._service.picking.pick(request)
-        if isinstance(picked, RefusedPick):
-            self._record_refusal(picked)
-            return
+    def receive(self, data: bytes, now: float) -> None:
+        """Take the next message; raises `RefusedMessage` where it is none."""
+        stream = self._stream
+        actions = stream.receive(data, now)
+        if actions:
+            self._perform(actions)
+        self.ended = stream.ended
+
+    def let_go(self, now: float) -> None:
+        """End in the middle what goes on without us."""
+        self._perform(self._stream.let_go(now))
+        self.ended = self._stream.ended
+
+    def closed(self, cause: str, now: float) -> None:
+        """The stream is over."""
+        actions = self._stream.closed(cause, now)
+        if actions:
+            self._perform(actions)
+        self.ended = True
+
+    def _perform(self, actions: Actions) -> None:
+        for action in actions:
+            match action:
+                case Decide():
+                    self._record(self._picking.pick(action.request))
+                case Started():
+                    self._record_start(action)
+                case Finished():
+                    self._record_end(action)
+                case Refuse():
+                    self._record(self._picking.refuse(action.request, action.reason, action.message))
+                case _:
+                    assert_never(action)
+
+    def _record(self, picked: Picked) -> None:
+        """Record a decision, then have the stream answer with it."""
         event, feed = picked.event, self._feed
         self.decided = True
         feed.record(event)
+        if isinstance(picked, RefusedPick):
+            refusal = picked.event
+            self._stream.refused(refusal.reason, refusal.message)
+            return
         self._n = event.origin.n
         cluster = feed.cluster
         assert cluster is not None, "a decision for an endpoint rests on a state"
-        feed.traffic.routed(self._n, event, cluster)
-        self.routed(picked.routed)
+        feed.traffic.routed(self._n, picked.event, cluster)
+        self._stream.routed(picked.routed)
 
-    def refuse(self, request: Incoming, reason: RefusalReason, message: str) -> None:
-        """Record that it is refused."""
-        self._record_refusal(self._service.picking.refuse(request, reason, message))
-
-    def _record_refusal(self, refusal: RefusedPick) -> None:
-        event = refusal.event
-        self.decided = True
-        self._feed.record(event)
-        self.refused(event.reason, event.message)
-
-    def started(self, status: int, after: float, served: str) -> None:
-        """Record that the response began."""
+    def _record_start(self, started: Started) -> None:
         feed = self._feed
-        feed.record(ResponseStarted(feed.origin(), self._n, status, after, served))
+        feed.record(ResponseStarted(feed.origin(), self._n, started.status, started.after, started.served))
 
-    def finished(self, finished: Finished) -> None:
-        """Record the request's end."""
+    def _record_end(self, finished: Finished) -> None:
         feed, usage = self._feed, finished.usage
         feed.traffic.finished(self._n)
         feed.record(

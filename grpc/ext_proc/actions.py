@@ -1,7 +1,15 @@
-"""What the state machine of an ext_proc stream and its owner tell each other."""
+"""What the state machine of an ext_proc stream asks of its owner, and what it is told.
+
+The machine (`protocol.py`) returns an `Action` for what is to happen outside of it:
+a decision to make, a refusal to record, a response that began, a request that ended.
+The owner of the stream performs it, and answers `Decide` and `Refuse` by a method of the machine.
+"""
+
+from typing import TypeAlias
 
 import msgspec
 
+from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.parsers.usage import Usage
 
 
@@ -9,28 +17,50 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A request as far as it was received."""
 
     headers: dict[str, str]
-    """Those that a decision may read, names in lower case."""
+    """Headers that a decision may read, by their names in lower case."""
     body: bytes
-    """Empty where the request is refused before its end."""
+    """Body of the request; empty where the request is refused before its end."""
     body_bytes: int
-    """Received so far."""
+    """Bytes of the body that were received."""
     subset: tuple[str, ...] | None
-    """The subset hint as it came; None without one."""
+    """Endpoints that the subset hint names, as it names them; None without a hint."""
     bodyless: bool = False
-    """The headers said that no body follows."""
+    """Whether the headers said that no body follows."""
 
 
 class Routed(msgspec.Struct, frozen=True, gc=False):
     """A decision for an endpoint, as the machine has to know it."""
 
     destination: str
-    """`address:port`, then its fallbacks after commas."""
+    """Endpoint as `address:port`, then its fallbacks after commas."""
     set_headers: tuple[tuple[str, str], ...] = ()
     """Request headers to set beside the destination."""
     rename: tuple[str, str] | None = None
-    """The client's name of the model (empty without one) and the server's, where they differ in the body."""
+    """Names of the model, where they differ in the body: the client's (empty without one) and the server's."""
     scores: tuple[tuple[str, float], ...] = ()
     """(`address:port`, score) of every scored candidate, where the gateway is to be told."""
+
+
+class Decide(msgspec.Struct, frozen=True, gc=False):
+    """The request is complete: pick an endpoint, then tell the machine by `routed` or `refused`."""
+
+    request: Incoming
+
+
+class Refuse(msgspec.Struct, frozen=True, gc=False):
+    """The request cannot be scheduled: record its refusal, then tell the machine by `refused`."""
+
+    request: Incoming
+    reason: RefusalReason
+    message: str
+
+
+class Started(msgspec.Struct, frozen=True, gc=False):
+    """The response of a routed request began; fields as in `ResponseStarted`."""
+
+    status: int
+    after: float
+    served: str
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -44,3 +74,9 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     chunks: int
     streamed: bool
     usage: Usage
+
+
+Action: TypeAlias = Decide | Refuse | Started | Finished
+
+Actions: TypeAlias = tuple[Action, ...]
+"""What is to be done, in this order; most messages ask for nothing."""

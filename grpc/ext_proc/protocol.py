@@ -1,14 +1,21 @@
-"""One ext_proc stream as a state machine without I/O: messages in, answers out (envoy.service.ext_proc.v3).
+"""One ext_proc stream as a state machine without I/O: messages in, answers and actions out.
+
+A gateway opens one stream (a gRPC call of envoy.service.ext_proc.v3) for each HTTP request that it has to route,
+and sends what it has as messages: the request's headers, its body in chunks, perhaps trailers,
+later the same of the response.  It waits for the answers: they say what to change, and only then does it pass things on.
+In the body mode that we ask for (FULL_DUPLEX_STREAMED) it keeps nothing: an answer carries the bytes to pass on,
+and the answer to the headers may wait until the body has been read.
+
+So a request's headers are answered with the decision, once its body has ended.
+Answers wait in `out`; what is to happen outside of the machine comes back as values (`actions.py`).
+After a `Decide` or a `Refuse` the owner tells the machine by `routed` or `refused`, at once or later.
 
 Rules.
-The headers of a request are answered once its body has ended (FULL_DUPLEX_STREAMED mode), with the decision.
-The machine asks its owner by `decide` or `refuse`, and is told by `routed` or `refused`, at once or later.
-Whatever the order of messages: at most one `decide` or `refuse`, and exactly one `finished` for a routed request.
+Whatever the order of messages: at most one `Decide` or `Refuse`, and exactly one `Finished` for a routed request.
 What comes in no order that the protocol knows is ignored; the gateway has its own timeout for that.
 `now` is a monotonic time in seconds, taken by the caller.
 """
 
-from abc import ABC, abstractmethod
 from enum import Enum, auto
 
 import msgspec
@@ -20,7 +27,7 @@ from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
 from pointsman.grpc.ext_proc import replies
-from pointsman.grpc.ext_proc.actions import Finished, Incoming, Routed
+from pointsman.grpc.ext_proc.actions import Actions, Decide, Incoming, Refuse, Routed
 from pointsman.grpc.ext_proc.bodies import BODIES, REQUEST_BODY, read_body
 from pointsman.grpc.ext_proc.control_headers import SUBSET, fields_of, read_headers
 from pointsman.grpc.ext_proc.header_messages import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
@@ -29,6 +36,7 @@ from pointsman.grpc.ext_proc.response_half import (
     OBSERVED,
     ONE_ANSWER_EACH,
     RESPONSE_HEADS,
+    ObservedHeaders,
     ResponseHalf,
     observed,
     served,
@@ -43,11 +51,11 @@ class StreamLimits(msgspec.Struct, frozen=True):
     """What one picker process takes on."""
 
     body_bytes_max: int = 100 * 2**20
-    """Of one request; beyond it 413.  Prompts with many images stay below."""
+    """Bytes in one request's body; beyond it 413.  Prompts with many images stay below."""
     held_bytes_max: int = 2**30
-    """Of all request bodies not routed yet; beyond it 503."""
+    """Bytes of all request bodies that are not routed yet; beyond it 503."""
     streams_max: int = 16384
-    """Streams in flight, their responses included; beyond it 503."""
+    """Streams in flight, their responses included; beyond it 503.  Four connections full of them."""
 
 
 class Load:
@@ -57,63 +65,55 @@ class Load:
         self.limits = limits
         self.streams = 0
         self.held_bytes = 0
+        """Bytes of request bodies that are not routed yet."""
 
 
 class Phase(Enum):
     """How far the request is."""
 
     NEW = auto()
+    """Nothing came yet."""
     BODY = auto()
+    """The headers came, the body has not ended."""
     DECIDING = auto()
+    """A decision was asked for, and is not made yet."""
     PASSED = auto()
-    """Answered, or overtaken by a response."""
+    """It was answered, or a response came before it was."""
     ENDED = auto()
+    """Nothing more is said or taken."""
 
 
-class Stream(ABC):
-    """One stream; its owner feeds it messages and, whatever happens, calls `closed` once at the end."""
+class Stream:
+    """One stream; its owner feeds it messages, performs what it returns, and always calls `closed` in the end."""
 
     def __init__(self, load: Load, plugin_headers: frozenset[str] = frozenset()) -> None:
         self.out: list[bytes] = []
         """Messages to send, in this order; the owner takes them out."""
         self.ended = False
-        """Nothing more will be said: the stream is to be ended with OK."""
+        """Whether nothing more will be said: the stream is to be ended with OK."""
         self._load = load
         self._plugin_headers = plugin_headers
         self._phase = Phase.NEW
         self._received = 0.0
+        """Time when the request's first message came."""
         self._headers: dict[str, str] = {}
         self._removed: tuple[str, ...] = ()
+        """Names of the headers that the model server must not see."""
         self._subset: tuple[str, ...] | None = None
         self._chunks: list[bytes] = []
+        """Body of the request as far as it is held here."""
         self._body_bytes = 0
         self._bodyless = False
         self._body_ended = False
         self._trailers_due = False
+        """Whether trailers came that are answered behind the decision."""
         self._response_mode = _DUPLEX
         self._response: ResponseHalf | None = None
         self._routed = False
         self._open = True
+        """Whether the stream counts in `load`."""
         load.streams += 1
         self._crowded = load.streams > load.limits.streams_max
-
-    # --- what the owner does ----------------------------------------------------------------------
-
-    @abstractmethod
-    def decide(self, request: Incoming) -> None:
-        """The request is complete: pick an endpoint, then tell by `routed` or `refused`."""
-
-    @abstractmethod
-    def refuse(self, request: Incoming, reason: RefusalReason, message: str) -> None:
-        """Refuse the request before scheduling, then tell by `refused`."""
-
-    @abstractmethod
-    def started(self, status: int, after: float, served: str) -> None:
-        """The response of a routed request began; as in `ResponseStarted`."""
-
-    @abstractmethod
-    def finished(self, finished: Finished) -> None:
-        """The one end of a routed request."""
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -122,138 +122,123 @@ class Stream(ABC):
         """Whether a decision is wanted; a stream that is not has gone on or away meanwhile."""
         return self._phase is Phase.DECIDING
 
-    def receive(self, data: bytes, now: float) -> None:
+    def receive(self, data: bytes, now: float) -> Actions:
         """Take the next message's bytes; `RefusedMessage` where they are none."""
         kind = data[0] if data else 0
         if kind in BODIES:
             body = read_body(data)
             if body is not None:
                 if self._phase is Phase.ENDED:
-                    return
+                    return ()
                 if kind == REQUEST_BODY:
-                    self._request_body(*body, now)
-                else:
-                    (self._response or self._responding()).body(self, *body, now)
-                    self._after_response()
-                return
+                    return self._request_body(*body, now)
+                return self._response_body(*body, now)
         elif kind == REQUEST_HEADERS:
             head = request_heads(self._plugin_headers).read(data)
             if head is not None:
-                if self._phase is Phase.NEW:
-                    self._headers, self._removed = read_headers(head.fields, self._plugin_headers)
-                    self._request_headers(head.end, head.modes, now)
-                return
+                if self._phase is not Phase.NEW:
+                    return ()
+                self._headers, self._removed = read_headers(head.fields, self._plugin_headers)
+                return self._request_headers(head.end, head.modes, now)
         elif kind == RESPONSE_HEADERS:
             head = RESPONSE_HEADS.read(data)
             if head is not None:
-                if self._phase is not Phase.ENDED:
-                    (self._response or self._responding()).headers(self, observed(tuple(head.fields), head.end), now)
-                    self._after_response()
-                return
-        self._receive(parsed(data), now)
+                if self._phase is Phase.ENDED:
+                    return ()
+                return self._response_headers(observed(tuple(head.fields), head.end), now)
+        return self._receive(parsed(data), now)
 
-    def _receive(self, message: ProcessingRequest, now: float) -> None:
+    def _receive(self, message: ProcessingRequest, now: float) -> Actions:
         """Take a message that is not one of the usual few."""
         if self._phase is Phase.ENDED:
-            return
+            return ()
         kind = message.WhichOneof("request")
-        if kind == "response_body":
-            self._responding().body(self, message.response_body.body, _ends(message.response_body), now)
-        elif kind == "response_headers":
+        if kind == "response_headers":
             head = message.response_headers
             fields = tuple((name, value) for name, value in fields_of(head.headers.headers) if name.lower() in OBSERVED)
-            seen = observed(fields, head.end_of_stream, served(message.metadata_context))
-            self._responding().headers(self, seen, now)
-        elif kind == "response_trailers":
-            self._responding().trailers(self, now)
-        elif kind is not None:
-            self._receive_request(kind, message, now)
-            return
-        self._after_response()
-
-    def _after_response(self) -> None:
-        if self._response is not None and self._response.ended:
-            self._phase = Phase.ENDED
+            return self._response_headers(observed(fields, head.end_of_stream, served(message.metadata_context)), now)
+        if kind == "response_body":
+            return self._response_body(message.response_body.body, _ends(message.response_body), now)
+        if kind == "response_trailers":
+            return self._end_with(self._responding().trailers(now))
+        return () if kind is None else self._receive_request(kind, message, now)
 
     # --- the request ----------------------------------------------------------------------------
 
-    def _receive_request(self, kind: str, message: ProcessingRequest, now: float) -> None:
+    def _receive_request(self, kind: str, message: ProcessingRequest, now: float) -> Actions:
         if message.HasField("metadata_context"):
             self._read_subset(message.metadata_context)
         if kind == "request_headers":
-            self._read_request_message(message.request_headers, message, now)
-        elif kind == "request_body":
-            self._request_body(message.request_body.body, _ends(message.request_body), now)
-        else:
-            self._request_trailers(now)
+            return self._read_request_message(message.request_headers, message, now)
+        if kind == "request_body":
+            return self._request_body(message.request_body.body, _ends(message.request_body), now)
+        return self._request_trailers(now)
 
-    def _read_request_message(self, message: HttpHeaders, outer: ProcessingRequest, now: float) -> None:
+    def _read_request_message(self, message: HttpHeaders, outer: ProcessingRequest, now: float) -> Actions:
         if self._phase is not Phase.NEW:
-            return
+            return ()
         self._headers, self._removed = read_headers(fields_of(message.headers.headers), self._plugin_headers)
         modes = None
         if outer.HasField("protocol_config"):
             modes = outer.protocol_config.request_body_mode, outer.protocol_config.response_body_mode
-        self._request_headers(message.end_of_stream, modes, now)
+        return self._request_headers(message.end_of_stream, modes, now)
 
-    def _request_headers(self, end: bool, modes: tuple[int, int] | None, now: float) -> None:
+    def _request_headers(self, end: bool, modes: tuple[int, int] | None, now: float) -> Actions:
         self._phase = Phase.BODY
         self._received = now
         if self._crowded:
             found, wanted = self._load.streams, self._load.limits.streams_max
-            self._refuse("too-many-streams", found, wanted)
-            return
+            return self._refuse("too-many-streams", found, wanted)
         mode = _DUPLEX
         if modes is not None:
             mode, self._response_mode = modes
         if end:
             self._bodyless = self._body_ended = True
-            self._decide()
-        elif mode in ONE_ANSWER_EACH:
+            return self._decide()
+        if mode in ONE_ANSWER_EACH:
             name = ProcessingMode.BodySendMode.Name(mode)  # type: ignore[arg-type]  # an open enum
-            self._refuse("gateway", name)
-        else:
-            length = self._headers.get("content-length", "")
-            if length.isascii() and length.isdigit() and len(length) < 20:
-                self._check_size(int(length))
+            return self._refuse("gateway", name)
+        length = self._headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and len(length) < 20:
+            return self._check_size(int(length))
+        return ()
 
-    def _request_body(self, chunk: bytes, end: bool, now: float) -> None:
+    def _request_body(self, chunk: bytes, end: bool, now: float) -> Actions:
         if self._phase is Phase.NEW:
             self._phase = Phase.BODY
             self._received = now
         elif self._phase is not Phase.BODY or self._body_ended:
-            return
+            return ()
         if chunk:
             size = len(chunk)
             self._body_bytes += size
             if self._body_bytes > self._load.limits.body_bytes_max:
-                self._check_size(self._body_bytes)
-                return
+                return self._check_size(self._body_bytes)
             self._chunks.append(chunk)
             self._load.held_bytes += size
             if self._load.held_bytes > self._load.limits.held_bytes_max:
-                self._refuse("buffers-full", self._load.limits.held_bytes_max)
-                return
-        if end:
-            self._body_ended = True
-            self._decide()
+                return self._refuse("buffers-full", self._load.limits.held_bytes_max)
+        if not end:
+            return ()
+        self._body_ended = True
+        return self._decide()
 
-    def _check_size(self, found: int) -> None:
+    def _check_size(self, found: int) -> Actions:
         wanted = self._load.limits.body_bytes_max
-        if found > wanted:
-            self._refuse("body-too-large", found, wanted)
+        return self._refuse("body-too-large", found, wanted) if found > wanted else ()
 
-    def _request_trailers(self, now: float) -> None:
+    def _request_trailers(self, now: float) -> Actions:
         """Trailers end a body; the server waits for them, so each is answered."""
         if self._trailers_due:
-            return
+            return ()
         if self._phase is Phase.BODY:
             self._trailers_due = True
-            self._decide()
-        elif self._phase is Phase.DECIDING:
+            return self._decide()
+        if self._phase is Phase.DECIDING:
             self._trailers_due = True
         elif self._phase is not Phase.PASSED or self._routed:
             self.out.append(replies.REQUEST_TRAILERS)
+        return ()
 
     def _read_subset(self, metadata: Metadata) -> None:
         if SUBSET_NAMESPACE in metadata.filter_metadata:
@@ -264,16 +249,16 @@ class Stream(ABC):
     def _incoming(self, body: bytes) -> Incoming:
         return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless)
 
-    def _decide(self) -> None:
+    def _decide(self) -> Actions:
         self._phase = Phase.DECIDING
         if len(self._chunks) > 1:
             self._chunks = [b"".join(self._chunks)]
-        self.decide(self._incoming(self._chunks[0] if self._chunks else b""))
+        return (Decide(self._incoming(self._chunks[0] if self._chunks else b"")),)
 
-    def _refuse(self, reason: RefusalReason, *found: object) -> None:
+    def _refuse(self, reason: RefusalReason, *found: object) -> Actions:
         self._phase = Phase.DECIDING
         self._release()
-        self.refuse(self._incoming(b""), reason, REFUSALS[reason].tell(*found))
+        return (Refuse(self._incoming(b""), reason, REFUSALS[reason].tell(*found)),)
 
     def _release(self) -> None:
         if self._chunks:
@@ -298,7 +283,7 @@ class Stream(ABC):
                 restorer = NameRestorer(server_name, client_name)
             if "content-length" in self._headers:
                 set_headers = (*set_headers, ("content-length", str(len(body))))
-        self._response = ResponseHalf(self._received, restorer, self._response_mode)
+        self._response = ResponseHalf(self.out, self._received, restorer, self._response_mode)
         self.out.append(replies.routed(decision.destination, set_headers, self._removed, decision.scores))
         if not self._bodyless and (self._body_ended or body):
             self.out += replies.request_chunks(body, self._body_ended)
@@ -320,27 +305,39 @@ class Stream(ABC):
         if self._response is None:
             self._release()
             self._phase = Phase.PASSED
-            self._response = ResponseHalf(None, None, self._response_mode)
+            self._response = ResponseHalf(self.out, None, None, self._response_mode)
         return self._response
 
-    def let_go(self, now: float) -> None:
+    def _response_headers(self, seen: ObservedHeaders, now: float) -> Actions:
+        actions = self._responding().headers(seen, now)
+        return self._end_with(actions) if seen.end else actions
+
+    def _response_body(self, chunk: bytes, end: bool, now: float) -> Actions:
+        actions = (self._response or self._responding()).body(chunk, end, now)
+        return self._end_with(actions) if end else actions
+
+    def _end_with(self, actions: Actions) -> Actions:
+        """The response has ended, and the stream with it."""
+        self._phase = Phase.ENDED
+        self.ended = True
+        return actions
+
+    def let_go(self, now: float) -> Actions:
         """End a routed request's stream in the middle without harm to it; nothing for any other stream.
 
         "If the server closes the gRPC stream cleanly, then Envoy proceeds without consulting the server."
         """
-        if self._routed and self._response is not None and self._phase is not Phase.ENDED:
-            self._phase = Phase.ENDED
-            self._response.let_go(self, now)
+        if not self._routed or self._response is None or self._phase is Phase.ENDED:
+            return ()
+        return self._end_with(self._response.let_go(now))
 
-    def closed(self, cause: str, now: float) -> None:
+    def closed(self, cause: str, now: float) -> Actions:
         """The stream is over, ours or theirs; a routed request without an end gets it, with this cause."""
         if self._open:
             self._open = False
             self._load.streams -= 1
             self._release()
-        self._phase = Phase.ENDED
-        if self._response is not None:
-            self._response.closed(self, cause, now)
+        return self._end_with(() if self._response is None else self._response.closed(cause, now))
 
 
 def _ends(body: HttpBody) -> bool:

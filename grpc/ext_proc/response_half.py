@@ -4,14 +4,14 @@ Whatever a server sends, the client gets: nothing here waits for the end of a bo
 """
 
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from pointsman.core.deciding.request_facts import text
 from pointsman.core.parsers.usage import Usage, UsageReader
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.ext_proc import replies
-from pointsman.grpc.ext_proc.actions import Finished
+from pointsman.grpc.ext_proc.actions import Actions, Finished, Started
 from pointsman.grpc.ext_proc.bodies import write_body
 from pointsman.grpc.ext_proc.control_headers import DESTINATION_SERVED
 from pointsman.grpc.ext_proc.header_messages import HeadReader
@@ -25,16 +25,6 @@ ONE_ANSWER_EACH = (ProcessingMode.STREAMED, ProcessingMode.BUFFERED, ProcessingM
 OBSERVED: Final = frozenset((":status", "content-type", "content-encoding"))
 """What is read of a response's headers."""
 RESPONSE_HEADS: Final = HeadReader(False, OBSERVED)
-
-
-class Owner(Protocol):
-    """The stream whose response it is."""
-
-    out: list[bytes]
-    ended: bool
-
-    def started(self, status: int, after: float, served: str) -> None: ...
-    def finished(self, finished: Finished) -> None: ...
 
 
 class ObservedHeaders(NamedTuple):
@@ -78,13 +68,15 @@ def served(metadata: Metadata) -> str:
 class ResponseHalf:
     """One response: of a routed request, or of one that never was (an early reply of the gateway)."""
 
-    def __init__(self, received: float | None, restorer: NameRestorer | None, mode: int) -> None:
+    def __init__(self, out: list[bytes], received: float | None, restorer: NameRestorer | None, mode: int) -> None:
+        self._out = out
+        """Messages to send, the stream's."""
         self._received = received
-        """When the routed request's headers came; None where no request was routed."""
+        """Time when the routed request's headers came; None where no request was routed."""
         self._restorer = restorer
         self._duplex = mode not in ONE_ANSWER_EACH
         self._headers_only = mode == ProcessingMode.NONE
-        """The gateway said that it will not send the body: after the headers the end is not told."""
+        """Whether the gateway said that it will not send the body: after the headers it does not tell the end."""
         self._usage: UsageReader | None = None
         self._status = 0
         self._streamed = False
@@ -94,20 +86,20 @@ class ResponseHalf:
         self._headers_seen = False
         self.ended = False
 
-    def headers(self, owner: Owner, seen: ObservedHeaders, now: float) -> None:
+    def headers(self, seen: ObservedHeaders, now: float) -> Actions:
         """Answer the headers at once; a second set is answered and changes nothing."""
-        owner.out.append(replies.RESPONSE_HEADERS if self._restorer is None else replies.RESPONSE_HEADERS_NO_LENGTH)
+        self._out.append(replies.RESPONSE_HEADERS if self._restorer is None else replies.RESPONSE_HEADERS_NO_LENGTH)
+        actions: Actions = ()
         if not self._headers_seen:
             self._headers_seen = True
             self._status, self._streamed = seen.status, seen.streamed
             if self._received is not None:
                 if seen.plain:
                     self._usage = UsageReader(seen.streamed)
-                owner.started(seen.status, now - self._received, seen.served)
-        if seen.end:
-            self._end(owner, "complete", now)
+                actions = (Started(seen.status, now - self._received, seen.served),)
+        return actions + self._end("complete", now) if seen.end else actions
 
-    def body(self, owner: Owner, chunk: bytes, end: bool, now: float) -> None:
+    def body(self, chunk: bytes, end: bool, now: float) -> Actions:
         """Pass a chunk on, and end with the last."""
         self._headers_only = False
         if chunk:
@@ -118,55 +110,54 @@ class ResponseHalf:
             if self._usage is not None:
                 self._usage.feed(chunk)
         if self._restorer is None and self._duplex and len(chunk) <= replies.CHUNK_BYTES_MAX:
-            owner.out.append(write_body(False, chunk, end))  # nearly every chunk of a stream
+            self._out.append(write_body(False, chunk, end))  # nearly every chunk of a stream
         else:
-            self._pass_on(owner, chunk, end)
-        if end:
-            self._end(owner, "complete", now)
+            self._pass_on(chunk, end)
+        return self._end("complete", now) if end else ()
 
-    def _pass_on(self, owner: Owner, chunk: bytes, end: bool) -> None:
+    def _pass_on(self, chunk: bytes, end: bool) -> None:
         out = chunk if self._restorer is None else self._restorer.feed(chunk, end)
         if not self._duplex:
-            owner.out.append(replies.whole_response_body(None if self._restorer is None else out))
+            self._out.append(replies.whole_response_body(None if self._restorer is None else out))
         elif out or end or self._restorer is None:
-            owner.out += replies.response_chunks(out, end)
+            self._out += replies.response_chunks(out, end)
 
-    def trailers(self, owner: Owner, now: float) -> None:
+    def trailers(self, now: float) -> Actions:
         """Pass on what was held back of the body, then the trailers."""
         rest = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if rest and self._duplex:
-            owner.out += replies.response_chunks(rest, False)
-        owner.out.append(replies.RESPONSE_TRAILERS)
-        self._end(owner, "complete", now)
+            self._out += replies.response_chunks(rest, False)
+        self._out.append(replies.RESPONSE_TRAILERS)
+        return self._end("complete", now)
 
-    def let_go(self, owner: Owner, now: float) -> None:
+    def let_go(self, now: float) -> Actions:
         """Stop observing while the response goes on: the gateway passes on by itself what is still to come."""
         rest = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if rest:
-            owner.out += replies.response_chunks(rest, False)
-        self._end(owner, "drained", now)
+            self._out += replies.response_chunks(rest, False)
+        return self._end("drained", now)
 
-    def closed(self, owner: Owner, cause: str, now: float) -> None:
+    def closed(self, cause: str, now: float) -> Actions:
         """The stream is gone; without a response this ends the request as well."""
         if self._headers_only and self._headers_seen and cause == "disconnected":
             cause = "complete"
-        self._end(owner, cause, now)
+        return self._end(cause, now)
 
-    def _end(self, owner: Owner, cause: str, now: float) -> None:
+    def _end(self, cause: str, now: float) -> Actions:
+        """The end of a routed request, once."""
         if self.ended:
-            return
-        self.ended = owner.ended = True
+            return ()
+        self.ended = True
         if self._received is None:
-            return
-        owner.finished(
-            Finished(
-                cause=cause,
-                status=self._status,
-                duration=now - self._received,
-                first_token=self._first_token,
-                response_bytes=self._bytes,
-                chunks=self._chunks,
-                streamed=self._streamed,
-                usage=self._usage.usage() if self._usage is not None else Usage(),
-            )
+            return ()
+        finished = Finished(
+            cause=cause,
+            status=self._status,
+            duration=now - self._received,
+            first_token=self._first_token,
+            response_bytes=self._bytes,
+            chunks=self._chunks,
+            streamed=self._streamed,
+            usage=self._usage.usage() if self._usage is not None else Usage(),
         )
+        return (finished,)

@@ -158,12 +158,12 @@ def test_trailers_without_a_body_are_routed() -> None:
 def test_trailers_that_come_while_a_decision_is_awaited_are_answered_after_it() -> None:
     talk = Talk(answer=None)
     assert talk.say(request_headers(), request_body(BODY), request_trailers()) == []
-    assert talk.waiting
+    assert talk.stream.waiting
 
-    talk.routed(TO)
+    talk.stream.routed(TO)
 
     assert kinds(talk.replies) == ["request_headers", "request_body", "request_trailers"]
-    assert not talk.waiting
+    assert not talk.stream.waiting
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_a_refusal_tells_client_and_reason() -> None:
     talk = Talk(answer=None)
     talk.say(request_headers(), request_body(BODY))
 
-    talk.refused("saturated", "system saturated, sheddable request dropped")
+    talk.stream.refused("saturated", "system saturated, sheddable request dropped")
 
     reply = talk.replies[0].immediate_response
     assert reply.status.code == 429
     assert reply.body == b"inference error: ResourceExhausted - system saturated, sheddable request dropped"
     assert set_headers(talk.replies[0]) == {"x-llm-d-request-dropped-reason": b"rejected-saturated"}
-    assert talk.ended
+    assert talk.stream.ended
     assert talk.ends == []
 
 
@@ -228,7 +228,7 @@ def test_a_bad_request_has_no_dropped_reason() -> None:
     talk = Talk(answer=None)
     talk.say(request_headers(), request_body(b"{"))
 
-    talk.refused("bad-request", "no JSON")
+    talk.stream.refused("bad-request", "no JSON")
 
     assert talk.replies[0].immediate_response.body == b"inference error: BadRequest - no JSON"
     assert set_headers(talk.replies[0]) == {}
@@ -248,7 +248,7 @@ def test_a_body_over_the_limit_is_refused_as_soon_as_that_is_known(declared: boo
 
     assert talk.replies[0].immediate_response.status.code == 413
     assert set_headers(talk.replies[0]) == {"x-llm-d-request-dropped-reason": b"rejected-body-too-large"}
-    assert talk.refusals[0][1] == "body-too-large"
+    assert talk.refusals[0].reason == "body-too-large"
     assert load.held_bytes == 0
     assert talk.say(request_body(b"x" * 5000)) == []
 
@@ -268,7 +268,7 @@ def test_held_bodies_are_bounded_together() -> None:
 
     second.say(request_headers(), request_body(b"x" * 600, end=False))
 
-    assert second.refusals[0][1] == "buffers-full"
+    assert second.refusals[0].reason == "buffers-full"
     assert second.replies[0].immediate_response.status.code == 503
     assert load.held_bytes == 600
     first.say(request_body(b"x" * 300))
@@ -283,7 +283,7 @@ def test_streams_in_flight_are_bounded() -> None:
     second.say(request_headers(end=True))
     first.say(request_headers(end=True))
 
-    assert [reason for _, reason, _ in second.refusals] == ["too-many-streams"]
+    assert [refusal.reason for refusal in second.refusals] == ["too-many-streams"]
     assert second.replies[0].immediate_response.status.code == 503
     assert first.refusals == []
     second.close()
@@ -370,16 +370,16 @@ def test_no_order_of_messages_harms(messages: list[ProcessingRequest], when: str
         if i == close_at:
             talk.close()
         talk.say(message)
-        if when == "refused" and talk.waiting:
-            talk.refused("saturated", "x")
-        if said is None and talk.ended:
-            said = len(talk.out)
+        if when == "refused" and talk.stream.waiting:
+            talk.stream.refused("saturated", "x")
+        if said is None and talk.stream.ended:
+            said = len(talk.stream.out)
     talk.close()
     talk.say(*messages)
 
     assert len(talk.decided) + len(talk.refusals) <= 1
     answered = len(talk.decided) if when == "at once" else 0
     assert len(talk.ends) == answered
-    assert said in (None, len(talk.out)), "nothing is said after the end"
+    assert said in (None, len(talk.stream.out)), "nothing is said after the end"
     assert load.streams == 0
     assert load.held_bytes == 0

@@ -16,7 +16,7 @@ from worlds.wire import (
 
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from pointsman.grpc.ext_proc.actions import Routed
+from pointsman.grpc.ext_proc.actions import Routed, Started
 
 
 def test_a_response_passes_through_as_it_comes() -> None:
@@ -32,8 +32,8 @@ def test_a_response_passes_through_as_it_comes() -> None:
     assert set_headers(replies[0]) == {"x-went-into-resp-headers": b"true"}
     assert not replies[0].request_headers.response.clear_route_cache
     assert streamed(replies) == (b"onetwo", True)
-    assert talk.ended
-    assert talk.starts == [(200, 0.25, "10.0.0.1:8000")]
+    assert talk.stream.ended
+    assert talk.starts == [Started(200, 0.25, "10.0.0.1:8000")]
     end = talk.ends[0]
     assert (end.cause, end.status, end.duration, end.first_token) == ("complete", 200, 0.5, 0.375)
     assert (end.response_bytes, end.chunks, end.streamed) == (6, 2, False)
@@ -93,7 +93,7 @@ def test_a_response_without_body_is_complete_at_its_headers() -> None:
     talk.say(response_headers(status=204, end=True))
 
     assert [(f.cause, f.status, f.first_token) for f in talk.ends] == [("complete", 204, None)]
-    assert talk.ended
+    assert talk.stream.ended
 
 
 def test_trailers_complete_a_response() -> None:
@@ -102,7 +102,7 @@ def test_trailers_complete_a_response() -> None:
     replies = talk.say(response_headers(), response_body(b"x", end=False), response_trailers())
 
     assert kinds(replies) == ["response_headers", "response_body", "response_trailers"]
-    assert talk.ended
+    assert talk.stream.ended
     assert talk.ends[0].cause == "complete"
 
 
@@ -134,7 +134,7 @@ def test_an_early_response_belongs_to_no_routed_request() -> None:
     assert kinds(replies) == ["response_headers", "response_body"]
     assert talk.decided == []
     assert talk.ends == []
-    assert talk.ended
+    assert talk.stream.ended
     assert talk.load.held_bytes == 0
 
 
@@ -142,7 +142,7 @@ def test_a_response_that_overtakes_the_decision_withdraws_the_wish() -> None:
     talk = Talk(answer=None)
     talk.say(request_headers(), request_body(BODY), response_headers(status=504), response_body(b"gone"))
 
-    assert not talk.waiting
+    assert not talk.stream.waiting
     talk.close()
     assert talk.ends == []
 
