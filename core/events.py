@@ -8,9 +8,11 @@ Packed columns are those of `core/values/packing.py`.  Times are seconds since 1
 """
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import msgspec
+
+from pointsman.core.values.facts import Applied, Deleted, Fact
 
 
 class Class(IntEnum):
@@ -22,16 +24,20 @@ class Class(IntEnum):
     TRAFFIC = 4
 
 
-class Fact(msgspec.Struct, frozen=True, array_like=True):
-    """What all events share: the encoding."""
-
-
 # --- membership ---------------------------------------------------------------------------------
 
 
-class PoolApplied(Fact, frozen=True, tag="pool-applied"):
+class PoolDeleted(Deleted, frozen=True, tag="pool-deleted"):
+    """An InferencePool went away; its endpoints leave by events of their own, before."""
+
+    noun = "InferencePool"
+    pool: str
+
+
+class PoolApplied(Applied, frozen=True, tag="pool-applied"):
     """An InferencePool was seen for the first time, or its spec changed."""
 
+    deletion = PoolDeleted
     pool: str
     """`namespace/name`."""
     selector: dict[str, str]
@@ -43,12 +49,6 @@ class PoolApplied(Fact, frozen=True, tag="pool-applied"):
     app_protocol: str = "http"
     source: str = ""
     """Where the object came from: a file name or an API server's resource."""
-
-
-class PoolDeleted(Fact, frozen=True, tag="pool-deleted"):
-    """An InferencePool went away; its endpoints leave by events of their own, before."""
-
-    pool: str
 
 
 class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
@@ -64,7 +64,7 @@ class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
     port: int
     rank: int = 0
     """Index of the port in the pool's `targetPorts`."""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     ready: bool = True
 
 
@@ -73,7 +73,7 @@ class EndpointChanged(Fact, frozen=True, tag="endpoint-changed"):
 
     endpoint: int
     ready: bool
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class EndpointLeft(Fact, frozen=True, tag="endpoint-left"):
@@ -83,19 +83,21 @@ class EndpointLeft(Fact, frozen=True, tag="endpoint-left"):
     cause: str = ""
 
 
-class ObjectiveApplied(Fact, frozen=True, tag="objective-applied"):
+class ObjectiveDeleted(Deleted, frozen=True, tag="objective-deleted"):
+    """An InferenceObjective went away: its name means priority 0 again."""
+
+    noun = "InferenceObjective"
+    pool: str
+    name: str
+
+
+class ObjectiveApplied(Applied, frozen=True, tag="objective-applied"):
     """An InferenceObjective gives requests that name it a priority in a pool."""
 
+    deletion = ObjectiveDeleted
     pool: str
     name: str
     priority: int
-
-
-class ObjectiveDeleted(Fact, frozen=True, tag="objective-deleted"):
-    """An InferenceObjective went away: its name means priority 0 again."""
-
-    pool: str
-    name: str
 
 
 class BackendRef(msgspec.Struct, frozen=True, array_like=True):
@@ -137,9 +139,17 @@ class RouteRule(msgspec.Struct, frozen=True, array_like=True):
     """`timeouts.request` in seconds; 0 is none."""
 
 
-class RouteObserved(Fact, frozen=True, tag="route-observed"):
+class RouteDeleted(Deleted, frozen=True, tag="route-deleted"):
+    """An HTTPRoute went away."""
+
+    noun = "HTTPRoute"
+    route: str
+
+
+class RouteObserved(Applied, frozen=True, tag="route-observed"):
     """An HTTPRoute was seen for the first time, or something in it that we read changed."""
 
+    deletion = RouteDeleted
     route: str
     """`namespace/name`."""
     rules: tuple[RouteRule, ...]
@@ -147,12 +157,6 @@ class RouteObserved(Fact, frozen=True, tag="route-observed"):
     source: str = ""
     version: str = ""
     """The file's digest, or the API server's resourceVersion."""
-
-
-class RouteDeleted(Fact, frozen=True, tag="route-deleted"):
-    """An HTTPRoute went away."""
-
-    route: str
 
 
 class SourceAccepted(Fact, frozen=True, tag="source-accepted"):
@@ -443,7 +447,7 @@ class ConfigAccepted(Fact, frozen=True, tag="config-accepted"):
     config: bytes
     """The effective EndpointPickerConfig and flags as JSON with sorted keys (`core/config/parse.py`)."""
     source: str
-    plugins: dict[str, str] = {}
+    plugins: dict[str, str] = msgspec.field(default_factory=dict)
     """Distribution and version of each plugin from outside."""
 
 
@@ -508,16 +512,15 @@ class ProcessEnded(Fact, frozen=True, tag="process-ended"):
     cause: str
 
 
+AppliedEvent: TypeAlias = PoolApplied | ObjectiveApplied | RouteObserved
+DeletedEvent: TypeAlias = PoolDeleted | ObjectiveDeleted | RouteDeleted
+
 Event: TypeAlias = (
-    PoolApplied
-    | PoolDeleted
+    AppliedEvent
+    | DeletedEvent
     | EndpointJoined
     | EndpointChanged
     | EndpointLeft
-    | ObjectiveApplied
-    | ObjectiveDeleted
-    | RouteObserved
-    | RouteDeleted
     | SourceAccepted
     | SourceRejected
     | LoadSampled
@@ -558,28 +561,14 @@ PickerEvent: TypeAlias = (
     | OpenRequestsListed
     | PickerStarted
 )
-PICKER_EVENTS = (
-    RequestRouted,
-    RequestRefused,
-    ResponseStarted,
-    RequestFinished,
-    FeedLost,
-    FeedRestored,
-    OpenRequestsListed,
-    PickerStarted,
-)
+PICKER_EVENTS: tuple[type[PickerEvent], ...] = get_args(PickerEvent)
 
 _MEMBERSHIP: frozenset[object] = frozenset(
     (
-        PoolApplied,
-        PoolDeleted,
+        *get_args(AppliedEvent | DeletedEvent),
         EndpointJoined,
         EndpointChanged,
         EndpointLeft,
-        ObjectiveApplied,
-        ObjectiveDeleted,
-        RouteObserved,
-        RouteDeleted,
         SourceAccepted,
         SourceRejected,
     )

@@ -74,4 +74,4 @@ def _port(part: Part) -> int:
 def wanted_of_endpoints(file: EndpointsFile, pool: str) -> Wanted:
     """Return what the file wants: the pool with its members, and nothing else."""
     ports = tuple(sorted({member.port for member in file.members}))
-    return Wanted({pool: PoolApplied(pool, {}, ports, source=file.source)}, file.members)
+    return Wanted((PoolApplied(pool, {}, ports, source=file.source),), file.members)

@@ -12,7 +12,8 @@ import msgspec
 from pointsman.cluster.objects.difference import Roster
 from pointsman.cluster.objects.manifest import FoundObject, Manifest
 from pointsman.cluster.objects.wanted import Member, Pod, Wanted, members_of
-from pointsman.core.events import ObjectiveApplied, PoolApplied, RouteObserved
+from pointsman.core.events import AppliedEvent, PoolApplied
+from pointsman.core.state.objects import Objects
 
 
 class FileFault(msgspec.Struct, frozen=True):
@@ -93,15 +94,18 @@ def _claim(file: str, manifest: Manifest, holders: dict[tuple[str, str], tuple[s
 
 def wanted_of(settled: Settled, roster: Roster) -> Wanted:
     """Return what the files want, with what stays of those that were never right."""
-    pools = {f.name: f.value for f in settled.objects if isinstance(f.value, PoolApplied)}
-    routes = {f.name: f.value for f in settled.objects if isinstance(f.value, RouteObserved)}
-    objectives = {(o.pool, o.name): o for f in settled.objects if isinstance(o := f.value, ObjectiveApplied)}
-    if settled.unread:
-        pools |= {n: p for n, p in roster.pools.items() if p.source in settled.unread and n not in pools}
-        routes |= {n: r for n, r in roster.routes.items() if r.source in settled.unread and n not in routes}
-    return Wanted(
-        pools, tuple(_members(pools.values(), settled.objects)), objectives, routes, keep=bool(settled.unread)
-    )
+    objects = Objects(found.value for found in settled.objects if not isinstance(found.value, Pod))
+    for known in roster.objects if settled.unread else ():
+        if objects.get(known) is None and _of_one_of(settled.unread, known):
+            objects.put(known)
+    pools = objects.view(PoolApplied, str).values()
+    return Wanted(tuple(objects), tuple(_members(pools, settled.objects)), keep=bool(settled.unread))
+
+
+def _of_one_of(files: frozenset[str], known: AppliedEvent) -> bool:
+    """Whether the object may come from one of the files: a kind without the field `source` does not tell."""
+    source: str | None = getattr(known, "source", None)
+    return source is None or source in files
 
 
 def _members(pools: Iterable[PoolApplied], objects: Iterable[FoundObject]) -> Iterable[Member]:

@@ -4,7 +4,7 @@ A roster is what the log will say when all that was made of it has committed, so
 while a commit is under way.  It assigns the numbers of endpoints, each once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -14,13 +14,10 @@ from pointsman.core.events import (
     EndpointJoined,
     EndpointLeft,
     Event,
-    ObjectiveApplied,
-    ObjectiveDeleted,
     PoolApplied,
     PoolDeleted,
-    RouteDeleted,
-    RouteObserved,
 )
+from pointsman.core.state.objects import ObjectKind, Objects, deletion_of
 from pointsman.core.state.projection import ClusterState
 
 Identity = tuple[str, str, int]
@@ -38,11 +35,7 @@ class Roster:
     """What the log says of membership, with what is on its way to it."""
 
     def __init__(self, state: ClusterState) -> None:
-        self.pools: dict[str, PoolApplied] = dict(state.pools)
-        self.objectives = {
-            (pool, name): ObjectiveApplied(pool, name, priority) for (pool, name), priority in state.objectives.items()
-        }
-        self.routes: dict[str, RouteObserved] = dict(state.routes)
+        self.objects = Objects(state.objects)
         self.next_endpoint = state.next_endpoint
         self.members: dict[int, Member] = {
             number: Member(e.pool, e.uid, e.namespace, e.name, e.address, e.port, e.rank, e.labels, e.ready)
@@ -52,23 +45,28 @@ class Roster:
     def change_to(self, wanted: Wanted) -> Changes:
         """Take on what is `wanted` and return what that changes: nothing where it is the same."""
         by_identity = {member.identity: member for member in wanted.members}
-        left, moved, removals = self._leave(by_identity, wanted)
+        objects = Objects(wanted.objects)
+        keep = objects.view(PoolApplied, str).keys() if wanted.keep else ()
+        left, moved, removals = self._leave(by_identity, keep)
         events: list[Event] = [*left]
-        events += self._pools(wanted)
+        events += self._objects(PoolDeleted, objects)
         events += moved
         events += self._join(by_identity)
-        events += self._objectives(wanted)
-        events += self._routes(wanted)
+        for kind in Objects((*self.objects, *objects)).kinds():
+            if kind is not PoolDeleted:
+                events += self._objects(kind, objects)
         return Changes(tuple(events), tuple(removals))
 
-    def _leave(self, by_identity: dict[Identity, Member], wanted: Wanted) -> tuple[list[Event], list[Event], list[int]]:
-        """Who leaves, who changes, and which of these must not get traffic any more."""
+    def _leave(
+        self, by_identity: Mapping[Identity, Member], keep: Collection[str]
+    ) -> tuple[list[Event], list[Event], list[int]]:
+        """Who leaves, who changes, and which of these must not get traffic any more; pools in `keep` lose nobody."""
         left: list[Event] = []
         changed: list[Event] = []
         removals: list[int] = []
         for number, member in sorted(self.members.items()):
             other = by_identity.get(member.identity)
-            if other is None and wanted.keep and member.pool in wanted.pools:
+            if other is None and member.pool in keep:
                 continue
             if other is None or _place(other) != _place(member):
                 left.append(EndpointLeft(number, "gone" if other is None else "moved"))
@@ -81,15 +79,6 @@ class Roster:
                 self.members[number] = other
         return left, changed, removals
 
-    def _pools(self, wanted: Wanted) -> Iterable[Event]:
-        for pool in sorted(self.pools.keys() - wanted.pools.keys()):
-            del self.pools[pool]
-            yield PoolDeleted(pool)
-        for pool, applied in sorted(wanted.pools.items()):
-            if self.pools.get(pool) != applied:
-                self.pools[pool] = applied
-                yield applied
-
     def _join(self, by_identity: dict[Identity, Member]) -> Iterable[Event]:
         here = {member.identity for member in self.members.values()}
         for identity, m in sorted(by_identity.items()):
@@ -100,24 +89,16 @@ class Roster:
                     number, m.pool, m.uid, m.namespace, m.name, m.address, m.port, m.rank, m.labels, m.ready
                 )
 
-    def _objectives(self, wanted: Wanted) -> Iterable[Event]:
-        if not wanted.keep:
-            for key in sorted(self.objectives.keys() - wanted.objectives.keys()):
-                del self.objectives[key]
-                yield ObjectiveDeleted(*key)
-        for key, objective in sorted(wanted.objectives.items()):
-            if self.objectives.get(key) != objective:
-                self.objectives[key] = objective
-                yield objective
-
-    def _routes(self, wanted: Wanted) -> Iterable[Event]:
-        for route in sorted(self.routes.keys() - wanted.routes.keys()):
-            del self.routes[route]
-            yield RouteDeleted(route)
-        for route, observed in sorted(wanted.routes.items()):
-            if self.routes.get(route) != observed:
-                self.routes[route] = observed
-                yield observed
+    def _objects(self, kind: ObjectKind, wanted: Objects) -> Iterable[Event]:
+        for known in self.objects.of_kind(kind):
+            if wanted.get(known) is None:
+                deletion = deletion_of(known)
+                self.objects.drop(deletion)
+                yield deletion
+        for one in wanted.of_kind(kind):
+            if self.objects.get(one) != one:
+                self.objects.put(one)
+                yield one
 
 
 def _place(member: Member) -> tuple[object, ...]:

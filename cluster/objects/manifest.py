@@ -1,6 +1,6 @@
 """A manifest file: its documents as the objects that matter here.
 
-InferencePool, Pod, HTTPRoute and InferenceObjective are read; all other kinds are left alone.
+Pods are read, and the kinds that have a form in `cluster/objects/forms/`; all others are left alone.
 """
 
 import hashlib
@@ -8,17 +8,15 @@ from typing import TypeAlias
 
 import msgspec
 
-from pointsman.cluster.objects import http_route, inference_pool
 from pointsman.cluster.objects.fields import Part, shown
+from pointsman.cluster.objects.forms import FORMS
+from pointsman.cluster.objects.forms.form import ManifestPlace
 from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM, Pod, active_ports, address_of
 from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, load_documents
-from pointsman.core.events import ObjectiveApplied, PoolApplied, RouteObserved
+from pointsman.core.events import AppliedEvent
 
-ManifestObject: TypeAlias = PoolApplied | Pod | RouteObserved | ObjectiveApplied
+ManifestObject: TypeAlias = AppliedEvent | Pod
 
-KINDS = ("InferencePool", "Pod", "HTTPRoute", "InferenceObjective")
-OBJECTIVE_VERSIONS = ("inference.networking.x-k8s.io/v1alpha2", "llm-d.ai/v1alpha2")
-PRIORITY_MAX = 2**31 - 1
 WARNINGS_MAX = 100
 """Of one file; more are counted."""
 
@@ -106,31 +104,23 @@ def _objects(document: YamlDocument, warnings: list[str]) -> list[Part]:
 def _read(root: Part, source: str, version: str) -> FoundObject | None:
     """The object, None where it is of a kind that does not matter."""
     kind = root.text("kind")
-    if kind not in KINDS:
-        meant = next((known for known in KINDS if known.lower() == kind.lower()), None)
-        if meant is not None:
-            raise root.error("kind", f"found {kind!r}, did you mean {meant!r}?")
+    forms = [form for form in FORMS.values() if form.kind == kind]
+    if kind != "Pod" and not forms:
+        _check_spelling(root, kind)
         root.text("apiVersion")
         return None
-    if kind == "HTTPRoute" and not http_route.check_version(root):
-        return None
-    if kind == "Pod" and root.text("apiVersion") != "v1":
+    form = next((form for form in forms if form.takes(root)), None)
+    if form is None and (kind != "Pod" or root.text("apiVersion") != "v1"):
         return None
     metadata = root.needed_part("metadata")
     namespace = metadata.text("namespace", "default", pattern=NAMESPACE, form=NAMESPACE_FORM)
     name = f"{namespace}/{metadata.text('name', pattern=NAME, form=NAME_FORM)}"
-    if kind != "Pod" and metadata.value.get("deletionTimestamp") is not None:
+    if form is None:
+        value: ManifestObject = _pod(root, metadata, name)
+    elif metadata.value.get("deletionTimestamp") is not None:
         return None
-    value: ManifestObject
-    match kind:
-        case "InferencePool":
-            value = inference_pool.read_pool(root, name, source)
-        case "HTTPRoute":
-            value = http_route.read_route(root, name, source, version)
-        case "InferenceObjective":
-            value = _objective(root, name)
-        case _:
-            value = _pod(root, metadata, name)
+    else:
+        value = form.read(root, ManifestPlace(name, source, version))
     metadata.ignore(*_METADATA)
     metadata.done()
     root.ignore("apiVersion", "kind", "metadata", "spec", "status")
@@ -138,19 +128,11 @@ def _read(root: Part, source: str, version: str) -> FoundObject | None:
     return FoundObject(kind, name, root.line(), value)
 
 
-def _objective(root: Part, name: str) -> ObjectiveApplied:
-    version = root.text("apiVersion")
-    if version not in OBJECTIVE_VERSIONS:
-        root.warn("apiVersion", f"found {version!r}, wanted {' or '.join(OBJECTIVE_VERSIONS)}")
-    namespace, _, own = name.partition("/")
-    spec = root.needed_part("spec")
-    ref = spec.needed_part("poolRef")
-    pool = ref.text("name", pattern=NAME, form=NAME_FORM)
-    ref.ignore("group", "kind")
-    ref.done()
-    priority = spec.number("priority", -PRIORITY_MAX - 1, PRIORITY_MAX, 0)
-    spec.done()
-    return ObjectiveApplied(f"{namespace}/{pool}", own, priority)
+def _check_spelling(root: Part, kind: str) -> None:
+    """A kind that differs from one of ours in upper and lower case alone is meant to be that one."""
+    for known in ("Pod", *(form.kind for form in FORMS.values())):
+        if known.lower() == kind.lower():
+            raise root.error("kind", f"found {kind!r}, did you mean {known!r}?")
 
 
 def _pod(root: Part, metadata: Part, name: str) -> Pod:

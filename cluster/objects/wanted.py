@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from pointsman.core.events import ObjectiveApplied, PoolApplied, RouteObserved
+from pointsman.core.events import AppliedEvent, PoolApplied
 
 NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 NAME_FORM = "a name of lower-case letters, digits, '-' and '.', 253 characters at most"
@@ -57,13 +57,11 @@ class Member(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True):
     """The whole of what a source says."""
 
-    pools: Mapping[str, PoolApplied]
+    objects: tuple[AppliedEvent, ...]
+    """Objects of all kinds, each as it should be."""
     members: tuple[Member, ...] = ()
-    objectives: Mapping[tuple[str, str], ObjectiveApplied] = {}
-    """By pool and name."""
-    routes: Mapping[str, RouteObserved] = {}
     keep: bool = False
-    """Part of the source was never understood: endpoints and objectives it does not name stay."""
+    """Part of the source was never understood: endpoints of its pools that it does not name stay."""
 
 
 def address_of(text: str) -> str:

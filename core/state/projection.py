@@ -18,13 +18,13 @@ import numpy.typing as npt
 from pointsman.core import events
 from pointsman.core.state.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark, skim
 from pointsman.core.state.membership import Adapters, Endpoint, Epoch, Slots
+from pointsman.core.state.objects import Objects
+from pointsman.core.values.facts import Applied, Deleted
 from pointsman.core.values.packing import unpack, unpack_floats
 
 _Rare: TypeAlias = (
-    events.ObjectiveApplied
-    | events.ObjectiveDeleted
-    | events.RouteObserved
-    | events.RouteDeleted
+    events.AppliedEvent
+    | events.DeletedEvent
     | events.SourceAccepted
     | events.SourceRejected
     | events.ConfigAccepted
@@ -63,10 +63,11 @@ class ClusterState:
         self.position = 0
         self.log_id = ""
         self.next_endpoint = 1
-        self.pools: dict[str, events.PoolApplied] = {}
+        self.objects = Objects()
+        self.pools = self.objects.view(events.PoolApplied, str)
+        self.objectives = self.objects.view(events.ObjectiveApplied, tuple[str, str])
+        self.routes = self.objects.view(events.RouteObserved, str)
         self.configs: dict[str, events.ConfigAccepted] = {}
-        self.objectives: dict[tuple[str, str], int] = {}
-        self.routes: dict[str, events.RouteObserved] = {}
         self.rejected_sources: dict[str, events.SourceRejected] = {}
         self.pending_changes: dict[str, events.WeightsIntended] = {}
         """Weight changes that are recorded as wanted and not yet as written or refused."""
@@ -145,7 +146,8 @@ class ClusterState:
 
     def priority(self, pool: str, objective: str) -> int:
         """The priority of the named InferenceObjective in the pool, 0 without one."""
-        return self.objectives.get((pool, objective), 0) if objective else 0
+        found = self.objectives.get((pool, objective)) if objective else None
+        return found.priority if found is not None else 0
 
     def lora_affinity(self, model: str) -> npt.NDArray[np.int8]:
         """By slot: 3 the adapter runs, 2 there is room for it, 1 it waits, 0 none of these.
@@ -218,11 +220,11 @@ class ClusterState:
                     self._place(msgspec.structs.replace(member, ready=ready, labels=labels))
             case events.EndpointLeft(number):
                 self._left(number)
-            case events.PoolApplied(pool):
-                self.pools[pool] = event
+            case events.PoolApplied():
+                self.objects.put(event)
                 self._moved()
             case events.PoolDeleted(pool):
-                self.pools.pop(pool, None)
+                self.objects.drop(event)
                 for member in self.members(pool):
                     self._left(member.number)
                 self._moved()
@@ -231,14 +233,10 @@ class ClusterState:
 
     def _apply_rare(self, event: _Rare) -> None:
         match event:
-            case events.ObjectiveApplied(pool, name, priority):
-                self.objectives[pool, name] = priority
-            case events.ObjectiveDeleted(pool, name):
-                self.objectives.pop((pool, name), None)
-            case events.RouteObserved(route):
-                self.routes[route] = event
-            case events.RouteDeleted(route):
-                self.routes.pop(route, None)
+            case Applied():
+                self.objects.put(event)
+            case Deleted():
+                self.objects.drop(event)
             case events.SourceAccepted(source):
                 self.rejected_sources.pop(source, None)
             case events.SourceRejected(source):

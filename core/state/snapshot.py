@@ -3,10 +3,10 @@
 import msgspec
 
 from pointsman.core.events import (
+    AppliedEvent,
     ConfigAccepted,
     ObjectiveApplied,
     PoolApplied,
-    RouteObserved,
     SourceRejected,
     WeightsIntended,
 )
@@ -42,7 +42,8 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
     pools: list[PoolApplied]
     configs: list[ConfigAccepted]
     objectives: list[ObjectiveApplied]
-    routes: list[RouteObserved]
+    objects: list[AppliedEvent] = msgspec.field(name="routes")
+    """Routes, and the objects of every kind without a field of its own; the tag of each tells its kind."""
     rejected_sources: list[SourceRejected]
     pending_changes: list[WeightsIntended]
     epochs: list[Epoch]
@@ -62,10 +63,8 @@ def snapshot_of(state: ClusterState) -> ClusterSnapshot:
         next_endpoint=state.next_endpoint,
         pools=[state.pools[k] for k in sorted(state.pools)],
         configs=[state.configs[k] for k in sorted(state.configs)],
-        objectives=[
-            ObjectiveApplied(pool, name, state.objectives[pool, name]) for pool, name in sorted(state.objectives)
-        ],
-        routes=[state.routes[k] for k in sorted(state.routes)],
+        objectives=[state.objectives[k] for k in sorted(state.objectives)],
+        objects=[one for one in state.objects if not isinstance(one, PoolApplied | ObjectiveApplied)],
         rejected_sources=[state.rejected_sources[k] for k in sorted(state.rejected_sources)],
         pending_changes=[state.pending_changes[k] for k in sorted(state.pending_changes)],
         epochs=[msgspec.structs.replace(state.epochs[k]) for k in sorted(state.epochs)],
@@ -100,10 +99,9 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
     state.position = snapshot.position
     state.log_id = snapshot.log_id
     state.next_endpoint = snapshot.next_endpoint
-    state.pools = {p.pool: p for p in snapshot.pools}
+    for applied in (*snapshot.pools, *snapshot.objectives, *snapshot.objects):
+        state.objects.put(applied)
     state.configs = {c.pool: c for c in snapshot.configs}
-    state.objectives = {(o.pool, o.name): o.priority for o in snapshot.objectives}
-    state.routes = {r.route: r for r in snapshot.routes}
     state.rejected_sources = {r.source: r for r in snapshot.rejected_sources}
     state.pending_changes = {c.change: c for c in snapshot.pending_changes}
     state.epochs = {(e.picker, e.epoch): msgspec.structs.replace(e) for e in snapshot.epochs}

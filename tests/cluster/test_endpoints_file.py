@@ -42,7 +42,7 @@ def test_a_file_lists_members() -> None:
         Member(POOL, "lab/llama-0", "lab", "llama-0", "10.0.0.1", 8000, 0, {"app": "llama"}, True),
         Member(POOL, "default/llama-1", "default", "llama-1", "fd00::1", 8001, 0, {}, True),
     )
-    assert wanted_of_endpoints(file, POOL).pools == {POOL: PoolApplied(POOL, {}, (8000, 8001), source="endpoints.yaml")}
+    assert wanted_of_endpoints(file, POOL).objects == (PoolApplied(POOL, {}, (8000, 8001), source="endpoints.yaml"),)
 
 
 def test_an_empty_list_is_valid() -> None:

@@ -43,9 +43,8 @@ pools = st.builds(
 )
 worlds = st.builds(
     lambda pools, pods, objectives: Wanted(
-        {p.pool: p for p in pools},
+        (*pools, *objectives),
         tuple(m for p in {p.pool: p for p in pools}.values() for m in members_of(p, pods)),
-        {(o.pool, o.name): o for o in objectives},
     ),
     st.lists(pools, max_size=3),
     st.lists(pods, max_size=4, unique_by=lambda p: (p.namespace, p.name)),
@@ -83,8 +82,8 @@ def test_the_fold_of_the_changes_is_what_was_wanted(sequence: list[Wanted]) -> N
         fold(state, roster.change_to(wanted).events)
 
         assert members(state) == wanted_members(wanted)
-        assert state.pools == wanted.pools
-        assert state.objectives == {key: o.priority for key, o in wanted.objectives.items()}
+        assert state.pools == {o.pool: o for o in wanted.objects if isinstance(o, PoolApplied)}
+        assert state.objectives == {(o.pool, o.name): o for o in wanted.objects if isinstance(o, ObjectiveApplied)}
 
 
 @given(st.lists(worlds, min_size=1, max_size=4))
@@ -153,8 +152,8 @@ def pod(**changes: object) -> Pod:
 
 def after(first: Pod, second: Pod, pool: PoolApplied = POOL) -> tuple[Event, ...]:
     roster = Roster(ClusterState())
-    roster.change_to(Wanted({pool.pool: pool}, tuple(members_of(pool, [first]))))
-    return roster.change_to(Wanted({pool.pool: pool}, tuple(members_of(pool, [second])))).events
+    roster.change_to(Wanted((pool,), tuple(members_of(pool, [first]))))
+    return roster.change_to(Wanted((pool,), tuple(members_of(pool, [second])))).events
 
 
 def test_a_changed_address_is_left_plus_joined() -> None:
@@ -258,7 +257,7 @@ def test_what_a_file_said_before_a_restart_stays_while_it_is_wrong() -> None:
     pool, route = msgspec.structs.replace(POOL, source="a"), RouteObserved("default/r", (), source="a")
     gone = msgspec.structs.replace(POOL, pool="default/gone", source="deleted")
     state = ClusterState()
-    before = Wanted({p.pool: p for p in (pool, gone)}, tuple(members_of(pool, [pod()])), routes={"default/r": route})
+    before = Wanted((pool, gone, route), tuple(members_of(pool, [pod()])))
     fold(state, Roster(state).change_to(before).events)
     roster = Roster(state)
     wrong = SourceFile("a", fault=FileFault(1, "wrong"))

@@ -7,10 +7,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds.event_strategies import entries, histories
 
-from pointsman.core.events import EndpointJoined, EndpointLeft, Entry, Event, PoolDeleted
+from pointsman.core.events import (
+    BackendRef,
+    EndpointJoined,
+    EndpointLeft,
+    Entry,
+    Event,
+    LogCreated,
+    ObjectiveApplied,
+    ObjectiveDeleted,
+    PoolApplied,
+    PoolDeleted,
+    RouteDeleted,
+    RouteMatch,
+    RouteObserved,
+    RouteRule,
+)
 from pointsman.core.state.open_requests import OpenRequests
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.snapshot import decode_snapshot, encode_snapshot
+
+GOLDEN = (
+    b"\x8f\xa7version\x01\xa8position\n\xa6log_id\xa3log"
+    b"\xadnext_endpoint\x01"
+    b"\xa5pools\x92\x99\xacpool-applied\xa9default/a\x82\xa3app\xa1a\xa4tier\xa1x\x92\xcd\x1f@\xcd\x1fA\xa3epp\xcd#*\xa8FailOpen\xa4http\xa6a.yaml"
+    b"\x99\xacpool-applied\xa9default/b\x81\xa3app\xa1b\x91\xcd\x1f@\xa0\x00\xa9FailClose\xa4http\xa0"
+    b"\xa7configs\x90"
+    b"\xaaobjectives\x92\x94\xb1objective-applied\xa9default/a\xa5batch\xfe\x94\xb1objective-applied\xa9default/a\xa4chat\x01"
+    b"\xa6routes\x91\x96\xaeroute-observed\xa9default/r\x91\x94\x91\x94\xa1/\xaaPathPrefix\x90\xa0\x91\x94\xa9default/aZ\xadInferencePool\xbbinference.networking.k8s.io\xa0\xcb\x00\x00\x00\x00\x00\x00\x00\x00\x90\xa6r.yaml\xa2v1"
+    b"\xb0rejected_sources\x90\xafpending_changes\x90"
+    b"\xa6epochs\x90\xa8interval\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa9threshold\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa4rows\x90\xb0free_generations\x90"
+)
 
 
 def replay(log: list[Entry], state: ClusterState) -> ClusterState:
@@ -31,6 +58,25 @@ def test_snapshot_and_tail_equal_the_whole(history: list[Event], data: st.DataOb
 
     assert encode_snapshot(rebuilt) == encode_snapshot(whole)
     assert encode_snapshot(decode_snapshot(head)) == head
+
+
+def test_a_snapshot_has_the_bytes_that_are_on_disks() -> None:
+    rule = RouteRule((RouteMatch(),), (BackendRef("default/a", 90),))
+    log: list[Event] = [
+        LogCreated("log", "build"),
+        PoolApplied("default/b", {"app": "b"}, (8000,)),
+        PoolApplied("default/a", {"app": "a", "tier": "x"}, (8000, 8001), "epp", 9002, "FailOpen", source="a.yaml"),
+        ObjectiveApplied("default/a", "chat", 1),
+        ObjectiveApplied("default/a", "batch", -2),
+        ObjectiveApplied("default/b", "batch", 3),
+        ObjectiveDeleted("default/b", "batch"),
+        RouteObserved("default/r", (rule,), (), "r.yaml", "v1"),
+        RouteObserved("default/q", ()),
+        RouteDeleted("default/q"),
+    ]
+
+    assert encode_snapshot(replay(entries(log), ClusterState())) == GOLDEN
+    assert encode_snapshot(decode_snapshot(GOLDEN)) == GOLDEN
 
 
 @given(histories())

@@ -1,5 +1,6 @@
 """The page of the log: its health, and the entries themselves."""
 
+from collections.abc import Mapping
 from typing import get_args
 from urllib.parse import urlencode
 
@@ -8,6 +9,7 @@ import trio
 from quart import request
 
 from pointsman.core.events import Class, Entry, Event, Origin, RequestRefused, RequestRouted, class_of_type
+from pointsman.core.values.facts import Applied, Deleted, subject
 from pointsman.eventlog.sqlite.reader import LogReader
 from pointsman.web.console import Console, strip
 from pointsman.web.drawing import words
@@ -48,7 +50,7 @@ def _row(entry: Entry, whole: bool) -> EntryRow:
         event: Event = entry.event
     except msgspec.DecodeError as error:
         return EntryRow(entry.position, words.moment(entry.recorded_at), "?", "unknown", str(error), False, "")
-    text = _text(event)
+    text = told(event)
     return EntryRow(
         entry.position,
         words.moment(entry.recorded_at),
@@ -60,11 +62,17 @@ def _row(entry: Entry, whole: bool) -> EntryRow:
     )
 
 
-def _text(event: Event) -> str:
-    """The fields in a line."""
-    return ", ".join(
-        f"{name} {_value(value)}" for name, value in msgspec.structs.asdict(event).items() if not _empty(value)
-    )
+def told(event: Event | Applied | Deleted) -> str:
+    """The fields in a line; of an object its name, and the fields that are not its key."""
+    fields = {name: value for name, value in msgspec.structs.asdict(event).items() if not _empty(value)}
+    if not isinstance(event, Applied | Deleted):
+        return _listed(fields)
+    rest = {name: value for name, value in fields.items() if name not in event.key_fields()}
+    return f"{subject(event)}: {_listed(rest)}" if rest else subject(event)
+
+
+def _listed(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in fields.items())
 
 
 def _empty(value: object) -> bool:

@@ -3,6 +3,7 @@
 import re
 
 from pointsman.cluster.objects.fields import Part
+from pointsman.cluster.objects.forms.form import ManifestForm, ManifestPlace
 from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM
 from pointsman.cluster.objects.yaml_document import DocumentError, dump_document
 from pointsman.core.events import BackendRef, HeaderMatch, RouteMatch, RouteObserved, RouteRule
@@ -24,9 +25,8 @@ UNMATCHED = "QueryParams"
 """`path_kind` of a match with conditions that are not read here: no request takes it."""
 
 
-def read_route(root: Part, route: str, source: str, version: str) -> RouteObserved:
+def read_route(root: Part, place: ManifestPlace) -> RouteObserved:
     """Return the route of a manifest; `DocumentError` with the line where it is wrong."""
-    namespace = route.partition("/")[0]
     spec = root.needed_part("spec")
     hostnames = spec.list_of_text("hostnames", HOSTNAMES_MAX)
     for at, hostname in enumerate(hostnames):
@@ -34,10 +34,10 @@ def read_route(root: Part, route: str, source: str, version: str) -> RouteObserv
             raise spec.error(
                 "hostnames", f"item {at + 1} is {hostname!r}, wanted a lower-case host name, or `*.` and one"
             )
-    rules = tuple(_rule(part, namespace) for part in _rules(root, spec))
+    rules = tuple(_rule(part, place.namespace) for part in _rules(root, spec))
     spec.ignore("parentRefs", "useDefaultGateways")
     spec.done()
-    return RouteObserved(route, rules, tuple(hostnames), source, version)
+    return RouteObserved(place.name, rules, tuple(hostnames), place.source, place.version)
 
 
 def _rules(root: Part, spec: Part) -> list[Part]:
@@ -110,7 +110,7 @@ def _duration(part: Part, name: str) -> float:
     return sum(int(amount) * _UNITS[unit] for amount, unit in re.findall(r"([0-9]+)(ms|h|m|s)", written))
 
 
-def check_version(root: Part) -> bool:
+def of_gateway_api(root: Part) -> bool:
     """Whether the object is the Gateway API's; `DocumentError` where it is of a version that is not known."""
     version = root.text("apiVersion")
     if version.partition("/")[0] != VERSIONS[0].partition("/")[0]:
@@ -118,3 +118,6 @@ def check_version(root: Part) -> bool:
     if version not in VERSIONS:
         raise DocumentError(root.line("apiVersion"), f"apiVersion: found {version!r}, wanted {' or '.join(VERSIONS)}")
     return True
+
+
+FORM = ManifestForm(RouteObserved, "HTTPRoute", read_route, takes=of_gateway_api)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from pointsman.cluster.objects.fields import Part
+from pointsman.cluster.objects.forms.form import ManifestForm, ManifestPlace
 from pointsman.cluster.objects.yaml_document import dump_document
 from pointsman.core.events import PoolApplied
 from pointsman.core.values.distance import nearest
@@ -32,7 +33,7 @@ class _PoolSpec(msgspec.Struct):
             self.odd.append(f"{name!r} is {instead!r} in {V1 if self.v1 else V1ALPHA2}")
 
 
-def read_pool(root: Part, pool: str, source: str) -> PoolApplied:
+def read_pool(root: Part, place: ManifestPlace) -> PoolApplied:
     """Return the pool of a manifest; `DocumentError` with the line where it is wrong."""
     version = root.text("apiVersion")
     form = _PoolSpec(v1=version != V1ALPHA2, odd=[])
@@ -43,7 +44,7 @@ def read_pool(root: Part, pool: str, source: str) -> PoolApplied:
     ports = _ports(spec, form)
     picker, port, mode = _picker(spec, form)
     applied = PoolApplied(
-        pool, selector, ports, picker, port, mode, spec.choice("appProtocol", PROTOCOLS, "http"), source
+        place.name, selector, ports, picker, port, mode, spec.choice("appProtocol", PROTOCOLS, "http"), place.source
     )
     spec.done()
     if form.odd:
@@ -164,3 +165,6 @@ def _corrected(root: Part, pool: PoolApplied, v1: bool) -> str:
         spec["endpointPickerRef" if v1 else "extensionRef"] = picker
     whole = {"apiVersion": V1 if v1 else V1ALPHA2, "kind": "InferencePool", "metadata": metadata, "spec": spec}
     return dump_document(whole)
+
+
+FORM = ManifestForm(PoolApplied, "InferencePool", read_pool)
