@@ -10,7 +10,6 @@ from pointsman.cli.arguments import Parser, print_json
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.core.config.parse import EffectiveConfig, PickingFlags
-from pointsman.core.plugin import Scorer
 
 
 def run(name: str, words: list[str]) -> int:
@@ -39,8 +38,7 @@ def _print(config: EffectiveConfig) -> None:
     for profile in config.profiles:
         print(f"scheduling profile {profile.name}")
         for placed in profile.plugins:
-            scored = isinstance(config.parameters(placed.plugin), Scorer)
-            weight = f", weight {placed.weight:g}" if scored else ""
+            weight = f", weight {placed.weight:g}" if "scorer" in config.kinds(placed.plugin) else ""
             print(f"  {_described(config, placed.plugin)}{weight}")
     print(f"saturation\n  {_described(config, config.saturation_detector)}")
     for warning in config.warnings:

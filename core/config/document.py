@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pointsman.core.values.distance import wanted
-from pointsman.core.values.quantities import decode_duration
+from pointsman.core.values.quantities import decode_duration, parse_duration, parse_quantity
 
 ConfigPath = tuple[str | int, ...]
 Lines = Mapping[ConfigPath, int]
@@ -139,6 +139,42 @@ def line_of(lines: Lines, path: ConfigPath) -> int:
         if (line := lines.get(path[:end])) is not None:
             return line
     return 1
+
+
+class Remarks:
+    """What is found while a document is read: an error ends the reading, warnings are collected."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self.warnings: list[str] = []
+
+    def error(self, path: ConfigPath, message: str) -> ConfigError:
+        """The error to raise about the place `path`."""
+        return ConfigError(line_of(self._lines, path), message)
+
+    def warn(self, path: ConfigPath, message: str) -> None:
+        """Note that what stands at `path` has no effect."""
+        self.warnings.append(f"line {line_of(self._lines, path)}: {message}")
+
+    def convert(self, value: object, kind: type["ConfigValue"], at: ConfigPath) -> "ConfigValue":
+        """The part at `at` as `kind`."""
+        return convert(value, kind, self._lines, at)
+
+    def check_quantity(self, value: int | str | None, path: ConfigPath) -> None:
+        """Refuse what is neither absent nor a quantity of 0 or above."""
+        try:
+            if value is not None and parse_quantity(value) < 0:
+                raise ValueError(f"found {value!r}, wanted 0 or above")
+        except ValueError as error:
+            raise self.error(path, f"{place_of(path)}: {error}") from None
+
+    def check_duration(self, value: str | None, path: ConfigPath) -> None:
+        """Refuse what is neither absent nor a duration of 0 or above."""
+        try:
+            if value is not None and parse_duration(value) < 0:
+                raise ValueError(f"found {value!r}, wanted 0s or above")
+        except ValueError as error:
+            raise self.error(path, f"{place_of(path)}: {error}") from None
 
 
 ConfigValue = TypeVar("ConfigValue")

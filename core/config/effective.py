@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pointsman.core.plugin import REGISTER
+from pointsman.core.plugin.register import REGISTER, PluginKind
 from pointsman.core.plugins.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor
 from pointsman.core.plugins.file_discovery import FileDiscovery
@@ -105,6 +105,10 @@ class EffectiveConfig(msgspec.Struct, frozen=True):
         """The parameters of a plugin as its Struct, which is the plugin."""
         plugin = self.declared(name)
         return msgspec.convert(plugin.parameters, REGISTER[plugin.type].struct, dec_hook=decode_duration)
+
+    def kinds(self, name: str) -> frozenset[PluginKind]:
+        """What a plugin serves as."""
+        return REGISTER[self.declared(name).type].kinds
 
     def discovery(self) -> FileDiscovery | None:
         """The file that endpoints come from; None where they come from elsewhere."""

@@ -6,7 +6,7 @@ import msgspec
 
 from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.events import Origin, Read, RequestFacts, RequestRefused, RequestRouted
-from pointsman.core.plugin import Scores
+from pointsman.core.plugin.shapes import Scores
 from pointsman.core.state.membership import Endpoint, Slots
 from pointsman.core.state.projection import ClusterState
 

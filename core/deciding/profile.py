@@ -7,13 +7,13 @@ import msgspec
 from pointsman.core.config.effective import EffectiveConfig, decode_config
 from pointsman.core.config.parse import DEFAULT_CONFIG
 from pointsman.core.deciding.scoring import KeptScores
-from pointsman.core.plugin import REGISTER, Detector, Filter, Picker, Scorer
-from pointsman.core.plugins.decision_tree_filter import DecisionTreeFilter
+from pointsman.core.plugin.register import REGISTER
+from pointsman.core.plugin.shapes import BindsFilters, Detector, Filter, Picker, Scorer
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import PrefixRoom
 
 CACHED_MAX = 64
-"""Profiles kept ready: configurations change by hand, and replay meets a few at once."""
+"""Number of profiles kept ready: configurations change by hand, and replay meets a few at once."""
 
 
 class Profile:
@@ -21,47 +21,49 @@ class Profile:
 
     def __init__(self, config: EffectiveConfig) -> None:
         built = {plugin.name: config.parameters(plugin.name) for plugin in config.plugins}
-        filters = _bound(built)
+        filters = _bound_filters(config, built)
         placed = config.profiles[0].plugins
         self.config = config
+        # A cast says what registration proved of every plugin of the kind.
         self.filters: tuple[tuple[str, Filter], ...] = tuple(
             (p.plugin, filters[p.plugin]) for p in placed if p.plugin in filters
         )
         self.scorers: tuple[tuple[str, Scorer, float], ...] = tuple(
-            (p.plugin, scorer, p.weight) for p in placed if isinstance(scorer := built[p.plugin], Scorer)
+            (p.plugin, cast(Scorer, built[p.plugin]), p.weight) for p in placed if "scorer" in config.kinds(p.plugin)
         )
-        self.picker_name = next(p.plugin for p in placed if isinstance(built[p.plugin], Picker))
-        self.picker = cast(Picker, built[self.picker_name])  # as the line above looked for
+        self.picker_name = next(p.plugin for p in placed if "picker" in config.kinds(p.plugin))
+        self.picker = cast(Picker, built[self.picker_name])
         self.endpoints_max = max(1, self.picker.max_num_of_endpoints)
-        self.detector = cast(Detector, built[config.saturation_detector])  # config.py checks it
+        self.detector = cast(Detector, built[config.saturation_detector])
         self.whole_subset = config.flags.disable_endpoint_subset_filter
         self.best_sum = sum(weight for _, _, weight in self.scorers if weight > 0)
-        """What a candidate would have that scores 1 everywhere."""
+        """Sum of a candidate that scores 1 everywhere."""
         prefix = config.prefix()
         self.room = PrefixRoom() if prefix is None else PrefixRoom(prefix.lru_capacity, prefix.auto_tune)
-        """What a server of a pool remembers of prompts."""
+        """How much a server of a pool is taken to remember of prompts."""
         self.kept = KeptScores()
         self.types = frozenset(_types(config, built))
-        """The plugin types a decision rests on."""
+        """Plugin types that a decision rests on."""
 
 
-def _bound(built: dict[str, msgspec.Struct]) -> dict[str, Filter]:
-    filters: dict[str, Filter] = {name: plugin for name, plugin in built.items() if isinstance(plugin, Filter)}
-    trees = {name: plugin for name, plugin in built.items() if isinstance(plugin, DecisionTreeFilter)}
-    while trees:  # a tree waits for those it refers to; config.py refuses circles
-        ready = [name for name, tree in trees.items() if all(inner in filters for inner in tree.refers_to())]
-        if not ready:
-            raise ValueError(f"decision trees {', '.join(sorted(trees))} refer to what is no filter")
+def _bound_filters(config: EffectiveConfig, built: dict[str, msgspec.Struct]) -> dict[str, Filter]:
+    """Every filter by name, each made of those it refers to."""
+    waiting = {name: cast(BindsFilters, plugin) for name, plugin in built.items() if "filter" in config.kinds(name)}
+    bound: dict[str, Filter] = {}
+    while waiting:
+        ready = [name for name, plugin in waiting.items() if all(inner in bound for inner in plugin.refers_to())]
+        if not ready:  # `core/config` accepts no such configuration; a log of another build may hold one
+            raise ValueError(f"filters {', '.join(sorted(waiting))} refer to what is no filter")
         for name in ready:
-            filters[name] = trees.pop(name).bind(filters)
-    return filters
+            bound[name] = waiting.pop(name).bind(bound)
+    return bound
 
 
 def _types(config: EffectiveConfig, built: dict[str, msgspec.Struct]) -> list[str]:
     names = [placed.plugin for placed in config.profiles[0].plugins] + [config.saturation_detector]
-    for name in names:  # grows by what trees refer to
-        if isinstance(tree := built[name], DecisionTreeFilter):
-            names += tree.refers_to()
+    for name in names:  # the list grows by what filters refer to
+        if "filter" in config.kinds(name):
+            names += cast(BindsFilters, built[name]).refers_to()
     return [config.declared(name).type for name in names]
 
 
@@ -92,4 +94,4 @@ def profile_in_force(cluster: ClusterState, pool: str) -> Profile:
 
 
 PLUGIN_VERSIONS: dict[str, int] = {type: known.version for type, known in sorted(REGISTER.items())}
-"""What an epoch records, so that an old decision is known to be made by other formulas."""
+"""Version of each plugin type.  An epoch records them, so that an old decision is known to be made by other formulas."""

@@ -13,7 +13,8 @@ from pointsman.core.deciding.profile import PLUGIN_VERSIONS, Profile, compile_pr
 from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.deciding.scoring import ScoreRow, Standing, score, standing_scores
 from pointsman.core.events import Read, RequestFacts
-from pointsman.core.plugin import FEW, Filter, Reasons, Scores, rejected
+from pointsman.core.plugin.formulas import FEW
+from pointsman.core.plugin.shapes import Filter, Reasons, Scores, rejected
 from pointsman.core.state.membership import Slots
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Traffic

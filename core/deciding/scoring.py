@@ -14,7 +14,8 @@ import numpy as np
 from xxhash import xxh3_64
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import FEW, Scorer, Scores
+from pointsman.core.plugin.formulas import FEW
+from pointsman.core.plugin.shapes import Scorer, Scores
 from pointsman.core.state.membership import Slots
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import Ints

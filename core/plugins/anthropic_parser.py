@@ -2,9 +2,9 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import parser
 
 
-@plugin("anthropic-parser", version=1, kind="parser")
+@parser("anthropic-parser", version=1)
 class AnthropicParser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Reads messages and token counts (`core/parsers`)."""

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import data_producer
 
 
-@plugin("approx-prefix-cache-producer", version=1, kind="producer")
+@data_producer("approx-prefix-cache-producer", version=1)
 class ApproxPrefixCacheProducer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Shapes the prefix index of the picker process, which reads the parameters (`EffectiveConfig.prefix`)."""
 

@@ -3,7 +3,7 @@
 import msgspec
 
 from pointsman.core.parsers.server_metrics import ENGINE_LABEL, ENGINES, parse_series
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import extractor
 
 
 class CustomMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -43,8 +43,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
             parse_series(spec)
 
 
-@plugin("core-metrics-extractor", version=1, kind="extractor")
-@plugin("model-server-protocol-metrics", version=1, kind="extractor")
+@extractor("core-metrics-extractor", "model-server-protocol-metrics", version=1)
 class CoreMetricsExtractor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The scraper reads the parameters (`EffectiveConfig.metrics_extractor`)."""
 

@@ -1,13 +1,13 @@
 """Filters in a tree: which one comes next depends on whether this one left anybody."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Filter, Reasons, plugin, rejected
+from pointsman.core.plugin.shapes import Filter, Reasons, composed_filter, rejected
 from pointsman.core.view import View
 
 
@@ -22,7 +22,7 @@ class Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
             raise ValueError("wanted exactly one of pluginRef and decisionTree")
 
 
-@plugin("decision-tree-filter", version=1)
+@composed_filter("decision-tree-filter", version=1)
 class DecisionTreeFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
     """Applies `current`; where that leaves somebody, `nextOnSuccess` goes on with those it left.
 
@@ -45,7 +45,7 @@ class DecisionTreeFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True
                 names += branch.decision_tree.refers_to()
         return names
 
-    def bind(self, filters: dict[str, Filter], /) -> "BoundTree":
+    def bind(self, filters: Mapping[str, Filter], /) -> "BoundTree":
         """The tree with its filters in their places."""
         return BoundTree(_node(self, filters))
 
@@ -116,7 +116,7 @@ class BoundTree:
                 node = node.failure
 
 
-def _node(tree: DecisionTreeFilter, filters: dict[str, Filter]) -> Node:
+def _node(tree: DecisionTreeFilter, filters: Mapping[str, Filter]) -> Node:
     def place(branch: Branch | None) -> Node | None:
         if branch is None:
             return None

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import discovery
 
 
-@plugin("file-discovery", version=1, kind="discovery")
+@discovery("file-discovery", version=1)
 class FileDiscovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The control process reads the file that `EffectiveConfig.discovery` names."""
 

@@ -1,21 +1,16 @@
 """Keep the part of the endpoints with the least used KV caches."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Reasons, plugin
+from pointsman.core.plugin.shapes import Reasons, filter
 from pointsman.core.view import View
 
 
-@plugin("least-kv-cache-filter", version=1)
+@filter("least-kv-cache-filter", version=1, load=True, reasons=("fuller-kv-cache",))
 class LeastKvCacheFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Keeps the first nth of the range of KV cache use, n being the number of candidates."""
-
-    load: ClassVar[bool] = True
-    reasons: ClassVar[tuple[str, ...]] = ("fuller-kv-cache",)
 
     def reject(self, request: RequestFacts, view: View, /) -> Reasons:
         return (view.kv_cache > _limit(view)).astype(np.int16)

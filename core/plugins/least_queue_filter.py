@@ -1,21 +1,16 @@
 """Keep the part of the endpoints with the shortest queues."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Reasons, plugin
+from pointsman.core.plugin.shapes import Reasons, filter
 from pointsman.core.view import View
 
 
-@plugin("least-queue-filter", version=1)
+@filter("least-queue-filter", version=1, load=True, reasons=("longer-queue",))
 class LeastQueueFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Keeps the first nth of the range of queue lengths, n being the number of candidates, rounded down."""
-
-    load: ClassVar[bool] = True
-    reasons: ClassVar[tuple[str, ...]] = ("longer-queue",)
 
     def reject(self, request: RequestFacts, view: View, /) -> Reasons:
         return (view.waiting > _limit(view)).astype(np.int16)

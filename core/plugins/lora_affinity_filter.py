@@ -1,12 +1,10 @@
 """Keep the endpoints that have the request's LoRA adapter, or now and then those with room for it."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Reasons, plugin
+from pointsman.core.plugin.shapes import Reasons, filter
 from pointsman.core.view import View
 
 _ROOM = 2
@@ -17,15 +15,12 @@ _WORDS = (
 )
 
 
-@plugin("lora-affinity-filter", version=1)
+@filter("lora-affinity-filter", version=1, load=True, reasons=("no-adapter-no-room", "no-adapter", "exploring"))
 class LoraAffinityFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Keeps the endpoints where the adapter runs or waits, with the probability `threshold`.
 
     Otherwise those that do not have it but have room; where only one of the two groups has members, that one.
     """
-
-    load: ClassVar[bool] = True
-    reasons: ClassVar[tuple[str, ...]] = ("no-adapter-no-room", "no-adapter", "exploring")
 
     threshold: float = 0.999
 

@@ -1,12 +1,10 @@
 """Prefer endpoints that run the request's LoRA adapter, then those with room for it."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Scores, plugin
+from pointsman.core.plugin.shapes import Scores, scorer
 from pointsman.core.view import View
 
 _BY_FIT = np.array([0.0, 0.6, 0.8, 1.0])
@@ -18,14 +16,9 @@ _WORDS = (
 )
 
 
-@plugin("lora-affinity-scorer", version=1)
+@scorer("lora-affinity-scorer", version=1, load=True, bounded=True, advantage="better fit for the adapter")
 class LoraAffinityScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Scores 1 where the adapter runs, 0.8 where there is room for it, 0.6 where it waits, else 0."""
-
-    load: ClassVar[bool] = True
-    standing: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
-    advantage: ClassVar[str] = "better fit for the adapter"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:
         return _BY_FIT[view.adapter_fit(request.target_model or request.model)]

@@ -1,21 +1,16 @@
 """Reject endpoints whose queue is long."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Reasons, plugin
+from pointsman.core.plugin.shapes import Reasons, filter
 from pointsman.core.view import View
 
 
-@plugin("low-queue-filter", version=1)
+@filter("low-queue-filter", version=1, load=True, reasons=("long-queue",))
 class LowQueueFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Keeps an endpoint with at most `threshold` requests waiting."""
-
-    load: ClassVar[bool] = True
-    reasons: ClassVar[tuple[str, ...]] = ("long-queue",)
 
     threshold: int = 128
 

@@ -1,20 +1,17 @@
 """Choose the endpoint with the highest sum."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
-from pointsman.core.plugin import FEW, Scores, plugin
+from pointsman.core.plugin.formulas import FEW
+from pointsman.core.plugin.shapes import Scores, picker
 from pointsman.core.values.draws import drawn
 from pointsman.core.view import View
 
 
-@plugin("max-score-picker", version=1)
+@picker("max-score-picker", version=1)
 class MaxScorePicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Orders by sum, highest first; among equal sums each order is equally likely."""
-
-    scored: ClassVar[bool] = True
 
     max_num_of_endpoints: int = 1
 

@@ -2,11 +2,11 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import metrics_source
 from pointsman.core.values.quantities import Duration
 
 
-@plugin("metrics-data-source", version=1, kind="source")
+@metrics_source("metrics-data-source", version=1)
 class MetricsDataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The scraper reads the parameters (`EffectiveConfig.metrics_source`)."""
 

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import parser
 
 
-@plugin("passthrough-parser", version=1, kind="parser")
+@parser("passthrough-parser", version=1)
 class PassthroughParser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Reads nothing, so that what no parser claims is routed all the same (`core/parsers`)."""

@@ -1,12 +1,10 @@
 """Prefer endpoints that were given the beginning of this prompt before."""
 
-from typing import ClassVar
-
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Scores, plugin
+from pointsman.core.plugin.shapes import Scores, scorer
 from pointsman.core.view import View
 
 _HASH_BYTES = 8
@@ -15,7 +13,7 @@ _BYTES_A_TOKEN = 4
 """The estimate of GIE and llm-d-router."""
 
 
-@plugin("prefix-cache-scorer", version=1)
+@scorer("prefix-cache-scorer", version=1, load=False, bounded=True, advantage="longer cached prefix")
 class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Scores the share of the prompt's blocks that the endpoint holds.
 
@@ -23,11 +21,6 @@ class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     length over `matchLengthScaleTokens`, at most 1.
     The other parameters shape the prefix index; the picker process reads them (`EffectiveConfig.prefix`).
     """
-
-    load: ClassVar[bool] = False
-    standing: ClassVar[bool] = False
-    bounded: ClassVar[bool] = True
-    advantage: ClassVar[str] = "longer cached prefix"
 
     match_length_weight: float = 0.0
     match_length_scale_tokens: int = 8192

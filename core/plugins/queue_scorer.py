@@ -1,22 +1,16 @@
 """Prefer endpoints with fewer waiting requests."""
 
-from typing import ClassVar
-
 import msgspec
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Scores, plugin, spread
+from pointsman.core.plugin.formulas import spread
+from pointsman.core.plugin.shapes import Scores, scorer
 from pointsman.core.view import View
 
 
-@plugin("queue-scorer", version=1)
+@scorer("queue-scorer", version=1, load=True, standing=True, bounded=True, advantage="shorter queue")
 class QueueScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Scores 1 for the shortest queue and 0 for the longest, 1 for each where all are equal."""
-
-    load: ClassVar[bool] = True
-    standing: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
-    advantage: ClassVar[str] = "shorter queue"
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:
         return spread(view.waiting)

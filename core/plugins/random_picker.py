@@ -1,19 +1,15 @@
 """Choose any endpoint."""
 
-from typing import ClassVar
-
 import msgspec
 
-from pointsman.core.plugin import Scores, plugin
+from pointsman.core.plugin.shapes import Scores, picker
 from pointsman.core.values.draws import drawn
 from pointsman.core.view import View
 
 
-@plugin("random-picker", version=1)
+@picker("random-picker", version=1, scored=False)
 class RandomPicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Draws endpoints, each equally likely; the sums do not matter."""
-
-    scored: ClassVar[bool] = False
 
     max_num_of_endpoints: int = 1
 

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import profile_handler
 
 
-@plugin("single-profile-handler", version=1, kind="profile handler")
+@profile_handler("single-profile-handler", version=1)
 class SingleProfileHandler(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Every request runs the one profile there is."""

@@ -1,29 +1,25 @@
 """Saturation by queue lengths and KV cache use."""
 
 import math
-from typing import ClassVar
 
 import msgspec
 import numpy as np
 
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import Reasons, plugin
+from pointsman.core.plugin.shapes import Reasons, filtering_detector
 from pointsman.core.values.quantities import Duration
 from pointsman.core.view import View
 
 _STALE, _LONG_QUEUE, _FULL_KV_CACHE = 1, 2, 3
 
 
-@plugin("utilization-detector", version=1)
+@filtering_detector("utilization-detector", version=1, load=True, reasons=("stale", "long-queue", "full-kv-cache"))
 class UtilizationDetector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Saturation is the mean of each endpoint's max(queue / threshold, KV use / threshold).
 
     A sample that is missing or too old counts as 1.  As a filter it keeps endpoints below both thresholds,
     raised by `headroom`, whose sample is fresh; where that is nobody, all.
     """
-
-    load: ClassVar[bool] = True
-    reasons: ClassVar[tuple[str, ...]] = ("stale", "long-queue", "full-kv-cache")
 
     queue_depth_threshold: int = 5
     kv_cache_util_threshold: float = 0.8

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from pointsman.core.plugin import plugin
+from pointsman.core.plugin.shapes import parser
 
 
-@plugin("vllmhttp-parser", version=1, kind="parser")
+@parser("vllmhttp-parser", version=1)
 class VllmhttpParser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Reads token ids (`core/parsers`)."""

@@ -2,23 +2,20 @@
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import ClassVar
 
 import msgspec
 
-from pointsman.core.plugin import Scores, plugin
+from pointsman.core.plugin.shapes import Scores, picker
 from pointsman.core.values.draws import drawn
 from pointsman.core.view import View
 
 
-@plugin("weighted-random-picker", version=1)
+@picker("weighted-random-picker", version=1)
 class WeightedRandomPicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Draws endpoints without replacement over cumulative sums.
 
     A sum of 0 or less has no chance while a higher one is left; then each of those is equally likely.
     """
-
-    scored: ClassVar[bool] = True
 
     max_num_of_endpoints: int = 1
 

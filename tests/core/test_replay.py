@@ -44,7 +44,7 @@ from pointsman.core.events import (
     decode,
     encode,
 )
-from pointsman.core.plugin import REGISTER
+from pointsman.core.plugin.register import REGISTER
 from pointsman.core.state.membership import Epoch
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Column, Traffic

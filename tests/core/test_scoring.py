@@ -9,7 +9,7 @@ from worlds.strategies import POOL, Readings, folded, pool_of
 from pointsman.core.config.parse import PickingFlags, parse_config
 from pointsman.core.deciding.scheduler import Profile, compile_profile, schedule
 from pointsman.core.events import RequestFacts
-from pointsman.core.plugin import FEW
+from pointsman.core.plugin.formulas import FEW
 from pointsman.core.state.traffic import Column
 from pointsman.core.values.draws import Draws
 
