@@ -39,16 +39,16 @@ class PoolApplied(Applied, frozen=True, tag="pool-applied"):
 
     deletion = PoolDeleted
     pool: str
-    """`namespace/name`."""
+    """Name of the pool, as `namespace/name`."""
     selector: dict[str, str]
     target_ports: tuple[int, ...]
     picker_name: str = ""
     picker_port: int = 0
-    """The `endpointPickerRef` (or `extensionRef`); 0 where it has none."""
+    """Port of the `endpointPickerRef` (or `extensionRef`); 0 where the pool has none."""
     failure_mode: str = "FailClose"
     app_protocol: str = "http"
     source: str = ""
-    """Where the object came from: a file name or an API server's resource."""
+    """Origin of the object: a file name or an API server's resource."""
 
 
 class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
@@ -57,7 +57,7 @@ class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
     endpoint: int
     pool: str
     uid: str
-    """The pod's; without one, `namespace/name`."""
+    """UID of the pod, or its `namespace/name` where it has none."""
     namespace: str
     name: str
     address: str
@@ -104,7 +104,7 @@ class BackendRef(msgspec.Struct, frozen=True, array_like=True):
     """One backend of a route rule, with its desired weight."""
 
     pool: str
-    """`namespace/name` of the object `kind` names."""
+    """Name of the object that `kind` is about, as `namespace/name`."""
     weight: int = 1
     kind: str = "InferencePool"
     group: str = "inference.networking.k8s.io"
@@ -136,7 +136,7 @@ class RouteRule(msgspec.Struct, frozen=True, array_like=True):
     backends: tuple[BackendRef, ...]
     name: str = ""
     timeout: float = 0.0
-    """`timeouts.request` in seconds; 0 is none."""
+    """Seconds of `timeouts.request`; 0 is none."""
 
 
 class RouteDeleted(Deleted, frozen=True, tag="route-deleted"):
@@ -151,12 +151,12 @@ class RouteObserved(Applied, frozen=True, tag="route-observed"):
 
     deletion = RouteDeleted
     route: str
-    """`namespace/name`."""
+    """Name of the route, as `namespace/name`."""
     rules: tuple[RouteRule, ...]
     hostnames: tuple[str, ...] = ()
     source: str = ""
     version: str = ""
-    """The file's digest, or the API server's resourceVersion."""
+    """Digest of the file, or the API server's resourceVersion."""
 
 
 class SourceAccepted(Fact, frozen=True, tag="source-accepted"):
@@ -183,19 +183,19 @@ class LoadSampled(Fact, frozen=True, tag="load-sampled"):
     endpoints: bytes
     """Packed numbers, ascending."""
     sampled_at: float
-    """When the latest of them answered."""
+    """Time at which the last of them answered."""
     earlier: bytes
-    """Packed milliseconds by which each answered before that."""
+    """Packed milliseconds: how long before `sampled_at` each answered."""
     waiting: bytes
     """Packed counts of requests in the server's queue."""
     running: bytes
     """Packed counts of requests the server works on."""
     kv_cache: bytes
-    """`pack_floats` of the used share of the KV cache, 0 to 1."""
+    """Used share of the KV cache, 0 to 1, by `pack_floats`."""
 
 
 class LabelsChanged(Fact, frozen=True, tag="labels-changed"):
-    """What a server says of itself beside numbers changed: LoRA adapters, cache geometry."""
+    """The LoRA adapters of a server or the size of its cache changed."""
 
     endpoint: int
     lora_running: tuple[str, ...] = ()
@@ -213,10 +213,10 @@ class ScrapeFailed(Fact, frozen=True, tag="scrape-failed"):
     ages: bytes
     """Packed milliseconds from last success to this attempt; `NEVER_SAMPLED` without a success."""
     causes: tuple[tuple[int, str], ...] = ()
-    """(endpoint, what happened), only where that differs from the attempt before."""
+    """Endpoint and what happened, only where that differs from the attempt before."""
 
 
-NEVER_SAMPLED = 2**32 - 1
+NEVER_SAMPLED = 2**32 - 1  # as an age in milliseconds it would be fifty days
 
 
 class ScrapePaced(Fact, frozen=True, tag="scrape-paced"):
@@ -247,9 +247,9 @@ class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     request_id: str
     pool: str
     model: str = ""
-    """The name in the body."""
+    """Name of the model in the body."""
     target_model: str = ""
-    """The name the server gets; empty where it is the same."""
+    """Name that the server gets; empty where it is the same."""
     path: str = ""
     objective: str = ""
     priority: int = 0
@@ -257,23 +257,23 @@ class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     body_bytes: int = 0
     prompt_bytes: int = 0
     streamed: bool = False
-    """The client asked for a stream."""
+    """Whether the client asked for a stream."""
     prefix: bytes = b""
     """Chained 8-byte hashes of the prompt's blocks, at most 256."""
     prefix_block_bytes: int = 0
     subset: bytes | None = None
     """Packed slots that the data plane allows; None for all."""
     headers: dict[str, str] = {}
-    """The request headers that plugins read."""
+    """Request headers that plugins read."""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One column of traffic values that the plugins read, over the candidates in slot order."""
 
     column: int
-    """A `Column` of `core/state/traffic.py`."""
+    """Number of the column: a `Column` of `core/state/traffic.py`."""
     values: bytes
-    """Packed."""
+    """Packed values, one for each candidate."""
 
 
 class RequestRouted(Fact, frozen=True, tag="request-routed"):
@@ -283,11 +283,11 @@ class RequestRouted(Fact, frozen=True, tag="request-routed"):
     decided_at: float
     request: RequestFacts
     endpoints: tuple[int, ...]
-    """The chosen endpoint, then its fallbacks."""
+    """Numbers of the chosen endpoint and then of its fallbacks."""
     best: tuple[tuple[int, float], ...] = ()
-    """The three highest (endpoint, sum), highest first."""
+    """Endpoint and sum of the three best, best first."""
     rejections: tuple[tuple[str, int], ...] = ()
-    """(`plugin-name: reason`, candidates rejected for it)."""
+    """Each `plugin-name: reason`, with the number of candidates rejected for it."""
     reads: tuple[Read, ...] = ()
     avoided: bytes = b""
     """Packed slots left out because of advice."""
@@ -321,12 +321,12 @@ class ResponseStarted(Fact, frozen=True, tag="response-started"):
 
     origin: Origin
     request_n: int
-    """`n` of the RequestRouted, same epoch."""
+    """Number `n` of the RequestRouted, of the same epoch."""
     status: int
     after: float
     """Seconds since the request's headers were received."""
     served: str = ""
-    """`address:port` the data plane reports; empty where it reports none."""
+    """Address and port that the data plane reports, as `address:port`; empty where it reports none."""
 
 
 class RequestFinished(Fact, frozen=True, tag="request-finished"):
@@ -367,11 +367,11 @@ class FeedRestored(Fact, frozen=True, tag="feed-restored"):
 
 
 class OpenRequestsListed(Fact, frozen=True, tag="open-requests-listed"):
-    """After a gap: these routed requests are open, all others of the epoch ended unseen."""
+    """After a gap in its entries a picker says which requests are open; all others of its epoch have ended."""
 
     origin: Origin
     open: bytes
-    """Packed `n`, ascending."""
+    """Packed numbers `n` of the decisions whose requests are open, ascending."""
 
 
 # --- control --------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ class PickerEnded(Fact, frozen=True, tag="picker-ended"):
     epoch: int
     cause: str
     last_n: int
-    """The last `n` it gave out, as told by the page it shared with the supervisor; 0 where unknown."""
+    """Last `n` it gave out, as told by the page it shared with the supervisor; 0 where unknown."""
 
 
 class EntriesLost(Fact, frozen=True, tag="entries-lost"):
@@ -445,7 +445,7 @@ class ConfigAccepted(Fact, frozen=True, tag="config-accepted"):
 
     pool: str
     config: bytes
-    """The effective EndpointPickerConfig and flags as JSON with sorted keys (`core/config/parse.py`)."""
+    """Effective EndpointPickerConfig and flags, as JSON with sorted keys (`core/config/parse.py`)."""
     source: str
     plugins: dict[str, str] = msgspec.field(default_factory=dict)
     """Distribution and version of each plugin from outside."""
@@ -470,12 +470,12 @@ class WeightsIntended(Fact, frozen=True, tag="weights-intended"):
     """Somebody wants other weights; recorded ahead of the write."""
 
     change: str
-    """Names this change in the events that follow it."""
+    """Name of this change in the events that follow it."""
     route: str
     rule: int
     """Index of the rule in the route, as the form showed it."""
     version: str
-    """The `version` of the RouteObserved that the change rests on."""
+    """Field `version` of the RouteObserved that the change rests on."""
     before: tuple[BackendRef, ...]
     after: tuple[BackendRef, ...]
     actor: str
@@ -598,7 +598,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     position: int
     recorded_at: float
     kind: int
-    """A `Class`."""
+    """Number of the entry's `Class`."""
     body: bytes
 
     @property
@@ -611,7 +611,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 encode = _encoder.encode
-"""An event's bytes."""
+"""Return the bytes of an event."""
 
 decode = _decoder.decode
-"""The event of these bytes; `msgspec.DecodeError` where they are none."""
+"""Return the event of these bytes; `msgspec.DecodeError` where they are none."""

@@ -10,10 +10,10 @@ from pointsman.cluster.objects.yaml_document import DocumentError, load_document
 from pointsman.core.events import PoolApplied
 
 ENDPOINTS_MAX = 10_000
-"""Of one file; slots are made for a thousand."""
+"""Endpoints of one file: ten times as many as the scheduler is measured with."""
 
 POOL = "epp"
-"""The pool's name where nobody gives one, as in llm-d-router."""
+"""Name of the pool where nobody gives one, as in llm-d-router."""
 
 
 class EndpointsFile(Manifest, frozen=True):
@@ -62,7 +62,7 @@ def _member(part: Part, pool: str) -> Member:
 
 
 def _port(part: Part) -> int:
-    """The format has the port as text; a number is meant the same way."""
+    """Return the port, which the format has as text; a number is meant the same way."""
     if not isinstance(written := part.value.get("port"), str):
         return part.number("port", 1, 65535)
     text = part.text("port")

@@ -28,17 +28,17 @@ class SourceFile(msgspec.Struct):
 
     name: str
     manifest: Manifest | None = None
-    """What it says; None while it cannot be understood."""
+    """Content of the file; None while it cannot be understood."""
     fault: FileFault | None = None
-    """Why it cannot be understood."""
+    """Reason why it cannot be understood."""
     changed: bool = True
-    """Since the last `settle`."""
+    """Whether it changed since the last `settle`."""
     good: Manifest | None = None
-    """What it said when it last was right."""
+    """Content when it last was right."""
     good_since: int = 0
-    """Orders files by when `good` was taken: of two wrong ones the later was in force."""
+    """Number that orders files by when `good` was taken: of two wrong ones the later was in force."""
     rejected: bool = False
-    """The last `settle` found it wrong, or the log says so."""
+    """Whether the last `settle` found it wrong, or the log says so."""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class Settled(msgspec.Struct, frozen=True):
 
     objects: tuple[FoundObject, ...]
     faults: Mapping[str, FileFault]
-    """By name, of every file that is wrong."""
+    """Fault of every file that is wrong, by its name."""
     unread: frozenset[str]
     """Files that were never right since this process began."""
 

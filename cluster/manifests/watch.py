@@ -34,16 +34,16 @@ SETTLE = 0.1
 """Seconds between a look that saw a change and the one that takes it."""
 
 FIRST_LOOKS = 20
-"""Until a file that changes all the time is taken for wrong at the start."""
+"""Looks at the start after which a file that changes all the time is taken for wrong."""
 
 FILES_MAX = 1000
-"""In one directory: a look stays below 10 ms."""
+"""Manifests in one directory: a look at them stays below 10 ms."""
 
 ENDINGS = (".yaml", ".yml", ".json")
-"""Of manifests, as kubectl takes them from a directory."""
+"""Endings of the files that are manifests, as kubectl takes them from a directory."""
 
 Stamp: TypeAlias = tuple[int, ...]
-"""Tells contents apart without reading them: times, size and inode."""
+"""Times, size and inode of a file: what tells contents apart without reading them."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class Look(msgspec.Struct, frozen=True):
 
     stamps: Mapping[str, Stamp]
     fault: FileFault | None = None
-    """Why it could not be looked at."""
+    """Reason why it could not be looked at."""
 
 
 class Contents(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ def look_at_file(path: Path) -> Look:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Empty where the file cannot be looked at."""
+    """Return the stamp of a file; empty where it cannot be looked at."""
     try:
         found = path.stat()
     except OSError:
@@ -170,13 +170,13 @@ class _Sources:
         self.pause = LOOK_EVERY
         self._name, self._look, self._directory, self._read = name, look, directory, read
         self._stamps: dict[str, Stamp] = {}
-        """Of the contents in `files`."""
+        """Stamps of the contents in `files`."""
         self._seen: Look | None = None
         self.fault: FileFault | None = None
-        """Of the directory: nothing can be said of its files."""
+        """Fault of the directory: while there is one, nothing can be said of its files."""
         self._first = True
         self._told = {source: FileFault(r.line, r.message) for source, r in state.rejected_sources.items()}
-        """Faults that the log knows."""
+        """Faults that the log knows, by file."""
         self._touched: set[str] = set()
 
     async def changed(self) -> bool:

@@ -1,4 +1,4 @@
-"""A manifest file: its documents as the objects that matter here.
+"""Manifest files: the objects in their documents.
 
 Pods are read, and the kinds that have a form in `cluster/objects/forms/`; all others are left alone.
 """
@@ -18,7 +18,7 @@ from pointsman.core.events import AppliedEvent
 ManifestObject: TypeAlias = AppliedEvent | Pod
 
 WARNINGS_MAX = 100
-"""Of one file; more are counted."""
+"""Warnings kept of one file; further ones are counted."""
 
 _METADATA = [
     "annotations",
@@ -42,13 +42,13 @@ class FoundObject(msgspec.Struct, frozen=True):
 
     kind: str
     name: str
-    """`namespace/name`."""
+    """Name of the object, as `namespace/name`."""
     line: int
     value: ManifestObject
 
     @property
     def keys(self) -> tuple[tuple[str, str], ...]:
-        """What nothing else may be called."""
+        """Names that no other object may have."""
         own = ((self.kind, self.name),)
         uid = self.value.uid if isinstance(self.value, Pod) else ""
         return (*own, ("Pod with uid", uid)) if uid else own
@@ -63,7 +63,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def file_version(data: bytes) -> str:
-    """The `version` of a RouteObserved from a file with these bytes."""
+    """Return the `version` of objects from a file with these bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 
@@ -102,7 +102,7 @@ def _objects(document: YamlDocument, warnings: list[str]) -> list[Part]:
 
 
 def _read(root: Part, source: str, version: str) -> FoundObject | None:
-    """The object, None where it is of a kind that does not matter."""
+    """Return the object; None where it is of a kind that is not read."""
     kind = root.text("kind")
     forms = [form for form in FORMS.values() if form.kind == kind]
     if kind != "Pod" and not forms:
@@ -129,7 +129,7 @@ def _read(root: Part, source: str, version: str) -> FoundObject | None:
 
 
 def _check_spelling(root: Part, kind: str) -> None:
-    """A kind that differs from one of ours in upper and lower case alone is meant to be that one."""
+    """Raise `DocumentError` where the kind differs from one that is read in upper and lower case alone."""
     for known in ("Pod", *(form.kind for form in FORMS.values())):
         if known.lower() == kind.lower():
             raise root.error("kind", f"found {kind!r}, did you mean {known!r}?")

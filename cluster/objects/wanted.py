@@ -23,15 +23,15 @@ class Pod(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     uid: str
-    """Empty where the manifest has none."""
+    """UID from the manifest; empty where it has none."""
     address: str
-    """Empty before it has one."""
+    """IP address; empty before the pod has one."""
     ready: bool
     labels: dict[str, str]
     active_ports: frozenset[int] | None = None
-    """None for all."""
+    """Ports that are active; None where all are."""
     deleted: bool = False
-    """It is being terminated."""
+    """Whether the pod is being terminated."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class Member(msgspec.Struct, frozen=True):
 
     pool: str
     uid: str
-    """The pod's; without one, `namespace/name`."""
+    """UID of the pod, or its `namespace/name` where it has none."""
     namespace: str
     name: str
     address: str
@@ -50,7 +50,7 @@ class Member(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """Two members with the same are one."""
+        """What tells members apart: two of the same identity are one."""
         return self.pool, self.uid, self.port
 
 
@@ -61,7 +61,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """Objects of all kinds, each as it should be."""
     members: tuple[Member, ...] = ()
     keep: bool = False
-    """Part of the source was never understood: endpoints of its pools that it does not name stay."""
+    """Whether part of the source was never understood: endpoints of its pools that it does not name then stay."""
 
 
 def address_of(text: str) -> str:

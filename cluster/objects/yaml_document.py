@@ -16,16 +16,16 @@ import yaml
 YamlPath: TypeAlias = tuple[str | int, ...]
 
 BYTES_MAX = 1024 * 1024
-"""Of one file: the limit of a Kubernetes object, and that of the Go EPP for an endpoints file."""
+"""Largest file: the limit of a Kubernetes object, and that of the Go EPP for an endpoints file."""
 
 VALUES_MAX = 100_000
-"""Of one file, aliases unfolded: a Pod as the API server shows it has 300."""
+"""Values of one file, aliases unfolded: a Pod as the API server shows it has 300."""
 
 DEPTH_MAX = 64
-"""Twice what a decision tree of filters in an EndpointPickerConfig has."""
+"""Levels of nesting: twice what a decision tree of filters in an EndpointPickerConfig has."""
 
 DOCUMENTS_MAX = 10_000
-"""Of one file."""
+"""Documents of one file."""
 
 
 class DocumentError(Exception):
@@ -42,9 +42,9 @@ class YamlDocument(msgspec.Struct, frozen=True):
     value: object
     """Dicts with text keys, lists, text, numbers, booleans and None."""
     lines: Mapping[YamlPath, int]
-    """The line of each place, by keys and indexes: of a key, or of an item."""
+    """Line of each key and of each item, by the keys and indexes that lead to it."""
     line: int
-    """Where it begins."""
+    """Line where the document begins."""
 
 
 class _Node(msgspec.Struct, eq=False):
@@ -52,16 +52,16 @@ class _Node(msgspec.Struct, eq=False):
 
     line: int
     tag: str = ""
-    """As written; empty where the text itself tells."""
+    """Tag as written; empty where the text itself tells the type."""
     text: str | None = None
-    """Of a scalar."""
+    """Text of a scalar; None for a list or a mapping."""
     plain: bool = False
-    """A scalar without quotes."""
+    """Whether it is a scalar without quotes."""
     children: "list[_Node]" = []
-    """Of a list its items, of a mapping keys and values in turn."""
+    """Items of a list, or keys and values of a mapping in turn."""
     mapping: bool = False
     whole: bool = False
-    """Its end was seen."""
+    """Whether its end was seen: until then an alias for it would make it contain itself."""
 
 
 def load_documents(text: str | bytes) -> list[YamlDocument]:
@@ -105,7 +105,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _roots(text: str) -> Iterator[_Node]:
-    """The root of each document.  Events, not PyYAML's nodes: its composer recurses as deep as the text says."""
+    """The root of each document, made from PyYAML's events: its own composer recurses as deep as the text says."""
     stack: list[_Node] = []
     anchors: dict[str, _Node] = {}
     try:
@@ -279,7 +279,7 @@ class _Unfolding:
 
 
 def _key(node: _Node) -> str:
-    """A key as JSON has it."""
+    """Return a key as JSON has it: as text."""
     if node.text is None:
         raise DocumentError(node.line, f"found a {'mapping' if node.mapping else 'list'} as key, wanted text")
     value = _scalar(node)

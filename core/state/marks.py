@@ -1,8 +1,9 @@
-"""As much of a traffic entry as folding reads, here, in the read model and in `/metrics`.
+"""Marks: of a traffic entry, the fields that are folded.
 
-The feed decodes each entry once, and what it found goes with the entry wherever it is folded.
-What nobody folds stays as it is on the wire.
-A mark refers to nothing that could refer back to it, so the collector need not look at marks.
+The cluster state, the read model and `/metrics` fold traffic, and read few of its fields.
+The feed therefore decodes each entry once, to a mark, which goes with the entry wherever it is folded.
+Fields that nobody folds are left as they are on the wire (`msgspec.Raw`).
+A mark refers to nothing that could refer back to it, so the garbage collector need not look at marks.
 """
 
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from pointsman.core.events import Class, Event, Origin, decode
 
 
 class FactsMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is read of a decision's RequestFacts."""
+    """The fields of a decision's RequestFacts that are folded."""
 
     request_id: str
     pool: str
@@ -30,7 +31,7 @@ _NOTHING = msgspec.Raw()
 
 
 class RoutedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-routed"):
-    """What is read of a RequestRouted."""
+    """The fields of a RequestRouted that are folded."""
 
     origin: Origin
     decided_at: float
@@ -46,7 +47,7 @@ class RoutedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="re
 
 
 class RefusedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-refused"):
-    """What is read of a RequestRefused; with its origin alone, what a picker folds of its own traffic."""
+    """The fields of a RequestRefused that are folded; a picker folds of its own traffic the origin alone."""
 
     origin: Origin
     decided_at: float = 0.0
@@ -63,7 +64,7 @@ class RefusedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="r
 
 
 class StartedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="response-started"):
-    """What is read of a ResponseStarted."""
+    """The fields of a ResponseStarted that are folded."""
 
     origin: Origin
     request_n: int
@@ -72,7 +73,7 @@ class StartedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="r
 
 
 class FinishedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-finished"):
-    """What is read of a RequestFinished."""
+    """The fields of a RequestFinished that are folded."""
 
     origin: Origin
     request_n: int
@@ -94,7 +95,7 @@ _decoder: msgspec.msgpack.Decoder[Mark] = msgspec.msgpack.Decoder(Mark)
 _TRAFFIC = int(Class.TRAFFIC)
 
 decode_mark = _decoder.decode
-"""As `skim`, of the body of a traffic entry."""
+"""Return the mark of a traffic entry's body; raises what `skim` raises."""
 
 
 def skim(kind: int, body: bytes) -> Event | Mark:

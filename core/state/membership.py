@@ -47,4 +47,4 @@ class Epoch(msgspec.Struct):
     scheduler: int = 0
     plugins: dict[str, int] = {}
     adopted_to: int = 0
-    """Entries up to this `n` rest on another log's cluster state."""
+    """Highest `n` of the entries that rest on another log's cluster state; 0 where none does."""

@@ -1,4 +1,4 @@
-"""The requests that are under way, as the committed entries tell."""
+"""Requests that were routed and have no end yet, as the committed entries tell."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ class OpenRequests:
 
     def __init__(self) -> None:
         self.by_epoch: dict[tuple[str, int], dict[int, int]] = {}
-        """(picker, epoch) to {n of the decision: number of its chosen endpoint}."""
+        """Open requests of each (picker, epoch): `n` of the decision, and number of its chosen endpoint."""
 
     def apply_event(self, event: Event | Mark) -> None:
         """Fold one event."""

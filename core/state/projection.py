@@ -46,7 +46,7 @@ _Rare: TypeAlias = (
     | events.ProcessStarted
     | events.ProcessEnded
 )
-"""Events that neither traffic nor load nor membership bring."""
+"""Events that are too rare to be looked for first."""
 
 
 class ClusterState:
@@ -70,7 +70,7 @@ class ClusterState:
         self.configs: dict[str, events.ConfigAccepted] = {}
         self.rejected_sources: dict[str, events.SourceRejected] = {}
         self.pending_changes: dict[str, events.WeightsIntended] = {}
-        """Weight changes that are recorded as wanted and not yet as written or refused."""
+        """Changes of weights that are recorded as wanted, and not yet as written or refused."""
         self.epochs: dict[tuple[str, int], Epoch] = {}
         self.interval = 0.0
         self.threshold = 0.0
@@ -79,10 +79,10 @@ class ClusterState:
         self.generation: list[int] = []
         self.adapters: list[Adapters] = []
         self.membership_version = 0
-        """Rises whenever candidates may differ: caches by pool are good for one value of it."""
+        """Number that rises whenever candidates may differ: caches by pool are good for one value of it."""
         self.adapters_version = 0
         self.load_version = 0
-        """Rises with every entry about load, so that what is computed from it may be kept until then."""
+        """Number that rises with every entry about load: what was computed from load is good for one value of it."""
         self.free: list[int] = []
         self._ready: dict[str, Slots] = {}
         self._sampled_slots: dict[bytes, tuple[Slots | slice, npt.NDArray[np.bool_] | None]] = {}
@@ -150,7 +150,7 @@ class ClusterState:
         return found.priority if found is not None else 0
 
     def lora_affinity(self, model: str) -> npt.NDArray[np.int8]:
-        """By slot: 3 the adapter runs, 2 there is room for it, 1 it waits, 0 none of these.
+        """Return a code for each slot: 3 the adapter runs, 2 there is room for it, 1 it waits, 0 none of these.
 
         The order of the tests is lora-affinity-scorer's: a waiting adapter on a server with room is 2.
         """
@@ -173,7 +173,7 @@ class ClusterState:
         return known[1]
 
     def lora_held(self, model: str) -> npt.NDArray[np.bool_]:
-        """By slot: the adapter runs or waits."""
+        """Return for each slot whether the adapter runs or waits there."""
         known = self._held.get(model)
         if known is None or known[0] != self.adapters_version:
             held = np.array([model in a.running or model in a.waiting for a in self.adapters], dtype=np.bool_)

@@ -1,4 +1,7 @@
-"""A cluster state written down, and taken up again: equal states give equal bytes."""
+"""Snapshots: a cluster state written down, and taken up again.
+
+Equal states give equal bytes.  Objects of a kind are written as the events that applied them.
+"""
 
 import msgspec
 
@@ -14,7 +17,7 @@ from pointsman.core.state.membership import Adapters, Endpoint, Epoch
 from pointsman.core.state.projection import ClusterState
 
 VERSION = 1
-"""Of the fold itself: a snapshot made by another version is not used."""
+"""Version of the fold: a snapshot that another version made is not used."""
 
 
 class SlotRow(msgspec.Struct, frozen=True, array_like=True):
@@ -33,7 +36,7 @@ class SlotRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True):
-    """A cluster state written down; equal states give equal bytes."""
+    """A cluster state written down."""
 
     version: int
     position: int
@@ -51,7 +54,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
     threshold: float
     rows: list[SlotRow]
     free_generations: list[tuple[int, int]]
-    """(slot, generation) of rows that are free."""
+    """Slot and generation of each row that is free."""
 
 
 def snapshot_of(state: ClusterState) -> ClusterSnapshot:

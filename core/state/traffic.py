@@ -44,7 +44,7 @@ class Traffic(Protocol):
     """What a decision may read of the traffic state, live or as a decision recorded it."""
 
     degraded: bool
-    """The feed is lost: load filters pass all, load scorers are neutral."""
+    """Whether the feed is lost: load filters then pass all, and load scorers are neutral."""
 
     def avoided(self) -> Slots:
         """Slots left out because of advice, ascending."""
@@ -94,7 +94,7 @@ class PrefixRoom(msgspec.Struct, frozen=True):
 
     capacity: int = SERVER_BLOCKS
     auto_tune: bool = True
-    """A server that tells the number of its cache blocks when it is first used has that capacity."""
+    """Whether a server that tells the number of its cache blocks when it is first used has that capacity."""
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True):
@@ -122,7 +122,7 @@ class TrafficState:
         self.degraded = False
         self.prefix = PrefixIndex(blocks_max)
         self.rooms: dict[str, PrefixRoom] = {}
-        """By pool, as its configuration says; servers already known keep the capacity they have."""
+        """Room of each pool, as its configuration says; servers already known keep the capacity they have."""
         self._in_flight: Ints = np.zeros(16, dtype=np.int64)
         self._open: dict[int, _Place] = {}
         self._foreign: dict[tuple[str, int], dict[int, _Place]] = {}
@@ -193,11 +193,11 @@ class TrafficState:
     # --- requests -------------------------------------------------------------------------------
 
     def routed(self, n: int, event: RequestRouted, cluster: ClusterState) -> None:
-        """A decision of this process, at once."""
+        """Take on a decision of this process, at once."""
         self._open[n] = self._begin(event, cluster)
 
     def finished(self, n: int) -> None:
-        """The end of the request that decision `n` of this process routed."""
+        """Take on the end of the request that decision `n` of this process routed."""
         place = self._open.pop(n, None)
         if place is not None:
             self._end(place)
@@ -207,7 +207,7 @@ class TrafficState:
         return np.array(sorted(self._open), dtype=np.int64)
 
     def observe(self, event: Event, cluster: ClusterState) -> None:
-        """A committed entry of anybody else, after `follow`."""
+        """Take on a committed entry of anybody else; call `follow` before."""
         match event:
             case RequestRouted(origin):
                 self._foreign.setdefault((origin.picker, origin.epoch), {})[origin.n] = self._begin(event, cluster)
@@ -229,7 +229,7 @@ class TrafficState:
                 pass
 
     def replace_foreign(self, requests: Mapping[tuple[str, int], Mapping[int, int]], cluster: ClusterState) -> None:
-        """The open requests of other epochs, as `OpenRequests.by_epoch` has them, in place of what was known."""
+        """Take the open requests of other epochs, as `OpenRequests.by_epoch` has them, in place of what was known."""
         for known in self._foreign.values():
             for place in known.values():
                 self._end(place)
@@ -248,7 +248,7 @@ class TrafficState:
         return place
 
     def warm(self, endpoint: int, room: PrefixRoom, hashes: bytes) -> int:
-        """Take blocks that an endpoint was given before all that is known of it; how many found room."""
+        """Add prompt blocks that are older than all that is known of an endpoint; return how many found room."""
         cluster = self._cluster
         member = cluster.endpoints.get(endpoint) if cluster is not None else None
         if cluster is None or member is None:
@@ -257,7 +257,7 @@ class TrafficState:
         return self.prefix.warm(member.slot, hashes, told or room.capacity)
 
     def full(self) -> bool:
-        """No endpoint has room for more blocks."""
+        """Return whether no endpoint has room for more blocks."""
         members = self._cluster.endpoints.values() if self._cluster is not None else ()
         return self.prefix.full([member.slot for member in members])
 
@@ -303,7 +303,7 @@ class TrafficState:
         self._avoided.flags.writeable = False
 
     def statistics(self) -> TrafficStatistics:
-        """What it holds."""
+        """Return how much it holds."""
         return TrafficStatistics(
             open=len(self._open),
             foreign=sum(len(requests) for requests in self._foreign.values()),

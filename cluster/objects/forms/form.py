@@ -12,7 +12,7 @@ class ManifestPlace(msgspec.Struct, frozen=True):
     """An object's name, and where its manifest was found."""
 
     name: str
-    """`namespace/name`."""
+    """Name of the object, as `namespace/name`."""
     source: str
     """Name of the file, or the API server's resource."""
     version: str
@@ -25,7 +25,7 @@ class ManifestPlace(msgspec.Struct, frozen=True):
 
 
 def every(root: Part) -> bool:
-    """Whatever has the manifest kind is of the form."""
+    """Take each manifest of the form's `kind`."""
     return True
 
 
@@ -37,6 +37,6 @@ class ManifestForm(msgspec.Struct, frozen=True):
     kind: str
     """Field `kind` of a manifest of this form."""
     read: Callable[[Part, ManifestPlace], AppliedEvent]
-    """Reads the object; raises `DocumentError` with the line where it is wrong."""
+    """Function that reads the object; raises `DocumentError` with the line where it is wrong."""
     takes: Callable[[Part], bool] = every
-    """Tells whether a manifest of that `kind` is of this form: another group may use the same word."""
+    """Function that tells whether a manifest of that `kind` is of this form: another group may use the same word."""

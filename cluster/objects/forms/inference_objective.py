@@ -7,7 +7,7 @@ from pointsman.core.events import ObjectiveApplied
 
 VERSIONS = ("inference.networking.x-k8s.io/v1alpha2", "llm-d.ai/v1alpha2")
 PRIORITY_MAX = 2**31 - 1
-"""The CRD has an int32."""
+"""Highest priority: the CRD has an int32."""
 
 
 def read_objective(root: Part, place: ManifestPlace) -> ObjectiveApplied:

@@ -16,7 +16,7 @@ from pointsman.core.values.distance import nearest
 
 V1, V1ALPHA2 = "inference.networking.k8s.io/v1", "inference.networking.x-k8s.io/v1alpha2"
 PICKER_PORT = 9002
-"""Of a v1alpha2 `extensionRef` without one."""
+"""Port of a v1alpha2 `extensionRef` that names none."""
 
 MODES, PROTOCOLS = ("FailClose", "FailOpen"), ("http", "kubernetes.io/h2c")
 
