@@ -42,10 +42,11 @@ from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedStatistics
+from pointsman.eventlog.opening import open_log, open_reader
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
-from pointsman.eventlog.readmodel.queries import Filters, ReadModel
-from pointsman.eventlog.sqlite.opening import Log, open_log
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.readmodel.opening import open_read_model
+from pointsman.eventlog.readmodel.queries import Filters
+from pointsman.eventlog.stores.log import Log
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch, WeightsNotWritten
@@ -173,7 +174,7 @@ def console(home: Path, log: Log, appender: Appender, worker: Replayer) -> Conso
 
 def pages(home: Path) -> dict[str, list[str]]:
     """Addresses by name; several where the same one would be answered from memory."""
-    with ReadModel(home / "readmodel.db") as model, LogReader(home / "log") as reader:
+    with open_read_model(home / "readmodel.db") as model, open_reader(home / "log") as reader:
         newest = model.decisions(Filters(), limit=500).rows
         head, first = reader.head().position, reader.first()
         middle = model.decisions(Filters(), before=head // 2, limit=500).rows

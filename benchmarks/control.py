@@ -41,7 +41,7 @@ from pointsman.core.events import (
 from pointsman.core.events import encode as encode_event
 from pointsman.core.feed.frames import PROTOCOL, Entries, Hello, encode_frame
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.opening import open_log
 
 ENDPOINTS = 5
 PICKER, EPOCH = "picker-1", 1 << 63

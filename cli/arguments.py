@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pointsman.cli.failure import Failure
-from pointsman.eventlog.sqlite.segments import segment_paths
+from pointsman.eventlog.opening import holds_log
 
 DEFAULT_DATA = ".pointsman"
 """The directory in which a command looks for a log when it is not told where; the demo keeps its own inside."""
@@ -49,7 +49,7 @@ def log_directory(given: Path | None) -> Path:
     candidates = [Path(DEFAULT_DATA), Path(DEFAULT_DATA) / "demo"] if given is None else [given]
     for candidate in candidates:
         for directory in (candidate / "log", candidate):
-            if segment_paths(directory):
+            if holds_log(directory):
                 return directory
     found = " and ".join(str(c) for c in candidates)
     raise Failure(f"found no log in {found}, wanted a data directory that Pointsman wrote: name it with --data-dir")

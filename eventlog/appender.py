@@ -15,10 +15,10 @@ import trio
 from pointsman.core.events import Class, Event, class_of, encode
 from pointsman.core.state.marks import Mark, skim
 from pointsman.eventlog.errors import LogFullError
-from pointsman.eventlog.sqlite.opening import Log
-from pointsman.eventlog.sqlite.reader import LogHead
-from pointsman.eventlog.sqlite.store import Commit
-from pointsman.eventlog.sqlite.writer import Done, Stall, Writer
+from pointsman.eventlog.stores.log import Log
+from pointsman.eventlog.stores.reading import LogHead
+from pointsman.eventlog.stores.writer import Done, Stall, Writer
+from pointsman.eventlog.stores.writing import Commit
 
 CLOSE_GRACE = 5.0
 """Seconds that closing waits for the disk to take what is queued."""
@@ -294,7 +294,7 @@ class Appender:
             stalled_since=None if stall is None else stall.since,
             stalled_because="" if stall is None else stall.cause,
             refused_events=self._refused,
-            segment=self.log.store.segment.name,
+            segment=self.log.store.segment_name,
             entries_by_class=dict(totals.entries),
             bytes_today_by_class=dict(totals.bytes_today),
         )

@@ -13,7 +13,7 @@ import msgspec
 from pointsman.core.events import Class, EntriesAdopted, Entry, Origin, RequestRefused, RequestRouted
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.errors import NotKeptError
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.stores.reading import LogReader
 
 WINDOW_DECISIONS = 100_000
 WINDOW_BYTES = 64 << 20

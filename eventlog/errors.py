@@ -1,8 +1,11 @@
-"""What can be wrong with a log, by what the operator does about it."""
+"""What can be wrong with a log or its read model, by what is done about it.
+
+The errors of a database stay in the store that speaks to it, and leave it as one of these.
+"""
 
 
 class LogCorruptError(Exception):
-    """The files are not the log that was written: nothing was changed, a person decides.
+    """The store does not hold the log that was written: nothing was changed, a person decides.
 
     The message names the segment, the place in it, what was found and what was wanted, and the way out.
     """
@@ -14,6 +17,18 @@ class LogLockedError(Exception):
 
 class LogFullError(Exception):
     """The queue in front of the disk is full: the entry was not taken, and the caller counts it."""
+
+
+class StoreRefusedError(Exception):
+    """The store did not do what it was asked, because its disk is full, say, or locked: try the same again later."""
+
+
+class StoreMovedError(Exception):
+    """The store holds another head than this process left there: something else writes to the log."""
+
+
+class ReadModelUnavailableError(Exception):
+    """The read model cannot be asked, because it is being built, say: ask again soon."""
 
 
 class NotKeptError(LookupError):

@@ -10,8 +10,7 @@ from quart import Response, g, make_response, request
 from quart_trio import QuartTrio
 from werkzeug.routing import IntegerConverter
 
-from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.segments import SQL_ERRORS
+from pointsman.eventlog.errors import LogCorruptError, NotKeptError, ReadModelUnavailableError
 from pointsman.web.access import COOKIE, HEADERS, AccessRefused
 from pointsman.web.console import Console, navigation, strip
 from pointsman.web.drawing import words
@@ -111,8 +110,8 @@ def _answer_errors(app: QuartTrio, console: Console) -> None:
     answer(405, 405, "Not possible", lambda _: f"{request.method[:20]} is nothing that {request.path[:200]} does.")
     answer(408, 408, "Too slow", lambda _: f"The form did not arrive within {BODY_WITHIN} s: send it again.")
     answer(413, 413, "Too large", lambda _: f"A form has {FORM_BYTES_MAX:,} bytes at most.")
-    for kind in SQL_ERRORS:
-        answer(kind, 503, "Not ready", lambda _: "The index of decisions is being built from the log. Try again soon.")
+    building = "The index of decisions is being built from the log. Try again soon."
+    answer(ReadModelUnavailableError, 503, "Not ready", lambda _: building)
     for damaged in (LogCorruptError, NotKeptError):
         answer(damaged, 503, "The log does not tell", str)
     answer(500, 500, "This page failed", lambda _: "It is our mistake; the control process's output has the details.")

@@ -30,11 +30,9 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.decisions import decisions
+from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
-from pointsman.eventlog.sqlite.store import Commit
+from pointsman.eventlog.stores.writing import Commit
 
 ENDPOINTS = 100
 
@@ -145,7 +143,7 @@ async def write_mixed(directory: Path, requests: int) -> None:
 def walk_decisions(directory: Path) -> dict[str, float]:
     """Every decision with the state it was made on; every cluster entry; the read model."""
     found: dict[str, float] = {}
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         start = time.process_time()
         count = sum(1 for decided in decisions(reader, 1) if decided.state is not None)
         found["decisions_per_second"] = count / (time.process_time() - start)
@@ -189,7 +187,7 @@ def measured(rate: int, seconds: float, requests: int, directory_in: Path | None
         report = verify_chain(path)
         assert report.sound, report.fault
         found["chain_entries_per_second"] = report.entries / (time.process_time() - start)
-        with LogReader(path) as reader:
+        with open_reader(path) as reader:
             start = time.process_time()
             state = ClusterState()
             for entry in reader.entries(1):

@@ -12,7 +12,8 @@ from pointsman.cli.arguments import Parser, log_directory
 from pointsman.cli.failure import Failure
 from pointsman.core.events import Class, Entry, decode
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.reading import LogReader
 
 LOOK = 0.2
 """Seconds between two looks for new entries."""
@@ -26,7 +27,7 @@ def run(name: str, words: list[str]) -> int:
     options = _parser(name).parse_args(words)
     classes = [Class[c.upper()] for c in options.classes] or None
     try:
-        with LogReader(log_directory(options.data_dir)) as reader:
+        with open_reader(log_directory(options.data_dir)) as reader:
             position = _print_last(reader, options, classes)
             while options.follow:
                 sys.stdout.flush()

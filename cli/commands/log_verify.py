@@ -7,7 +7,7 @@ import msgspec
 from pointsman.cli.arguments import Parser, log_directory, print_json
 from pointsman.cli.failure import Failure
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
+from pointsman.eventlog.opening import verify_chain
 
 
 def run(name: str, words: list[str]) -> int:

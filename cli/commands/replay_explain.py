@@ -15,8 +15,9 @@ from pointsman.core.events import RequestRouted
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import NotRecordedError
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.request_search import RequestHistory, find_decisions, history, index_positions
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.stores.reading import LogReader
 
 
 def run(name: str, words: list[str]) -> int:
@@ -33,7 +34,7 @@ def run(name: str, words: list[str]) -> int:
     options = parser.parse_args(words)
     directory = log_directory(options.data_dir)
     try:
-        with LogReader(directory) as reader:
+        with open_reader(directory) as reader:
             return _explain(reader, directory.parent / "readmodel.db", options.request_id, options.output)
     except (LogCorruptError, NotKeptError) as error:
         raise Failure(str(error)) from error

@@ -13,7 +13,8 @@ from pointsman.core.events import Class, EntriesAdopted, PickerStarted, decode
 from pointsman.core.state.membership import Epoch
 from pointsman.eventlog.decisions import decisions
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.reading import LogReader
 
 DIFFERENCES_KEPT = 100
 
@@ -68,7 +69,7 @@ def run(name: str, words: list[str]) -> int:
     options = parser.parse_args(words)
     started = time.monotonic()
     try:
-        with LogReader(log_directory(options.data_dir)) as reader:
+        with open_reader(log_directory(options.data_dir)) as reader:
             report = verify(reader, options.first, options.last)
     except (LogCorruptError, NotKeptError) as error:
         raise Failure(str(error)) from error

@@ -13,7 +13,7 @@ from pointsman.cluster.manifests.actuator import WriteRefused, end_of, write_wei
 from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub
-from pointsman.eventlog.sqlite.opening import Log
+from pointsman.eventlog.stores.log import Log
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch, WeightsNotWritten

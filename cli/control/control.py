@@ -28,11 +28,12 @@ from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
 from pointsman.cli.version import build
 from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped, PickerEnded
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.errors import LogCorruptError, LogFullError, LogLockedError
+from pointsman.eventlog.errors import LogCorruptError, LogFullError, LogLockedError, StoreRefusedError
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
+from pointsman.eventlog.opening import open_log
 from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
-from pointsman.eventlog.sqlite.opening import Log, open_log
-from pointsman.eventlog.sqlite.store import Commit
+from pointsman.eventlog.stores.log import Log
+from pointsman.eventlog.stores.writing import Commit
 from pointsman.web.metrics.counting import Metrics
 from pointsman.web.metrics.metrics_text import metrics_page
 from pointsman.web.stream import Broadcast
@@ -54,7 +55,7 @@ def run(name: str, words: list[str]) -> int:
         log = open_log(Path(settings.data) / "log", build())
     except (LogCorruptError, LogLockedError) as error:
         raise Failure(str(error), UNUSABLE_LOG) from error
-    except OSError as error:
+    except (OSError, StoreRefusedError) as error:
         raise Failure(f"the log in {settings.data} cannot be opened: {error}", UNUSABLE_LOG) from error
     _print_head("found", log)
     try:

@@ -11,7 +11,7 @@ from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cluster.gateway.envoy import GatewayPorts, XdsFiles, write_xds, xds
 from pointsman.core.state.projection import ClusterState
-from pointsman.eventlog.sqlite.opening import Log
+from pointsman.eventlog.stores.log import Log
 
 DEFAULT_PICKER_PORT = 9002
 """The picker's port for an InferencePool whose `endpointPickerRef` names none."""

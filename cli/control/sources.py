@@ -16,7 +16,7 @@ from pointsman.core.plugins.file_discovery import FileDiscovery
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed.hub import FeedHub
-from pointsman.eventlog.sqlite.opening import Log
+from pointsman.eventlog.stores.log import Log
 
 RETRY = 0.05
 """Seconds before a fact that the log had no room for is offered again."""

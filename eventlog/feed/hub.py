@@ -30,8 +30,8 @@ from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed.picker_connection import PickerConnection
 from pointsman.eventlog.feed.warming_pages import read_warming
-from pointsman.eventlog.sqlite.opening import Log
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.log import Log
 
 PAUSE = 0.030
 """Three times the log's commit interval: where no commit comes in between, a picker is read all the same."""
@@ -373,12 +373,12 @@ def listen_at(path: Path) -> trio.SocketListener:
 
 def _ended_among(directory: Path, keys: Collection[Key]) -> set[Key]:
     """Epochs that the log has lately said to have ended."""
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         first = max(reader.first(), reader.head().position - LOOK_BACK)
         ends = [entry.event for entry in reader.entries(first, None, (Class.CONTROL,))]
     return {(e.picker, e.epoch) for e in ends if isinstance(e, PickerEnded) and (e.picker, e.epoch) in keys}
 
 
 def _digest_at(directory: Path, position: int) -> bytes | None:
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         return reader.digest_at(position)

@@ -1,7 +1,7 @@
 """What warms a picker's prefix index: the newest decisions of the log, read backwards, a piece at a time.
 
 Rules.  Each piece is read in a thread, through a connection of its own, in a transaction that lasts milliseconds.
-SQLite looks for the decisions without holding up Python, so that the loop beside it gets its turns.
+The store looks for the decisions without holding up Python, so that the loop beside it gets its turns.
 """
 
 import logging
@@ -10,28 +10,23 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.core.events import Class, Origin
+from pointsman.core.events import Origin
 from pointsman.core.feed.frames import Cold, GivenBlocks, Warming, encode_frame
 from pointsman.core.feed.tail import Key
 from pointsman.core.state.marks import FactsMark
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.reader import LogReader
-from pointsman.eventlog.sqlite.segments import first_position
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.reading import LogReader
 
 AGE_MAX = 600.0
 """Seconds before the head: what a server under load was given earlier, it has given up since."""
 PIECE_POSITIONS = 8192
 PIECE_DECISIONS = 512
+"""Entries, and decisions among them, that one piece looks at: a read of some milliseconds."""
 PIECE_BYTES = 256 << 10
 """Bytes of prompt blocks in one answer: as much as an end hands to its socket at a time."""
-
-_ROUTED = msgspec.msgpack.encode("request-routed")
-"""The tag, behind the one byte that says how many fields there are."""
-_DECISIONS = (
-    f"SELECT position, body FROM entries WHERE position BETWEEN ? AND ? AND kind = {int(Class.TRAFFIC)}"
-    f" AND recorded_at >= ? AND substr(body, 2, {len(_ROUTED)}) = ? ORDER BY position DESC LIMIT {PIECE_DECISIONS}"
-)
-_BEFORE = "SELECT recorded_at FROM entries WHERE position < ? ORDER BY position DESC LIMIT 1"
+ROUTED = "request-routed"
+"""Tag of the decisions that warm."""
 
 _logger = logging.getLogger("pointsman.feed")
 
@@ -42,7 +37,7 @@ class _Facts(FactsMark, frozen=True, array_like=True, gc=False):
     prefix: bytes = b""
 
 
-class _Routed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-routed"):
+class _Routed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=ROUTED):
     """What is read of a RequestRouted here."""
 
     origin: Origin
@@ -57,7 +52,7 @@ _decode = msgspec.msgpack.Decoder(_Routed).decode
 def read_warming(directory: Path, key: Key, cold: Cold) -> bytes:
     """The encoded Warming that answers `cold` of the epoch `key`: the newest of what is asked for, and how far it goes."""
     try:
-        with LogReader(directory) as reader:
+        with open_reader(directory) as reader:
             return encode_frame(_read(reader, key, cold))
     except NotKeptError:
         pass  # retention was there first
@@ -67,15 +62,13 @@ def read_warming(directory: Path, key: Key, cold: Cold) -> bytes:
 
 
 def _read(reader: LogReader, key: Key, cold: Cold) -> Warming:
-    path = reader.holding(cold.until)
     since = reader.head().recorded_at - AGE_MAX
-    first = max(cold.after + 1, first_position(path), cold.until - PIECE_POSITIONS + 1)
-    rows = reader.query(path, _DECISIONS, (first, cold.until, since, _ROUTED))
-    taken, given = gather([body for _, body in rows], key)  # type: ignore[misc]  # the schema says what it is
-    if taken < len(rows) or taken == PIECE_DECISIONS:
-        first = rows[taken - 1][0]  # type: ignore[assignment]
-    before = reader.query(path, _BEFORE, (first,))
-    too_old = bool(before) and before[0][0] < since  # type: ignore[operator]
+    span = (max(cold.after + 1, cold.until - PIECE_POSITIONS + 1), cold.until)
+    page = reader.tagged(ROUTED, span, since, PIECE_DECISIONS)
+    taken, given = gather([body for _, body in page.entries], key)
+    first, too_old = page.first, page.before is not None and page.before < since
+    if taken < len(page.entries):
+        first, too_old = page.entries[taken - 1][0], False
     return Warming(cold.until, first, first <= max(cold.after + 1, reader.first()) or too_old, taken, given)
 
 

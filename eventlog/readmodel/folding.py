@@ -22,8 +22,10 @@ from sqlalchemy.pool import NullPool
 
 from pointsman.core.events import Entry
 from pointsman.core.state.marks import skim
-from pointsman.eventlog.errors import NotKeptError
-from pointsman.eventlog.readmodel.queries import (
+from pointsman.eventlog.errors import NotKeptError, StoreRefusedError
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.readmodel.rollups import ChangeRow, EndpointRow, MoveRow, RequestRow, Span, Summary
+from pointsman.eventlog.readmodel.sqlite.answering import (
     CHANGE_COLUMNS,
     ENDPOINT_COLUMNS,
     MOVE_COLUMNS,
@@ -39,10 +41,8 @@ from pointsman.eventlog.readmodel.queries import (
     as_span,
     from_request,
 )
-from pointsman.eventlog.readmodel.rollups import ChangeRow, EndpointRow, MoveRow, RequestRow, Span, Summary
-from pointsman.eventlog.sqlite.reader import LogReader
-from pointsman.eventlog.sqlite.segments import SQL_ERRORS, placeholders, reason, rows
-from pointsman.eventlog.sqlite.store import Commit
+from pointsman.eventlog.sqlite.segments import SQL_ERRORS, placeholders, refusals, rows
+from pointsman.eventlog.stores.writing import Commit
 
 VERSION = 7
 """Of the tables and the fold; another one in the file, and it is built again."""
@@ -113,7 +113,7 @@ class ReadModelWriter:
     def __init__(self, path: Path, log_directory: Path) -> None:
         self.path = path
         self.position = 0
-        self._log = LogReader(log_directory)
+        self._log = open_reader(log_directory)
         self._summary = Summary()
         self._digest = b""
         self._connection: Connection | None = None
@@ -224,6 +224,7 @@ class ReadModelWriter:
             connection.exec_driver_sql(statement)
         connection.exec_driver_sql("COMMIT")
 
+    @refusals()
     def fold(self) -> bool:
         """Fold the next batches and write what came of them; whether there may be more."""
         connection = self._open()
@@ -363,9 +364,9 @@ async def follow_log(model: ReadModelWriter, folded: Callable[[], None] = lambda
             try:
                 while model.behind and await trio.to_thread.run_sync(model.fold):
                     folded()
-            except (*SQL_ERRORS, OSError) as error:
+            except (StoreRefusedError, OSError) as error:
                 # A disk that is full or read-only stops the pages' indexes, and nothing else.
-                _logger.warning("the read model waits for the disk: %s", reason(error))
+                _logger.warning("the read model waits for the disk: %s", error)
                 model.close()
                 await trio.sleep(RETRY)
             await trio.sleep(INTERVAL if model.rows_written < LOADED else INTERVAL_LOADED)

@@ -14,7 +14,7 @@ from pointsman.core.events import (
     ResponseStarted,
     decode,
 )
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.stores.reading import LogReader
 
 RECENT = 50_000
 """Entries at the end of the log that are looked through before anything else: the index is behind the log."""
@@ -81,7 +81,7 @@ def index_positions(read_model: Path, request_id: str) -> list[int]:
     """What the read model's file knows of a request id; empty where there is no such file."""
     if not read_model.exists():
         return []
-    from pointsman.eventlog.readmodel.queries import ReadModel
+    from pointsman.eventlog.readmodel.opening import open_read_model
 
-    with ReadModel(read_model) as model:
+    with open_read_model(read_model) as model:
         return list(model.find_request(request_id))

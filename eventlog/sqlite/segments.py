@@ -10,7 +10,8 @@ Nobody opens these files but through SQLite: closing another descriptor of a fil
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
@@ -21,7 +22,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pointsman.eventlog.chain import Batch
-from pointsman.eventlog.errors import corrupt
+from pointsman.eventlog.errors import StoreRefusedError, corrupt
+from pointsman.eventlog.stores.reading import SegmentMeta
+from pointsman.eventlog.stores.snapshots import StoredSnapshot
 
 APPLICATION_ID = 0x50545331
 """`PTS1` in the SQLite header."""
@@ -51,30 +54,6 @@ SQL_ERRORS = (DBAPIError, sqlite3.Error)
 
 SqlValue: TypeAlias = int | float | str | bytes | None
 SqlRow: TypeAlias = tuple[SqlValue, ...]
-
-
-class Meta(msgspec.Struct, frozen=True):
-    """What a segment says of itself."""
-
-    log_id: str
-    first: int
-    """The position that its first entry has, or will have."""
-    previous_digest: bytes
-    """The chain's head before it."""
-    previous_recorded_at: float
-    created_at: float
-    build: str
-    dropped: frozenset[int] = frozenset()
-    """Classes whose entries were removed; their records are kept."""
-
-
-class SnapshotRow(msgspec.Struct, frozen=True):
-    """A snapshot as it lies in a segment."""
-
-    position: int
-    version: int
-    state: bytes
-    digest: bytes
 
 
 def segment_path(directory: Path, first: int) -> Path:
@@ -151,7 +130,7 @@ def rows(connection: Connection, statement: str, parameters: tuple[SqlValue, ...
     return found
 
 
-def create_segment(directory: Path, meta: Meta, snapshot: SnapshotRow) -> Path:
+def create_segment(directory: Path, meta: SegmentMeta, snapshot: StoredSnapshot) -> Path:
     """Put a new segment on disk, whole or not at all; a finished one that is already there is kept."""
     path = segment_path(directory, meta.first)
     if path.exists():
@@ -209,13 +188,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def insert_snapshot(connection: Connection, snapshot: SnapshotRow) -> None:
+def insert_snapshot(connection: Connection, snapshot: StoredSnapshot) -> None:
     """Add a snapshot; the same position again is the same snapshot."""
     values = (snapshot.position, snapshot.version, snapshot.state, snapshot.digest)
     connection.exec_driver_sql("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?)", values)
 
 
-def read_meta(connection: Connection, path: Path) -> Meta:
+def read_meta(connection: Connection, path: Path) -> SegmentMeta:
     """What the segment says of itself; `LogCorruptError` where it is not one of ours."""
     where = f"segment {path}"
     try:
@@ -232,7 +211,7 @@ def read_meta(connection: Connection, path: Path) -> Meta:
             for name, value in rows(connection, "SELECT name, value FROM meta")
             if isinstance(value, bytes)
         }
-        meta = msgspec.convert(found, Meta)
+        meta = msgspec.convert(found, SegmentMeta)
     except SQL_ERRORS as error:
         raise corrupt(path.parent, where, reason(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -246,6 +225,15 @@ def reason(error: BaseException) -> str:
     """What SQLite or the operating system says, without the statement."""
     said = error.orig if isinstance(error, DBAPIError) else error
     return f"SQLite says: {said}" if isinstance(said, sqlite3.Error) else str(said)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what SQLite refuses into `StoreRefusedError`."""
+    try:
+        yield
+    except (*SQL_ERRORS, ValueError) as error:
+        raise StoreRefusedError(reason(error)) from error
 
 
 def as_batch(row: SqlRow) -> Batch:

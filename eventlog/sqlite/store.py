@@ -7,29 +7,28 @@ A batch is prepared once; writing it may fail and be tried again, with the same 
 
 import time
 from bisect import bisect_right
-from itertools import repeat
 from pathlib import Path
 
 import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from pointsman.core.events import Entry, Event
-from pointsman.core.state.marks import Mark
 from pointsman.eventlog.chain import Batch, runs, seal
-from pointsman.eventlog.sqlite.reader import LogHead
+from pointsman.eventlog.errors import StoreMovedError
 from pointsman.eventlog.sqlite.segments import (
-    Meta,
     SqlRow,
     connect_writer,
     create_segment,
     insert_snapshot,
     last_batch,
+    refusals,
     rows,
     segment_path,
     settle,
 )
-from pointsman.eventlog.sqlite.snapshots import LogSnapshot, encode_row
+from pointsman.eventlog.stores.reading import LogHead, SegmentMeta
+from pointsman.eventlog.stores.snapshots import LogSnapshot, stored
+from pointsman.eventlog.stores.writing import Prepared, StoreLimits
 
 STRIDES = (*range(1, 65), 128, 256, 512)
 """Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it.
@@ -45,66 +44,10 @@ _ENTRY_OVERHEAD = 22
 """Bytes that SQLite needs for an entry beside its body, about."""
 
 
-class StoreLimits(msgspec.Struct, frozen=True):
-    """The bounds of the log's writing side."""
-
-    segment_bytes: int = 256 << 20
-    """A segment is the grain of retention: an eightieth of 20 GB."""
-    segment_age: float = 43_200.0
-    """Seconds: a fourteenth of 7 days."""
-    batch_interval: float = 0.010
-    batch_events: int = 1000
-    batch_bytes: int = 4 << 20
-    """So that bodies of unusual size do not make one commit long."""
-    queue_events: int = 200_000
-    """With `queue_bytes`: ten seconds of a stalled disk at 20,000 events/s, a minute at 3,000."""
-    queue_bytes: int = 64 << 20
-    snapshot_cost: int = 60_000
-    """Between snapshots, in traffic entries; a cluster entry counts as six: a fifth of a second of folding."""
-    checkpoint_interval: float = 0.5
-
-
-class Commit(msgspec.Struct, frozen=True):
-    """A batch that is on disk."""
-
-    first: int
-    last: int
-    recorded_at: float
-    digest: bytes
-    kinds: list[int]
-    bodies: list[bytes]
-    events: list[Event | Mark]
-    """What the folds read of the entries, in order."""
-    body_bytes: int
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """Its entries, in order, made when they are asked for."""
-        return tuple(map(Entry, range(self.first, self.last + 1), repeat(self.recorded_at), self.kinds, self.bodies))
-
-
-class Prepared(msgspec.Struct, frozen=True):
-    """A batch that is to be written: positions, time and digest are settled."""
-
-    batch: Batch
-    kinds: list[int]
-    bodies: list[bytes]
-    body_bytes: int
-
-    def commit(self, events: list[Event | Mark]) -> Commit:
-        """What is told once it is on disk."""
-        first, last, recorded_at, digest = self.batch.first, self.batch.last, self.batch.recorded_at, self.batch.digest
-        return Commit(first, last, recorded_at, digest, self.kinds, self.bodies, events, self.body_bytes)
-
-
-class StoreMovedError(Exception):
-    """The segment holds another head than this store left: something else writes to it."""
-
-
-class Store:
+class SegmentStore:
     """Writes the log in `directory`, whose head is `head`, from the segment described by `meta` on."""
 
-    def __init__(self, directory: Path, meta: Meta, head: LogHead, limits: StoreLimits) -> None:
+    def __init__(self, directory: Path, meta: SegmentMeta, head: LogHead, limits: StoreLimits) -> None:
         self.directory = directory
         self.head = head
         self._meta = meta
@@ -114,13 +57,18 @@ class Store:
         """A batch whose commit has begun and has not succeeded."""
         self._inode = 0
         self._bytes = self.segment.stat().st_size
-        self._next: tuple[Meta, LogSnapshot] | None = None
+        self._next: tuple[SegmentMeta, LogSnapshot] | None = None
         """Set while the step to a new segment is under way: no batch goes into the old one any more."""
 
     @property
     def segment(self) -> Path:
         """The file that is written."""
         return segment_path(self.directory, self._meta.first)
+
+    @property
+    def segment_name(self) -> str:
+        """The name of the file that is written."""
+        return self.segment.name
 
     @property
     def segment_full(self) -> bool:
@@ -137,6 +85,7 @@ class Store:
         batch = seal(self.head.digest, first, recorded_at, kinds, bodies)
         return Prepared(batch, kinds, bodies, sum(map(len, bodies)))
 
+    @refusals()
     def write(self, prepared: Prepared) -> None:
         """Have the batch on disk when this returns; after an error, the same batch may be tried again."""
         connection = self._writable()
@@ -202,6 +151,7 @@ class Store:
                 f"wanted {self.head.position}, {self.head.digest.hex()[:16]}: something else wrote to it"
             )
 
+    @refusals()
     def checkpoint(self) -> tuple[int, int]:
         """Move what the WAL holds into the segment, as far as readers allow; pages in the WAL, and pages moved."""
         if self._connection is None:
@@ -215,17 +165,19 @@ class Store:
         if self.segment.stat().st_ino != self._inode:
             raise StoreMovedError(f"{self.segment} is another file than the one that was opened")
 
+    @refusals()
     def add_snapshot(self, snapshot: LogSnapshot, chain_digest: bytes) -> None:
         """Write a snapshot of a position in this segment; one of an earlier segment is of no use here."""
         if snapshot.cluster.position < self._meta.first - 1:
             return
         connection = self._writable()
         try:
-            insert_snapshot(connection, encode_row(snapshot, chain_digest))
+            insert_snapshot(connection, stored(snapshot, chain_digest))
         except BaseException:
             self.disconnect()
             raise
 
+    @refusals()
     def begin_segment(self, snapshot: LogSnapshot) -> None:
         """Step to a new segment with `snapshot`, which is of the head, as its first; may be tried again."""
         assert snapshot.cluster.position == self.head.position, "a segment begins with a snapshot of the head"
@@ -240,18 +192,20 @@ class Store:
         self._next = (meta, snapshot)
         self.finish_step()
 
+    @refusals()
     def finish_step(self) -> None:
         """Complete a step to a new segment that an error broke off, if there is one."""
         if self._next is None:
             return
         meta, snapshot = self._next
-        create_segment(self.directory, meta, encode_row(snapshot, self.head.digest))
+        create_segment(self.directory, meta, stored(snapshot, self.head.digest))
         if self._connection is not None:
             rows(self._connection, "PRAGMA wal_checkpoint(PASSIVE)")  # nobody will, once this connection is gone
         self.disconnect()
         self._meta, self._next = meta, None
         self._writable()
 
+    @refusals()
     def disconnect(self) -> None:
         """Close the connection; as the last one of the file it moves the whole WAL into the segment."""
         if self._connection is not None:

@@ -24,7 +24,7 @@ from pointsman.core.events import (
     RequestRouted,
     SourceRejected,
 )
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 
@@ -75,7 +75,7 @@ def recorded(system: System, name: str) -> list[Entry]:
     def of(entry: Entry) -> bool:
         return isinstance(e := entry.event, RequestRouted | RequestRefused) and e.request.request_id == name
 
-    with LogReader(system.log) as reader:
+    with open_reader(system.log) as reader:
         wait_for(lambda: any(of(e) for e in reader.entries(1)), 10, f"a decision about {name}")
         time.sleep(0.2)
         found = [e for e in reader.entries(1) if of(e)]

@@ -21,7 +21,8 @@ from pointsman.cli.supervising.console_place import running_console, tunnel
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import WeightsIntended
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.sqlite.opening import Log, open_log
+from pointsman.eventlog.opening import open_log
+from pointsman.eventlog.stores.log import Log
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 

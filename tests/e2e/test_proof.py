@@ -18,7 +18,8 @@ from worlds.system import demo, pointsman, wait_for
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import EndpointJoined, Entry, Event, LoadSampled, RequestRouted
 from pointsman.core.values.packing import pack, pack_floats, unpack, unpack_floats
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.reading import LogReader
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 
@@ -34,7 +35,7 @@ class Recorded:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.log = entries(data / "log")
-        with LogReader(data / "log") as reader:
+        with open_reader(data / "log") as reader:
             self.decision = next(e for e in self.log[len(self.log) // 2 :] if self._queued(reader, e))
 
     @staticmethod
@@ -199,7 +200,7 @@ sys.exit(main())
 
 
 def test_a_formula_changed_without_its_version_is_reported_for_every_decision_it_affects(recorded: Recorded) -> None:
-    with LogReader(recorded.data / "log") as reader:
+    with open_reader(recorded.data / "log") as reader:
         affected = [
             entry.position
             for entry in recorded.log

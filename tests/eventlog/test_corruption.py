@@ -11,11 +11,9 @@ from worlds.logs import SMALL, some, write
 from pointsman.core.events import LoadSampled, encode
 from pointsman.eventlog.chain import Batch, seal
 from pointsman.eventlog.errors import LogCorruptError
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.sqlite.segments import segment_paths
-from pointsman.eventlog.sqlite.store import StoreLimits
+from pointsman.eventlog.stores.writing import StoreLimits
 
 
 def fingerprint(directory: Path) -> dict[str, str]:
@@ -69,7 +67,7 @@ def directory(tmp_path: Path) -> Path:
     ],
 )
 def test_a_changed_row_names_its_batch(directory: Path, statement: str, problem: str) -> None:
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         batch = reader.batch_at(301 if "301" in statement else 250)
     path = segment_paths(directory)[0]
     alter(path, statement)
@@ -113,7 +111,7 @@ def test_an_extra_entry_is_found(directory: Path) -> None:
 def test_a_removed_batch_is_found(directory: Path) -> None:
     write(directory, some(400)[300:], StoreLimits(batch_events=10))
     path = segment_paths(directory)[0]
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         batch = reader.batch_at(330)
     alter(path, "DELETE FROM batches WHERE last = ?", (batch.last,))
     alter(path, "DELETE FROM entries WHERE position BETWEEN ? AND ?", (batch.first, batch.last))
@@ -185,7 +183,7 @@ def test_a_flipped_byte_anywhere_is_found_by_the_walk(tmp_path: Path, share: flo
     report = verify_chain(tmp_path)
     assert report.sound
     data = bytearray(path.read_bytes())
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         [entry] = list(reader.entries(int(3000 * share), int(3000 * share)))
     at = bytes(data).index(entry.body) + len(entry.body) // 2
     data[at] ^= 0x10
@@ -201,7 +199,7 @@ def test_a_changed_entry_with_the_chain_computed_again_verifies_and_has_another_
     write(tmp_path, some(300))
     before = verify_chain(tmp_path)
     path = segment_paths(tmp_path)[0]
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         entry = next(e for e in reader.entries(100) if isinstance(e.event, LoadSampled))
     alter(path, "UPDATE entries SET body = ? WHERE position = ?", (forged(entry.event), entry.position))
     chain_again(tmp_path, path)
@@ -227,11 +225,12 @@ def _rest(event: LoadSampled) -> tuple[bytes, bytes, bytes, bytes]:
 
 def chain_again(directory: Path, path: Path) -> None:
     """What a forger who knows the format does: new digests for all batches, and for the snapshots."""
-    with LogReader(directory) as reader:
-        meta = reader.meta(path)
+    with open_reader(directory) as reader:
+        [segment] = [one for one in reader.segments() if one.name == path.name]
+        meta = segment.meta()
         previous, batches = meta.previous_digest, list[Batch]()
-        for batch in reader.segment_batches(path, 0, 10_000):
-            entries = reader.segment_entries(path, batch.first, batch.last)
+        for batch in segment.batches(0, 10_000):
+            entries = segment.entries(batch.first, batch.last)
             kinds, bodies = [e.kind for e in entries], [e.body for e in entries]
             batches.append(seal(previous, batch.first, batch.recorded_at, kinds, bodies))
             previous = batches[-1].digest
@@ -268,7 +267,7 @@ def test_an_older_copy_of_the_whole_log_is_sound_and_found_by_a_published_head(t
 def test_a_published_head_that_is_the_end_of_no_batch_is_told(tmp_path: Path) -> None:
     log = tmp_path / "log"
     write(log, some(300))
-    with LogReader(log) as reader:
+    with open_reader(log) as reader:
         batch = next(batch for batch in reader.batches(0) if batch.last > batch.first)
 
     fault = verify_chain(log, {batch.last - 1: batch.digest}).fault

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from worlds.logs import SMALL
 
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.sqlite.segments import segment_paths
 
 KILLS = 12
@@ -25,7 +23,7 @@ import trio
 import msgspec
 from worlds.logs import SMALL, some
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.opening import open_log
 
 async def main():
     log = open_log(Path(sys.argv[1]), "test", msgspec.structs.replace(SMALL, segment_bytes=70_000))
@@ -73,7 +71,7 @@ def test_killed_under_load_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
         assert report.head >= max(acknowledged, default=1)
     log = open_log(tmp_path, "test", SMALL)
     log.close()
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         assert reader.projection_at(log.head.position).totals.entries  # from a snapshot
         assert all(reader.digest_at(position) == digest for position, digest in heads.items())
     assert len(acknowledged) > 50

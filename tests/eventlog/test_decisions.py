@@ -17,7 +17,7 @@ from pointsman.core.events import (
 from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.eventlog import decisions as module
 from pointsman.eventlog.decisions import decisions
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.sqlite.segments import segment_paths
 
 
@@ -34,7 +34,7 @@ def test_each_decision_comes_once_with_the_state_at_its_applied(
 ) -> None:
     monkeypatch.setattr(module, "WINDOW_DECISIONS", window)
     seen: list[int] = []
-    with LogReader(directory) as reader, LogReader(directory) as other:
+    with open_reader(directory) as reader, open_reader(directory) as other:
         wanted = [
             entry.position
             for entry in reader.entries(1, None, (Class.TRAFFIC,))
@@ -53,7 +53,7 @@ def test_each_decision_comes_once_with_the_state_at_its_applied(
 
 
 def test_a_range_gives_the_decisions_recorded_in_it(directory: Path) -> None:
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         everything = {decided.entry.position for decided in decisions(reader, 1)}
         some_of_them = {decided.entry.position for decided in decisions(reader, 1000, 2000)}
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_computed_again_says_why(tmp_path: Path) -> None:
         ],
     )
 
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         found = {decided.entry.position: (decided.cause, decided.state is None) for decided in decisions(reader, 1)}
 
     assert found == {3: ("", False), 4: ("not-before", True), 6: ("adopted", True), 7: ("", False), 8: ("", False)}
@@ -90,7 +90,7 @@ def test_a_decision_on_a_state_that_is_not_kept_says_so(tmp_path: Path) -> None:
     paths = segment_paths(tmp_path)
     paths[0].unlink()
 
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         first = reader.first()
         found = list(decisions(reader, 1))
         kept = [(one.event.origin.applied, one.cause) for one in found]

@@ -15,10 +15,9 @@ from worlds.logs import SMALL, some, with_appender, write
 from pointsman.core.events import ClockStepped, PoolApplied
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, LogFullError
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
-from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.opening import open_log, verify_chain
 from pointsman.eventlog.sqlite.segments import segment_paths
-from pointsman.eventlog.sqlite.store import StoreLimits
+from pointsman.eventlog.stores.writing import StoreLimits
 
 HEAVY = PoolApplied("test/heavy", {"label": "x" * 4000}, (8000,))
 
@@ -162,8 +161,7 @@ from pathlib import Path
 import trio
 from worlds.logs import some
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.store import StoreLimits
+from pointsman.eventlog.opening import open_log
 
 async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

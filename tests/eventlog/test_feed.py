@@ -19,7 +19,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.feed.frames import EpochRefusedError
 from pointsman.core.state.snapshot import encode_snapshot
-from pointsman.eventlog.sqlite.store import StoreLimits
+from pointsman.eventlog.stores.writing import StoreLimits
 
 
 def test_a_picker_is_fed_and_what_it_says_is_in_the_log(tmp_path: Path) -> None:

@@ -18,19 +18,17 @@ from pointsman.core.events import Class, ClockStepped, LogCreated, PoolApplied, 
 from pointsman.core.state.marks import skim
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError, LogLockedError, NotKeptError
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.sqlite.segments import connect_read_only, segment_paths
-from pointsman.eventlog.sqlite.snapshots import Projection
-from pointsman.eventlog.sqlite.store import Commit, StoreLimits
+from pointsman.eventlog.stores.snapshots import Projection
+from pointsman.eventlog.stores.writing import Commit, StoreLimits
 
 
 def test_a_new_log_begins_with_log_created(tmp_path: Path) -> None:
     log = open_log(tmp_path / "log", "build 1")
     log.close()
 
-    with LogReader(tmp_path / "log") as reader:
+    with open_reader(tmp_path / "log") as reader:
         [entry] = list(reader.entries(1))
         assert entry.event == LogCreated(log.log_id, "build 1")
         assert (log.head.position, log.head.digest) == (reader.head().position, reader.head().digest)
@@ -41,7 +39,7 @@ def test_what_is_appended_is_read_back_in_order(tmp_path: Path) -> None:
     events = some(700)
     commits = write(tmp_path, events)
 
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         entries = list(reader.entries(1))
     assert [entry.event for entry in entries[1:]] == events
     assert [entry.position for entry in entries] == list(range(1, 702))
@@ -62,7 +60,7 @@ def test_reopened_the_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     write(tmp_path, events[150:])
 
     whole = Projection()
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         for entry in reader.entries(1):
             whole.apply(entry)
     log = open_log(tmp_path, "test")
@@ -104,7 +102,7 @@ def test_append_returns_after_the_commit_and_knows_the_position(tmp_path: Path) 
         for expected in range(2, 12):
             position = await appender.append(ClockStepped(0.5))
             assert position == expected == appender.log.head.position
-            with LogReader(tmp_path) as reader:
+            with open_reader(tmp_path) as reader:
                 assert reader.head().position == position
 
     with_appender(tmp_path, work)
@@ -133,7 +131,7 @@ def test_the_projection_and_on_commit_follow_the_disk_in_order(tmp_path: Path) -
         def on_commit(commit: Commit) -> None:
             assert log.head.position == commit.last == log.state.position
             assert log.head.digest == commit.digest
-            with LogReader(tmp_path) as reader:
+            with open_reader(tmp_path) as reader:
                 assert reader.digest_at(commit.last) == commit.digest
             told.append(commit)
 
@@ -168,7 +166,7 @@ def test_what_on_commit_raises_ends_the_appender_and_what_is_queued_is_written(t
         trio.run(main)
     assert raised.value.subgroup(ZeroDivisionError) is not None
     log.close()
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         assert reader.head().position == 301
 
 
@@ -184,7 +182,7 @@ def test_a_run_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
 
     with_appender(tmp_path, work, limits)
 
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         assert [entry.body for entry in reader.entries(2)] == bodies
 
 
@@ -271,7 +269,7 @@ def test_bytes_that_are_no_event_are_not_taken() -> None:
 def test_a_second_opener_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     log = open_log(tmp_path, "test")
     code = (
-        "import sys; from pathlib import Path; from pointsman.eventlog.sqlite.opening import open_log\n"
+        "import sys; from pathlib import Path; from pointsman.eventlog.opening import open_log\n"
         "open_log(Path(sys.argv[1]), 'other')"
     )
     command = [sys.executable, "-P", "-c", code, str(tmp_path)]
@@ -296,7 +294,7 @@ def _twice(directory: Path) -> None:
 def test_reading_by_class_and_range(tmp_path: Path) -> None:
     write(tmp_path, some(1500), SMALL)
 
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         everything = list(reader.entries(1))
         for classes in ([Class.MEMBERSHIP], [Class.CONTROL, Class.MEMBERSHIP], [Class.LOAD], [Class.TRAFFIC], []):
             assert list(reader.entries(100, 1200, classes)) == [
@@ -315,7 +313,7 @@ def test_a_log_is_followed_while_it_is_written(tmp_path: Path) -> None:
         seen: list[int] = []
 
         async def follow() -> None:
-            with LogReader(tmp_path) as reader:
+            with open_reader(tmp_path) as reader:
                 async with aclosing(reader.follow(0, interval=0.002)) as pages:
                     async for page in pages:
                         seen.extend(entry.position for entry in page)
@@ -362,7 +360,7 @@ def test_readers_in_threads_see_whole_batches_while_it_is_written(tmp_path: Path
             report = verify_chain(tmp_path)
             if not report.sound:
                 problems.append(str(report.fault))
-            with LogReader(tmp_path) as reader:
+            with open_reader(tmp_path) as reader:
                 head = reader.head().position
                 if reader.state_at(head).position != head:
                     problems.append(f"state at {head}")

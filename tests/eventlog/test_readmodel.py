@@ -28,13 +28,14 @@ from pointsman.core.events import (
 )
 from pointsman.core.values.packing import pack
 from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.opening import DEFAULT_LIMITS, open_reader
 from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
-from pointsman.eventlog.readmodel.queries import STRETCH, Filters, ReadModel
+from pointsman.eventlog.readmodel.opening import open_read_model
+from pointsman.eventlog.readmodel.queries import Filters, ReadModel
 from pointsman.eventlog.readmodel.rollups import Span
-from pointsman.eventlog.sqlite.opening import DEFAULT_LIMITS
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.readmodel.sqlite.answering import STRETCH
 from pointsman.eventlog.sqlite.segments import segment_paths
-from pointsman.eventlog.sqlite.store import Commit
+from pointsman.eventlog.stores.writing import Commit
 
 EVENTS = some(3000, seed=5)
 
@@ -51,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ReadModel:
     directory = tmp_path_factory.mktemp("model")
     write(directory / "log", EVENTS, SMALL)
     fold(directory / "readmodel.db", directory / "log")
-    return ReadModel(directory / "readmodel.db")
+    return open_read_model(directory / "readmodel.db")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> ReadModel:
     ]
     write(directory / "log", rare, DEFAULT_LIMITS)
     fold(directory / "readmodel.db", directory / "log")
-    return ReadModel(directory / "readmodel.db")
+    return open_read_model(directory / "readmodel.db")
 
 
 def dump(path: Path) -> list[tuple[object, ...]]:
@@ -116,7 +117,7 @@ def test_an_id_is_found_in_every_stretch_of_the_log_the_newest_first(tmp_path: P
     write(log, events)
     fold(path, log)
 
-    with ReadModel(path) as model:
+    with open_read_model(path) as model:
         assert model.find_request("again") == again[::-1]
         assert [row.origin.n for row in model.requests("r4")] == [4]
         assert model.find_request("nobody") == []
@@ -209,7 +210,7 @@ def test_folded_in_pieces_or_rebuilt_it_is_the_same(tmp_path: Path) -> None:
     fold(path, log)
 
     assert dump(path) == pieces
-    with ReadModel(path) as model, LogReader(log) as reader:
+    with open_read_model(path) as model, open_reader(log) as reader:
         assert model.state().position == reader.head().position == 3001
         assert model.state().log_id == reader.log_id
 
@@ -264,7 +265,7 @@ def test_it_is_built_again_where_the_log_is_another_one(tmp_path: Path) -> None:
     shutil.rmtree(log)
     write(log, EVENTS[:100], SMALL)
     fold(path, log)
-    with ReadModel(path) as model, LogReader(log) as reader:
+    with open_read_model(path) as model, open_reader(log) as reader:
         assert (model.state().position, model.state().log_id) == (101, reader.log_id)
 
 
@@ -298,14 +299,14 @@ def test_removed_segments_take_their_decisions_with_them(tmp_path: Path) -> None
     write(log, [PickerEnded(PICKER, EPOCH, "killed", 0)], SMALL)
     fold(path, log)
 
-    with LogReader(log) as reader, ReadModel(path) as model:
+    with open_reader(log) as reader, open_read_model(path) as model:
         [oldest] = model.decisions(Filters(), after=0, limit=1).rows
         assert oldest.position >= reader.first()
         assert model.decisions(Filters(model=oldest.model), after=0, limit=1).rows == [oldest]
 
     path.unlink()
     fold(path, log)
-    with ReadModel(path) as model:
+    with open_read_model(path) as model:
         assert model.state().position == 3002
         assert len(model.endpoints(POOL)) > 2
 
@@ -338,13 +339,13 @@ def test_a_picker_that_ends_ends_its_requests(tmp_path: Path) -> None:
     listed = OpenRequestsListed(Origin(PICKER, EPOCH, 6, 1), pack(np.array([2, 3])))
     write(log, [*events, listed])
     fold(path, log)
-    with ReadModel(path) as model:
+    with open_read_model(path) as model:
         assert [model.requests(f"r{n}")[0].cause for n in range(2, 6)] == ["", "", "lost", "lost"]
         assert _last(model).in_flight_last == 2
 
     write(log, [PickerEnded(PICKER, EPOCH, "killed", 6)])
     fold(path, log)
-    with ReadModel(path) as model:
+    with open_read_model(path) as model:
         assert [model.requests(f"r{n}")[0].cause for n in range(2, 6)] == ["lost"] * 4
         assert _last(model).in_flight_last == 0
         assert model.requests("nobody") == []
@@ -364,12 +365,12 @@ def test_it_follows_the_log_behind_the_appends(tmp_path: Path) -> None:
             nursery.start_soon(follow_log, writer)
             for start in range(0, 2000, 100):
                 await appender.append_many(EVENTS[start : start + 100])
-            while ReadModel(path).state().position < 2001:
+            while open_read_model(path).state().position < 2001:
                 await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
 
     with_appender(log, work, SMALL)
 
-    with LogReader(log) as reader, ReadModel(path) as model:
+    with open_reader(log) as reader, open_read_model(path) as model:
         decided = [entry for entry in reader.entries(1, None, (Class.TRAFFIC,)) if hasattr(entry.event, "request")]
         assert len(model.decisions(Filters(), limit=500).rows) == min(500, len(decided))

@@ -15,12 +15,17 @@ from pointsman.core.events import ClockStepped, encode
 from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.chain_walk import verify_chain
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
-from pointsman.eventlog.sqlite.segments import connect_writer, first_position, rows, segment_paths
-from pointsman.eventlog.sqlite.snapshots import Projection, restore
-from pointsman.eventlog.sqlite.store import StoreLimits
+from pointsman.eventlog.opening import open_log, open_reader, verify_chain
+from pointsman.eventlog.sqlite.segments import (
+    SQL_ERRORS,
+    connect_read_only,
+    connect_writer,
+    first_position,
+    rows,
+    segment_paths,
+)
+from pointsman.eventlog.stores.snapshots import Projection, restore
+from pointsman.eventlog.stores.writing import StoreLimits
 
 
 @pytest.fixture(scope="module")
@@ -37,31 +42,31 @@ def test_a_log_goes_on_in_new_segments_and_the_chain_with_it(long_log: Path) -> 
     assert len(paths) >= 4
     assert report.sound
     assert (report.entries, report.head, report.segments) == (4001, 4001, len(paths))
-    with LogReader(long_log) as reader:
+    with open_reader(long_log) as reader:
         assert [entry.event for entry in reader.entries(2)] == some(4000)
-        for before, path in pairwise(paths):
-            assert reader.meta(path).previous_digest == reader.digest_at(first_position(path) - 1)
-            batch = reader.last_batch(before)
+        for before, segment in pairwise(reader.segments()):
+            assert segment.meta().previous_digest == reader.digest_at(segment.first - 1)
+            batch = before.last_batch()
             assert batch is not None
-            assert batch.last == first_position(path) - 1
+            assert batch.last == segment.first - 1
 
 
 def test_each_segment_has_a_snapshot_at_its_head_and_more_follow(long_log: Path) -> None:
-    with LogReader(long_log) as reader:
-        for path in segment_paths(long_log):
-            found = [row[0] for row in reader.query(path, "SELECT position FROM snapshots ORDER BY position")]
-            assert found[0] == first_position(path) - 1
-        assert verify_chain(long_log).snapshots > len(segment_paths(long_log))
+    with open_reader(long_log) as reader:
+        segments = reader.segments()
+        for segment in segments:
+            assert segment.snapshot(segment.first - 1) is not None
+    assert verify_chain(long_log).snapshots > len(segments)
 
 
 @settings(max_examples=40, deadline=None)
 @given(position=st.integers(0, 4001))
 def test_snapshot_and_tail_equal_the_whole(long_log: Path, position: int) -> None:
-    with LogReader(long_log) as reader:
+    with open_reader(long_log) as reader:
         whole = Projection()
         for entry in reader.entries(1, position):
             whole.apply(entry)
-        before = reader.snapshot_row(position)
+        before = reader.snapshot_before(position)
 
         assert before is not None
         assert before.position <= position
@@ -72,7 +77,7 @@ def test_snapshot_and_tail_equal_the_whole(long_log: Path, position: int) -> Non
 
 def test_totals_are_the_same_from_a_snapshot_and_from_the_beginning(long_log: Path) -> None:
     counts: dict[int, int] = {}
-    with LogReader(long_log) as reader:
+    with open_reader(long_log) as reader:
         for entry in reader.entries(1):
             counts[entry.kind] = counts.get(entry.kind, 0) + 1
     log = open_log(long_log, "test", SMALL)
@@ -100,7 +105,7 @@ def test_a_segment_without_a_batch_is_a_log_that_goes_on(tmp_path: Path) -> None
     log.store.begin_segment(log.projection.snapshot())
     log.close()
     assert len(segment_paths(tmp_path)) == 2
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         assert (reader.head().position, reader.head().digest) == (101, log.head.digest)
 
     write(tmp_path, some(110)[100:])
@@ -131,7 +136,7 @@ def test_a_log_whose_oldest_segments_were_removed_opens_and_verifies(tmp_path: P
     assert log.head.position == 3001
     assert report.sound
     assert report.first == first_position(paths[2])
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         assert next(reader.entries(1)).position == report.first
         assert reader.state_at(report.first).position == report.first
         with pytest.raises(NotKeptError):
@@ -158,10 +163,10 @@ def test_a_snapshot_of_another_projection_version_is_not_used(tmp_path: Path) ->
     log.close()
 
     whole = Projection()
-    with LogReader(tmp_path) as reader:
+    with open_reader(tmp_path) as reader:
         for entry in reader.entries(1):
             whole.apply(entry)
-        row = reader.snapshot_row(3001)
+        row = reader.snapshot_before(3001)
     assert same(log.projection, whole)
     assert row is not None
     assert restore(row).position == row.position == 0
@@ -177,9 +182,8 @@ def test_readers_cannot_write_or_checkpoint(tmp_path: Path, statement: str) -> N
     path = segment_paths(tmp_path)[0]
     wal = path.with_name(path.name + "-wal")
     before = (path.stat().st_mtime_ns, path.stat().st_size, wal.stat().st_size)
-    with LogReader(tmp_path) as reader, contextlib.suppress(LogCorruptError):
-        reader.query(path, statement)
-        reader.close()
+    with contextlib.closing(connect_read_only(path)) as connection, contextlib.suppress(*SQL_ERRORS):
+        rows(connection, statement)
 
     assert before[2] > 0
     assert (path.stat().st_mtime_ns, path.stat().st_size, wal.stat().st_size) == before

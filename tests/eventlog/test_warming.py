@@ -18,7 +18,7 @@ from pointsman.core.feed.frames import Cold, Warming, decode_to_picker
 from pointsman.core.feed.tail import Key
 from pointsman.eventlog.feed import warming_pages as warming
 from pointsman.eventlog.feed.warming_pages import read_warming
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.sqlite.segments import segment_paths
 
 SOMEBODY = ("picker-9", 1)
@@ -27,7 +27,7 @@ Blocks = dict[tuple[int, str], bytes]
 
 def pieces(directory: Path, after: int = 0, key: Key = SOMEBODY, until: int = 0) -> list[Warming]:
     """All that a cold picker is given."""
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         until = until or reader.head().position
     found: list[Warming] = []
     while not found or not found[-1].last:
@@ -52,7 +52,7 @@ def wanted(directory: Path, first: int) -> tuple[Blocks, int]:
     """The same, and how many decisions, from all entries."""
     blocks: Blocks = defaultdict(bytes)
     decisions = 0
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         for entry in reader.entries(first):
             if isinstance(event := entry.event, RequestRouted):
                 blocks[event.endpoints[0], event.request.pool] += event.request.prefix
@@ -82,7 +82,7 @@ def test_a_piece_has_so_many_decisions_at_most(tmp_path: Path) -> None:
     first = pieces(tmp_path / "log")[0]
 
     assert first.decisions == warming.PIECE_DECISIONS
-    with LogReader(tmp_path / "log") as reader:
+    with open_reader(tmp_path / "log") as reader:
         assert isinstance(next(reader.entries(first.first)).event, RequestRouted)
 
 
@@ -96,7 +96,7 @@ def test_the_pickers_own_decisions_are_left_out(tmp_path: Path) -> None:
 
 def test_what_is_too_old_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "log", some(600))
-    with LogReader(tmp_path / "log") as reader:
+    with open_reader(tmp_path / "log") as reader:
         head = reader.head().position
     time.sleep(0.3)
     write(tmp_path / "log", some(900)[600:])
@@ -121,7 +121,7 @@ def test_a_segment_that_is_gone_ends_it(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_read_ends_it_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "log", some(300))
-    with LogReader(tmp_path / "log") as reader:
+    with open_reader(tmp_path / "log") as reader:
         head = reader.head().position
     [segment] = segment_paths(tmp_path / "log")
     segment.write_bytes(b"garbage" * 1000)

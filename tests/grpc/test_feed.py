@@ -34,7 +34,7 @@ from pointsman.core.feed.prefix_warming import STEP_BLOCKS
 from pointsman.core.processes.last_page import read_page
 from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.core.state.traffic import TrafficState
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 from pointsman.grpc.picker_feed import PickerFeed
 
 BUFFER = 64 << 20
@@ -50,7 +50,7 @@ def start_picker(directory: Path, rate: int, buffer_bytes: int = BUFFER) -> Chil
 
 
 def events(directory: Path) -> list[Event]:
-    with LogReader(directory / "log") as reader:
+    with open_reader(directory / "log") as reader:
         return [entry.event for entry in reader.entries(1)]
 
 
@@ -75,7 +75,7 @@ def numbers(found: list[Event]) -> list[int]:
 
 
 def state_at(directory: Path, position: int) -> str:
-    with LogReader(directory / "log") as reader:
+    with open_reader(directory / "log") as reader:
         return sha256(encode_snapshot(reader.state_at(position))).hexdigest()
 
 

@@ -43,7 +43,7 @@ from pointsman.core.events import (
     ResponseStarted,
 )
 from pointsman.core.processes.last_page import read_page
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 from pointsman.grpc.picker_leash import Leash, LeashError, Listen, Order, Stop, Unlisten
 
 E = TypeVar("E", bound=Event)
@@ -113,7 +113,7 @@ def test_decisions_reach_the_log_and_can_be_verified_there(control: Control) -> 
         assert page.epoch == started.origin.epoch
         assert page.last_n >= ends[-1].origin.n
         epoch = control.log.state.epochs["picker-0", started.origin.epoch]
-        with LogReader(control.home / "log") as reader:
+        with open_reader(control.home / "log") as reader:
             verdicts = [verify_decision(reader.state_at(e.origin.applied), e, epoch) for e in routed]
         assert verdicts == [Verdict("ok")] * 20
 

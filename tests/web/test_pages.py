@@ -13,7 +13,7 @@ from worlds.console_world import NEW, OLD, ROUTE, Running, events_of, running, s
 
 from pointsman.core.events import Class, EndpointChanged, RequestRefused, RequestRouted, SourceAccepted, SourceRejected
 from pointsman.eventlog.feed.hub import FeedStatistics
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 from pointsman.web.app import PAGES
 
 ADDRESSES = [
@@ -238,7 +238,7 @@ def test_pages_of_the_log_meet_without_gap_or_overlap(console: Running) -> None:
         older = re.search(r'<a class="button" href="([^"]+)">Older</a>', body)
         address = older[1].replace("&amp;", "&") if older else ""
 
-    with LogReader(console.world.appender.log.directory) as reader:
+    with open_reader(console.world.appender.log.directory) as reader:
         wanted = [entry.position for entry in reader.entries(1, classes={Class.TRAFFIC})]
     assert seen == wanted[::-1]
 

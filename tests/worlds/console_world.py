@@ -42,9 +42,8 @@ from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedStatistics
+from pointsman.eventlog.opening import open_log, open_reader
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch, WeightsNotWritten
@@ -210,7 +209,7 @@ def sample(source: random.Random) -> LoadSampled:
 
 def events_of(appender: Appender, first: int = 1, last: int | None = None) -> list[Event]:
     """What the log of this appender says, from the disk."""
-    with LogReader(appender.log.directory) as reader:
+    with open_reader(appender.log.directory) as reader:
         return [entry.event for entry in reader.entries(first, last)]
 
 

@@ -26,7 +26,7 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
 )
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 
 COMMIT = 0.5
 """Seconds from a decision to its commit, on a machine with other work."""
@@ -34,7 +34,7 @@ COMMIT = 0.5
 
 def entries(log: Path) -> list[Entry]:
     """All of a log."""
-    with LogReader(log) as reader:
+    with open_reader(log) as reader:
         return list(reader.entries(1))
 
 

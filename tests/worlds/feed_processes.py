@@ -24,7 +24,7 @@ from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.core.state.traffic import TrafficState
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
-from pointsman.eventlog.sqlite.opening import open_log
+from pointsman.eventlog.opening import open_log
 from pointsman.grpc.picker_feed import PickerFeed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pointsman.core.events import Event, encode
 from pointsman.eventlog.chain import seal
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.sqlite.segments import segment_paths
 
 
@@ -35,10 +35,11 @@ def rewrite(data: Path, changed: dict[int, Event], *, chain: bool) -> None:
 
 def chain_again(log: Path, path: Path) -> None:
     """New digests for all batches of a segment, from what its entries are now."""
-    with LogReader(log) as reader:
-        previous, batches = reader.meta(path).previous_digest, []
-        for batch in reader.segment_batches(path, 0, 1_000_000):
-            entries = reader.segment_entries(path, batch.first, batch.last)
+    with open_reader(log) as reader:
+        [segment] = [one for one in reader.segments() if one.name == path.name]
+        previous, batches = segment.meta().previous_digest, []
+        for batch in segment.batches(0, 1_000_000):
+            entries = segment.entries(batch.first, batch.last)
             sealed = seal(
                 previous, batch.first, batch.recorded_at, [e.kind for e in entries], [e.body for e in entries]
             )

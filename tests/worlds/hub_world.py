@@ -12,9 +12,8 @@ from pointsman.core.feed.picker_end import PickerEnd
 from pointsman.core.feed.tail import Tail
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.reader import LogReader
-from pointsman.eventlog.sqlite.store import StoreLimits
+from pointsman.eventlog.opening import open_log, open_reader
+from pointsman.eventlog.stores.writing import StoreLimits
 
 KEY = ("picker-0", 7)
 
@@ -31,7 +30,7 @@ class World:
             self.hub.feed.tail = Tail(self.log.head.position, self.log.head.digest, commits_max=tail_commits)
 
     def events(self, *kinds: type) -> list[object]:
-        with LogReader(self.path / "log") as reader:
+        with open_reader(self.path / "log") as reader:
             return [entry.event for entry in reader.entries(1) if isinstance(entry.event, kinds)]
 
 

@@ -25,9 +25,9 @@ from pointsman.core.events import (
 from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.sqlite.opening import DEFAULT_LIMITS, open_log
-from pointsman.eventlog.sqlite.snapshots import Projection
-from pointsman.eventlog.sqlite.store import Commit, StoreLimits
+from pointsman.eventlog.opening import DEFAULT_LIMITS, open_log
+from pointsman.eventlog.stores.snapshots import Projection
+from pointsman.eventlog.stores.writing import Commit, StoreLimits
 
 POOL = "test/pool"
 PICKER, EPOCH = "picker-1", 2**63 + 11

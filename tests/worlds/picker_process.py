@@ -22,8 +22,8 @@ from pointsman.core.events import (
 from pointsman.core.processes.last_page import PAGE_BYTES
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.store import Commit
+from pointsman.eventlog.opening import open_log
+from pointsman.eventlog.stores.writing import Commit
 from pointsman.grpc.picker import PickerSettings
 from pointsman.grpc.picker_leash import LEASH
 

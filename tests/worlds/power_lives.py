@@ -21,9 +21,9 @@ from worlds.logs import world
 from pointsman.core.events import Event
 from pointsman.core.feed.frames import BatchFrame, Welcome, encode_frame
 from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.opening import open_log
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
-from pointsman.eventlog.sqlite.opening import open_log
-from pointsman.eventlog.sqlite.store import Commit, StoreLimits
+from pointsman.eventlog.stores.writing import Commit, StoreLimits
 
 EVENTS = 400
 """Of one life that ends in order."""

@@ -5,9 +5,11 @@ import trio
 from quart import request
 
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
-from pointsman.eventlog.readmodel.queries import Filters, ReadModel
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.readmodel.opening import open_read_model
+from pointsman.eventlog.readmodel.queries import Filters
 from pointsman.eventlog.readmodel.rollups import EndpointRow, RequestRow
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.stores.reading import LogReader
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
 from pointsman.web.drawing.matrix import RECOMPUTING, Matrix, explained, matrix
@@ -89,7 +91,7 @@ def _patience() -> float:
 
 
 def _read(console: Console, position: int) -> Told:
-    with LogReader(console.log_directory) as reader, ReadModel(console.read_model) as model:
+    with open_reader(console.log_directory) as reader, open_read_model(console.read_model) as model:
         first, head = reader.first(), reader.head().position
         if not first <= position <= head:
             raise Missing(f"The log has the entries #{first:,} to #{head:,}, wanted #{position:,}.")

@@ -8,7 +8,8 @@ import msgspec
 import trio
 from quart import request
 
-from pointsman.eventlog.readmodel.queries import Filters, ReadModel
+from pointsman.eventlog.readmodel.opening import open_read_model
+from pointsman.eventlog.readmodel.queries import Filters
 from pointsman.eventlog.readmodel.rollups import EndpointRow, RequestRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
@@ -125,7 +126,7 @@ async def list_page(console: Console) -> Reply:
     after = number(request.args.get("after"), "after", 0)
 
     def read() -> tuple[list[RequestRow], int | None, dict[int, EndpointRow], int]:
-        with ReadModel(console.read_model) as model:
+        with open_read_model(console.read_model) as model:
             at, older = model.state().position, None
             if search.request:
                 found = model.requests(search.request)
@@ -168,7 +169,7 @@ async def request_page(console: Console, request_id: str) -> Reply:
     """Where the decision about a request id is: clients choose ids, so several lead to a list."""
 
     def read() -> list[int]:
-        with ReadModel(console.read_model) as model:
+        with open_read_model(console.read_model) as model:
             return model.find_request(request_id)
 
     if len(request_id) > FIELD_MAX or not request_id.isprintable():

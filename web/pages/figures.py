@@ -8,7 +8,7 @@ import trio
 from markupsafe import Markup
 
 from pointsman.core.events import RouteObserved
-from pointsman.eventlog.readmodel.queries import ReadModel
+from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.rollups import Span
 from pointsman.web.console import Console
 from pointsman.web.drawing import svg, words
@@ -64,7 +64,7 @@ async def spans(console: Console, pools: Sequence[str], span: str, until: float)
     seconds, width = SPANS[span]
 
     def read() -> dict[str, list[Span]]:
-        with ReadModel(console.read_model) as model:
+        with open_read_model(console.read_model) as model:
             return {pool: model.rollups(pool, until - seconds, until, width) for pool in pools}
 
     return await trio.to_thread.run_sync(read)
@@ -108,7 +108,7 @@ async def since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict
 
     def read() -> dict[str, Counted]:
         found, whole = {}, None
-        with ReadModel(console.read_model) as model:
+        with open_read_model(console.read_model) as model:
             for route, backends in wanted.items():
                 move = next(iter(model.moves(route, 1)), None)
                 if move is not None and move.backends != backends:

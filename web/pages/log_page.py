@@ -10,7 +10,8 @@ from quart import request
 
 from pointsman.core.events import Class, Entry, Event, Origin, RequestRefused, RequestRouted, class_of_type
 from pointsman.core.values.facts import Applied, Deleted, subject
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.reading import LogReader
 from pointsman.web.console import Console, strip
 from pointsman.web.drawing import words
 from pointsman.web.pages.reply import BadQuery, Reply, number, plain
@@ -187,7 +188,7 @@ def _facts(console: Console) -> list[tuple[str, str, str]]:
 
 
 def _read(console: Console, asked: Range) -> tuple[list[EntryRow], int, int]:
-    with LogReader(console.log_directory) as reader:
+    with open_reader(console.log_directory) as reader:
         head, lowest = reader.head().position, reader.first()
         last = min(asked.last or head, head)
         if asked.first:

@@ -5,7 +5,8 @@ import uuid
 
 import trio
 
-from pointsman.eventlog.readmodel.queries import Filters, ReadModel
+from pointsman.eventlog.readmodel.opening import open_read_model
+from pointsman.eventlog.readmodel.queries import Filters
 from pointsman.web.console import Console, build, strip
 from pointsman.web.drawing import words
 from pointsman.web.pages import figures, pools, routes
@@ -98,7 +99,7 @@ def _curl(gateway: str) -> tuple[str, str]:
 
 
 def _latest(console: Console) -> dict[str, object] | None:
-    with ReadModel(console.read_model) as model:
+    with open_read_model(console.read_model) as model:
         found = model.decisions(Filters(), limit=1).rows
         if not found:
             return None

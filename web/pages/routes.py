@@ -10,7 +10,7 @@ from quart import request
 
 from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.core.rollout.weights import Share, backend_key, interval, shares
-from pointsman.eventlog.readmodel.queries import ReadModel
+from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.rollups import ChangeRow, MoveRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
@@ -261,7 +261,7 @@ async def _charts(console: Console, found: Sequence[RuleView]) -> list[figures.C
 
 
 def _history(console: Console, route: RouteObserved, keys: Sequence[str]) -> list[ChangeView]:
-    with ReadModel(console.read_model) as model:
+    with open_read_model(console.read_model) as model:
         told = [_changed(row, keys) for row in model.changes(route.route, CHANGES)]
         moves = model.moves(route.route, CHANGES)
     told += [_moved(row, keys, route.source) for row in moves if not row.change]

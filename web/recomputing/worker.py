@@ -17,7 +17,8 @@ from pointsman.core.state.membership import Epoch
 from pointsman.core.state.traffic import NotRecordedError
 from pointsman.eventlog.decisions import Fold, decisions
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.reader import LogReader
+from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.stores.reading import LogReader
 
 KEPT = 1_000
 """Decisions that the strip speaks of."""
@@ -145,7 +146,7 @@ class TailVerifier:
 def serve(directory: Path) -> None:
     """The worker: positions in on standard input, answers out on standard output, until the input ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    with LogReader(directory) as reader:
+    with open_reader(directory) as reader:
         tail = TailVerifier(reader)
         while len(request := source.read(8)) == 8:
             (position,) = struct.unpack(">Q", request)

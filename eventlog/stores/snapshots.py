@@ -16,7 +16,6 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.snapshot import VERSION, ClusterSnapshot, snapshot_of
 from pointsman.core.state.snapshot import restore as restore_cluster
 from pointsman.eventlog.chain import runs
-from pointsman.eventlog.sqlite.segments import SnapshotRow
 
 DAY = 86_400.0
 
@@ -38,6 +37,8 @@ class Totals(msgspec.Struct):
 
 
 class _Open(msgspec.Struct, frozen=True, array_like=True):
+    """The open requests of one epoch: number of each to the endpoint that it was routed to."""
+
     picker: str
     epoch: int
     requests: dict[int, int]
@@ -51,8 +52,19 @@ class LogSnapshot(msgspec.Struct, frozen=True):
     totals: Totals
 
 
-class _Stored(msgspec.Struct, frozen=True, array_like=True):
-    """The state column: the cluster state's own bytes, so that it can be sent on without decoding."""
+class StoredSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot as a store keeps it."""
+
+    position: int
+    version: int
+    """Version of the projection that made it."""
+    state: bytes
+    digest: bytes
+    """Digest over the chain's digest at the position, and over the other fields."""
+
+
+class _State(msgspec.Struct, frozen=True, array_like=True):
+    """What the bytes of a stored state hold: the cluster state's own, so that it can be sent on without decoding."""
 
     cluster: bytes
     open: list[_Open]
@@ -69,7 +81,7 @@ class Projection:
 
     @property
     def position(self) -> int:
-        """Of the last entry folded."""
+        """Position of the last entry folded."""
         return self.cluster.position
 
     def apply(self, entry: Entry) -> None:
@@ -116,30 +128,35 @@ class Projection:
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-_stored = msgspec.msgpack.Decoder(_Stored)
+_state = msgspec.msgpack.Decoder(_State)
 _cluster = msgspec.msgpack.Decoder(ClusterSnapshot)
 
 
-def encode_row(snapshot: LogSnapshot, chain_digest: bytes) -> SnapshotRow:
-    """The snapshot as it is stored, at a position where the chain stands at `chain_digest`."""
-    stored = _Stored(_encoder.encode(snapshot.cluster), snapshot.open, snapshot.totals)
-    state = msgspec.msgpack.encode(stored)
+def stored(snapshot: LogSnapshot, chain_digest: bytes) -> StoredSnapshot:
+    """The snapshot as it is kept, at a position where the chain stands at `chain_digest`."""
+    state = msgspec.msgpack.encode(_State(_encoder.encode(snapshot.cluster), snapshot.open, snapshot.totals))
     position, version = snapshot.cluster.position, snapshot.cluster.version
-    return SnapshotRow(position, version, state, row_digest(chain_digest, position, version, state))
+    return StoredSnapshot(position, version, state, snapshot_digest(chain_digest, position, version, state))
 
 
-def row_digest(chain_digest: bytes, position: int, version: int, state: bytes) -> bytes:
-    """The digest that a snapshot row must carry."""
+def snapshot_digest(chain_digest: bytes, position: int, version: int, state: bytes) -> bytes:
+    """The digest that a stored snapshot must carry."""
     return sha256(chain_digest + f"{position} {version} ".encode() + state).digest()
 
 
-def restore(row: SnapshotRow) -> Projection:
+def has_its_digest(snapshot: StoredSnapshot, chain_digest: bytes) -> bool:
+    """Whether the snapshot is the one that was taken where the chain stood at `chain_digest`; its types are unchecked."""
+    position, version, state = snapshot.position, snapshot.version, snapshot.state
+    return isinstance(state, bytes) and snapshot.digest == snapshot_digest(chain_digest, position, version, state)
+
+
+def restore(snapshot: StoredSnapshot) -> Projection:
     """What the snapshot says; `msgspec.DecodeError` or `ValueError` where another version made it."""
-    if row.version != VERSION:
-        raise ValueError(f"snapshot of projection version {row.version}, wanted {VERSION}")
-    stored = _stored.decode(row.state)
+    if snapshot.version != VERSION:
+        raise ValueError(f"snapshot of projection version {snapshot.version}, wanted {VERSION}")
+    decoded = _state.decode(snapshot.state)
     projection = Projection()
-    projection.cluster = restore_cluster(_cluster.decode(stored.cluster))
-    projection.open_requests.by_epoch = {(one.picker, one.epoch): one.requests for one in stored.open}
-    projection.totals = stored.totals
+    projection.cluster = restore_cluster(_cluster.decode(decoded.cluster))
+    projection.open_requests.by_epoch = {(one.picker, one.epoch): one.requests for one in decoded.open}
+    projection.totals = decoded.totals
     return projection

@@ -1,16 +1,17 @@
 """Walking the whole chain: every batch of every segment, against its entries and the batch before."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
 from pointsman.core.events import Entry
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
-from pointsman.eventlog.sqlite.reader import LogReader
-from pointsman.eventlog.sqlite.segments import SnapshotRow
-from pointsman.eventlog.sqlite.snapshots import row_digest
+from pointsman.eventlog.stores.reading import LogReader, SegmentReader
+from pointsman.eventlog.stores.snapshots import has_its_digest
+
+BATCHES = 64
+"""Batches of one page: some thousands of entries under load."""
 
 
 class ChainFault(msgspec.Struct, frozen=True):
@@ -25,7 +26,7 @@ class ChainFault(msgspec.Struct, frozen=True):
 
 
 class ChainReport(msgspec.Struct, frozen=True):
-    """What `verify_chain` found; the figures go up to the fault."""
+    """What a walk found; the figures go up to the fault."""
 
     log_id: str
     segments: int
@@ -33,9 +34,9 @@ class ChainReport(msgspec.Struct, frozen=True):
     entries: int
     snapshots: int
     first: int
-    """The first position that is kept."""
+    """First position that is kept."""
     previous_digest: bytes
-    """The chain's digest before it: taken on trust, unless the log is kept from its beginning."""
+    """Digest of the chain before `first`: taken on trust, unless the log is kept from its beginning."""
     head: int
     digest: bytes
     fault: ChainFault | None = None
@@ -73,118 +74,112 @@ class _Walk:
             self.fault,
         )
 
-    def fail(self, path: Path, problem: str, batch: Batch | None = None) -> bool:
+    def fail(self, segment: SegmentReader, problem: str, batch: Batch | None = None) -> bool:
         first, last = (batch.first, batch.last) if batch else (0, 0)
-        self.fault = ChainFault(path.name, first, last, problem)
+        self.fault = ChainFault(segment.name, first, last, problem)
         return False
 
-    def enter(self, path: Path) -> bool:
+    def enter(self, segment: SegmentReader) -> bool:
         """Check that the segment follows the one before."""
-        meta = self.reader.meta(path)
+        meta = segment.meta()
         if self.segments == 0:
             self.log_id, self.first = meta.log_id, meta.first
             self.position, self.digest = meta.first - 1, meta.previous_digest
             self.anchor = self.digest
             if meta.first == 1 and self.digest != genesis(meta.log_id):
-                return self.fail(path, "the chain does not begin at the log id")
+                return self.fail(segment, "the chain does not begin at the log id")
         elif meta.log_id != self.log_id:
-            return self.fail(path, f"is of log {meta.log_id}, wanted {self.log_id}")
+            return self.fail(segment, f"is of log {meta.log_id}, wanted {self.log_id}")
         elif (meta.first - 1, meta.previous_digest) != (self.position, self.digest):
             return self.fail(
-                path,
+                segment,
                 f"follows position {meta.first - 1} with digest {meta.previous_digest.hex()[:16]}, "
                 f"wanted {self.position} with {self.digest.hex()[:16]}",
             )
         self.segments += 1
-        return self._check_snapshot(path)
+        return self._check_snapshot(segment)
 
-    def follow(self, path: Path, batch: Batch, entries: list[Entry]) -> bool:
+    def follow(self, segment: SegmentReader, batch: Batch, entries: list[Entry]) -> bool:
         """Check the next batch."""
-        meta = self.reader.meta(path)
+        meta = segment.meta()
         if batch.first != self.position + 1:
-            return self.fail(path, f"a batch begins with {batch.first}, wanted {self.position + 1}", batch)
+            return self.fail(segment, f"a batch begins with {batch.first}, wanted {self.position + 1}", batch)
         problem = check_batch(batch, self.digest, entries, meta.dropped)
         if problem is not None:
-            return self.fail(path, problem, batch)
+            return self.fail(segment, problem, batch)
         self.position, self.digest = batch.last, batch.digest
         self.batches += 1
         self.entries += len(entries)
         known = self.heads.get(batch.last)
         if known is not None and known != batch.digest:
-            return self.fail(path, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
+            return self.fail(segment, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
         if (inside := next((at for at in self.heads if batch.first <= at < batch.last), None)) is not None:
-            return self.fail(path, f"a head at {inside} was published, and no batch ends there", batch)
-        return self._check_snapshot(path)
+            return self.fail(segment, f"a head at {inside} was published, and no batch ends there", batch)
+        return self._check_snapshot(segment)
 
-    def _check_snapshot(self, path: Path) -> bool:
-        statement = "SELECT position, version, state, digest FROM snapshots WHERE position = ?"
-        for values in self.reader.query(path, statement, (self.position,)):
-            row = SnapshotRow(*values)  # type: ignore[arg-type]  # checked in the next line
-            if not isinstance(row.state, bytes) or row.digest != row_digest(
-                self.digest, row.position, row.version, row.state
-            ):
-                return self.fail(path, f"the snapshot at position {self.position} does not have its digest")
-            self.snapshots += 1
+    def _check_snapshot(self, segment: SegmentReader) -> bool:
+        snapshot = segment.snapshot(self.position)
+        if snapshot is None:
+            return True
+        if not has_its_digest(snapshot, self.digest):
+            return self.fail(segment, f"the snapshot at position {self.position} does not have its digest")
+        self.snapshots += 1
         return True
 
 
-def verify_chain(directory: Path, heads: dict[int, bytes] | None = None) -> ChainReport:
+def walk_chain(reader: LogReader, heads: dict[int, bytes] | None = None) -> ChainReport:
     """Walk the log, which may be in use; `heads` are digests by position that were published earlier."""
-    with LogReader(directory) as reader:
-        walk = _Walk(reader, heads or {})
-        path = reader.segments()[0]
-        try:
-            while _walk_segment(walk, path) and (later := _successor(reader, path)) is not None:
-                path = later
-        except (LogCorruptError, NotKeptError) as error:
-            walk.fail(path, str(error))
-        if walk.fault is not None:
-            return walk.report()
-        missing = sorted(position for position in walk.heads if position > walk.position)
-        if missing:
-            walk.fail(
-                reader.segments()[-1], f"the log ends at {walk.position}, and a head at {missing[0]} was published"
-            )
+    walk = _Walk(reader, heads or {})
+    segment = reader.segments()[0]
+    try:
+        while _walk_segment(walk, segment) and (later := _successor(reader, segment)) is not None:
+            segment = later
+    except (LogCorruptError, NotKeptError) as error:
+        walk.fail(segment, str(error))
+    if walk.fault is not None:
         return walk.report()
+    missing = sorted(position for position in walk.heads if position > walk.position)
+    if missing:
+        walk.fail(reader.segments()[-1], f"the log ends at {walk.position}, and a head at {missing[0]} was published")
+    return walk.report()
 
 
-def _successor(reader: LogReader, path: Path) -> Path | None:
-    later = [one for one in reader.segments() if one > path]
-    return later[0] if later else None
+def _successor(reader: LogReader, segment: SegmentReader) -> SegmentReader | None:
+    return next((one for one in reader.segments() if one.first > segment.first), None)
 
 
-def _walk_segment(walk: _Walk, path: Path) -> bool:
+def _walk_segment(walk: _Walk, segment: SegmentReader) -> bool:
     """Check one segment; False once a fault was found."""
-    if not walk.enter(path) or not _walk_batches(walk, path):
+    if not walk.enter(segment) or not _walk_batches(walk, segment):
         return False
     # Where a successor has appeared meanwhile, this segment has its last batch only now.
-    if _successor(walk.reader, path) is not None and not _walk_batches(walk, path):
+    if _successor(walk.reader, segment) is not None and not _walk_batches(walk, segment):
         return False
-    problem = walk.reader.stray_entry(path)
-    return True if problem is None else walk.fail(path, problem)
+    problem = segment.stray_entry()
+    return True if problem is None else walk.fail(segment, problem)
 
 
-def _walk_batches(walk: _Walk, path: Path) -> bool:
-    for batches in _pages(walk, path):
+def _walk_batches(walk: _Walk, segment: SegmentReader) -> bool:
+    for batches in _pages(walk, segment):
         try:
-            entries = walk.reader.segment_entries(path, batches[0].first, batches[-1].last)
+            entries = segment.entries(batches[0].first, batches[-1].last)
         except LogCorruptError as error:
-            return walk.fail(path, str(error), batches[0])
+            return walk.fail(segment, str(error), batches[0])
         start = 0
         for batch in batches:
             stop = start
             while stop < len(entries) and entries[stop].position <= batch.last:
                 stop += 1
-            if not walk.follow(path, batch, entries[start:stop]):
+            if not walk.follow(segment, batch, entries[start:stop]):
                 return False
             start = stop
     return True
 
 
-def _pages(walk: _Walk, path: Path) -> Iterator[list[Batch]]:
+def _pages(walk: _Walk, segment: SegmentReader) -> Iterator[list[Batch]]:
     """The batches of a segment, some thousands of entries at a time."""
     while True:
-        found = walk.reader.segment_batches(path, walk.position, 64)
+        found = segment.batches(walk.position, BATCHES)
         if not found:
             return
         yield found

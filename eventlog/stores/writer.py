@@ -18,9 +18,9 @@ import msgspec
 from pointsman.core.events import Event
 from pointsman.core.state.marks import Mark
 from pointsman.eventlog.chain import ClassRecord
-from pointsman.eventlog.sqlite.segments import SQL_ERRORS, reason
-from pointsman.eventlog.sqlite.snapshots import LogSnapshot
-from pointsman.eventlog.sqlite.store import Commit, Prepared, Store, StoreLimits, StoreMovedError
+from pointsman.eventlog.errors import StoreMovedError, StoreRefusedError
+from pointsman.eventlog.stores.snapshots import LogSnapshot
+from pointsman.eventlog.stores.writing import Commit, LogStore, Prepared, StoreLimits
 
 RETRY_FIRST = 0.05
 RETRY_MAX = 2.0
@@ -74,7 +74,7 @@ class Bell:
 class Writer:
     """Runs in a thread of its own; `deliver` is called there for each commit, and with None at the end."""
 
-    def __init__(self, store: Store, limits: StoreLimits, deliver: Callable[[Done | None], None]) -> None:
+    def __init__(self, store: LogStore, limits: StoreLimits, deliver: Callable[[Done | None], None]) -> None:
         self.kinds: list[int] = []
         self.bodies: list[bytes] = []
         self.events: list[Event | Mark] = []
@@ -145,7 +145,7 @@ class Writer:
             if time.monotonic() >= self._next_checkpoint:
                 self._checkpoint()
             self.stall = None
-        except (*SQL_ERRORS, OSError, StoreMovedError, ValueError) as error:
+        except (StoreRefusedError, StoreMovedError, OSError) as error:
             self._back_off(error)
 
     def _wait(self) -> None:
@@ -220,7 +220,7 @@ class Writer:
     def _back_off(self, error: Exception) -> None:
         attempts = 1 if self.stall is None else self.stall.attempts + 1
         since = time.time() if self.stall is None else self.stall.since
-        self.stall = Stall(since, reason(error), attempts)
+        self.stall = Stall(since, str(error), attempts)
         pause = min(RETRY_FIRST * 2 ** (attempts - 1), RETRY_MAX)
         if self._closing.is_set():
             time.sleep(min(pause, RETRY_FIRST))

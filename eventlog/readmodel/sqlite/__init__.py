@@ -1,0 +1,1 @@
+"""The read model in an SQLite file of its own."""

@@ -1,0 +1,171 @@
+"""One segment file, read."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection
+
+from pointsman.core.events import Class, Entry
+from pointsman.eventlog.chain import Batch
+from pointsman.eventlog.errors import corrupt
+from pointsman.eventlog.sqlite.segments import (
+    BATCH_COLUMNS,
+    SQL_ERRORS,
+    SqlRow,
+    SqlValue,
+    as_batch,
+    connect_read_only,
+    first_position,
+    last_batch,
+    placeholders,
+    read_meta,
+    reason,
+    rows,
+)
+from pointsman.eventlog.stores.reading import SegmentMeta
+from pointsman.eventlog.stores.snapshots import StoredSnapshot
+
+OPEN_MAX = 4
+"""Connections kept; readers walk forwards, so the newest and their own place suffice."""
+
+_ENTRIES = "SELECT position, recorded_at, kind, body FROM entries"
+_SNAPSHOTS = "SELECT position, version, state, digest FROM snapshots"
+
+
+class OpenSegments:
+    """The connections of one reader."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._open: OrderedDict[Path, tuple[Connection, SegmentMeta]] = OrderedDict()
+
+    def get(self, path: Path) -> tuple[Connection, SegmentMeta]:
+        """A segment's connection and meta rows; `LogCorruptError` where it cannot be opened."""
+        if (known := self._open.get(path)) is not None:
+            self._open.move_to_end(path)
+            return known
+        try:
+            connection = connect_read_only(path)
+        except SQL_ERRORS as error:
+            raise corrupt(self.directory, f"segment {path}", reason(error)) from error
+        try:
+            found = (connection, read_meta(connection, path))
+        except BaseException:
+            connection.close()
+            raise
+        while len(self._open) >= OPEN_MAX:
+            self._open.popitem(last=False)[1][0].close()
+        self._open[path] = found
+        return found
+
+    def close(self) -> None:
+        """Close all; they are opened again when they are needed."""
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+
+class Segment:
+    """The segment at `path`; whatever SQLite cannot read is `LogCorruptError`."""
+
+    def __init__(self, open_segments: OpenSegments, path: Path) -> None:
+        self.path = path
+        self._open = open_segments
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def where(self) -> str:
+        """The file's whole path, for messages."""
+        return f"segment {self.path}"
+
+    @property
+    def first(self) -> int:
+        """The first position, by the file's name."""
+        return first_position(self.path)
+
+    def meta(self) -> SegmentMeta:
+        """What the segment says of itself."""
+        return self._open.get(self.path)[1]
+
+    def _rows(self, statement: str, parameters: tuple[SqlValue, ...] = ()) -> list[SqlRow]:
+        try:
+            return list(rows(self._open.get(self.path)[0], statement, parameters))
+        except SQL_ERRORS as error:
+            raise corrupt(self._open.directory, self.where, reason(error)) from error
+
+    def page(self, first: int, last: int, classes: Collection[int] | None, limit: int) -> list[Entry]:
+        """The first entries in a span of positions, of these classes."""
+        where = "position BETWEEN ? AND ?"
+        parameters: tuple[SqlValue, ...] = (first, last)
+        if classes is not None:
+            rare = "kind < 3 AND " if max(classes, default=9) < Class.LOAD else ""
+            where += f" AND {rare}kind IN ({placeholders(classes)})"
+            parameters += tuple(int(kind) for kind in classes)
+        found = self._rows(f"{_ENTRIES} WHERE {where} ORDER BY position LIMIT {limit}", parameters)
+        return [Entry(*row) for row in found]  # type: ignore[arg-type]  # the chain is what checks them
+
+    def entries(self, first: int, last: int) -> list[Entry]:
+        """All entries in a span of positions, in order."""
+        found = self._rows(f"{_ENTRIES} WHERE position BETWEEN ? AND ? ORDER BY position", (first, last))
+        return [Entry(*row) for row in found]  # type: ignore[arg-type]  # the chain is what checks them
+
+    def tagged(self, tag: str, span: tuple[int, int], since: float, limit: int) -> list[tuple[int, bytes]]:
+        """Position and body of the newest traffic entries in a span that have a tag."""
+        begins = msgspec.msgpack.encode(tag)  # behind the one byte that says how many fields there are
+        statement = (
+            f"SELECT position, body FROM entries WHERE position BETWEEN ? AND ? AND kind = {int(Class.TRAFFIC)}"
+            f" AND recorded_at >= ? AND substr(body, 2, {len(begins)}) = ? ORDER BY position DESC LIMIT {limit}"
+        )
+        found = self._rows(statement, (*span, since, begins))
+        return [(position, body) for position, body in found]  # type: ignore[misc]  # the schema says what it is
+
+    def recorded_before(self, position: int) -> float | None:
+        """When the entry before `position` was recorded, where the segment has one."""
+        found = self._rows(
+            "SELECT recorded_at FROM entries WHERE position < ? ORDER BY position DESC LIMIT 1", (position,)
+        )
+        return found[0][0] if found else None  # type: ignore[return-value]  # the schema says what it is
+
+    def batches(self, after: int, limit: int) -> list[Batch]:
+        """The next batches that end after `after`, in order."""
+        statement = f"SELECT {BATCH_COLUMNS} FROM batches WHERE last > ? ORDER BY last LIMIT ?"
+        try:
+            return [as_batch(row) for row in self._rows(statement, (after, limit))]
+        except ValueError as error:
+            raise corrupt(self._open.directory, self.where, str(error)) from error
+
+    def last_batch(self) -> Batch | None:
+        """The newest batch; None in a segment that has none yet."""
+        try:
+            return last_batch(self._open.get(self.path)[0])
+        except (*SQL_ERRORS, ValueError) as error:
+            raise corrupt(self._open.directory, self.where, reason(error)) from error
+
+    def snapshot(self, position: int) -> StoredSnapshot | None:
+        """The snapshot of exactly this position, unchecked."""
+        return self._snapshot(f"{_SNAPSHOTS} WHERE position = ?", (position,))
+
+    def snapshot_before(self, position: int, version: int) -> StoredSnapshot | None:
+        """The newest snapshot at or before `position` that a projection of this version made, unchecked."""
+        statement = f"{_SNAPSHOTS} WHERE position <= ? AND version = ? ORDER BY position DESC LIMIT 1"
+        return self._snapshot(statement, (position, version))
+
+    def _snapshot(self, statement: str, parameters: tuple[SqlValue, ...]) -> StoredSnapshot | None:
+        found = self._rows(statement, parameters)
+        return StoredSnapshot(*found[0]) if found else None  # type: ignore[arg-type]  # the digest is what checks it
+
+    def stray_entry(self) -> str | None:
+        """What is wrong with the segment's first or last entry, where that is in no batch."""
+        begins = self.meta().first
+        statement = "SELECT min(position), max(position), (SELECT coalesce(max(last), ?) FROM batches) FROM entries"
+        lowest, highest, last = self._rows(statement, (begins - 1,))[0]
+        if isinstance(highest, int) and isinstance(last, int) and highest > last:
+            return f"entry {highest} is in no batch: the last batch ends at {last}"
+        if isinstance(lowest, int) and lowest < begins:
+            return f"entry {lowest} is in no batch: the segment begins with {begins}"
+        return None
