@@ -113,11 +113,11 @@ def strip(console: Console) -> Strip:
     stalled = 0.0
     if log.stalled_since is not None:
         since, stalled = log.stalled_since, max(0.0, now - log.stalled_since)
-    checked = console.replayer.checked
+    newest = console.replayer.newest
     verified = ""
-    if checked.decisions:
-        share = (checked.decisions - checked.differing) / checked.decisions
-        verified = f"{words.percent(share, 0 if not checked.differing else 2)} of the last {checked.decisions:,}"
+    if newest.decisions:
+        share = (newest.decisions - newest.differing) / newest.decisions
+        verified = f"{words.percent(share, 0 if not newest.differing else 2)} of the last {newest.decisions:,}"
     return Strip(
         words.moment(now),
         words.duration(max(log.commit_duration, stalled)),
@@ -126,7 +126,7 @@ def strip(console: Console) -> Strip:
         words_,
         words.moment(since) if kind else "",
         verified,
-        checked.differing,
+        newest.differing,
     )
 
 
@@ -142,7 +142,7 @@ def _trouble(console: Console) -> tuple[str, str]:
     stale = [slot for slot in ready if state.age[slot] > max(state.threshold, STALE)]
     if ready and len(stale) == len(ready):
         return "samples", "no server tells its load: the values of pools are old"
-    if console.replayer.checked.differing:
+    if console.replayer.newest.differing:
         return "differs", "replay found decisions that it cannot reproduce"
     if state.rejected_sources:
         wrong = min(state.rejected_sources.values(), key=lambda event: event.source)

@@ -29,10 +29,10 @@ from pointsman.core.state.marks import skim
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.decisions import decisions
 from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
 from pointsman.eventlog.stores.writing import Commit
+from pointsman.eventlog.verifying.walk import DecisionWalk
 
 ENDPOINTS = 100
 
@@ -145,7 +145,7 @@ def walk_decisions(directory: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     with open_reader(directory) as reader:
         start = time.process_time()
-        count = sum(1 for decided in decisions(reader, 1) if decided.state is not None)
+        count = sum(1 for decided in DecisionWalk(reader).decisions(1) if isinstance(decided.state, ClusterState))
         found["decisions_per_second"] = count / (time.process_time() - start)
         start = time.process_time()
         state = ClusterState()

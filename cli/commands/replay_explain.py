@@ -1,6 +1,5 @@
 """`pointsman replay explain`: why a request went where it went."""
 
-import contextlib
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +9,14 @@ import msgspec
 from pointsman.cli.arguments import Parser, log_directory, print_json
 from pointsman.cli.failure import Failure
 from pointsman.core.deciding.explanation import Candidate, Explanation
-from pointsman.core.deciding.verdict import Verdict, explain_decision, verify_decision
+from pointsman.core.deciding.verdict import VerdictKind
 from pointsman.core.events import RequestRouted
 from pointsman.core.state.projection import ClusterState
-from pointsman.core.state.traffic import NotRecordedError
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.request_search import RequestHistory, find_decisions, history, index_positions
 from pointsman.eventlog.stores.reading import LogReader
+from pointsman.eventlog.verifying.verifier import Verified, Verifier
 
 
 def run(name: str, words: list[str]) -> int:
@@ -44,33 +43,20 @@ def _explain(reader: LogReader, read_model: Path, request_id: str, output: str) 
     positions = find_decisions(reader, request_id, index_positions(read_model, request_id))
     if not positions:
         raise Failure(f"found no request {request_id!r} in {reader.directory}, wanted the x-request-id of an answer")
-    worst = 0
+    verifier, worst = Verifier(reader), 0
     for position in positions:
-        told = history(reader, position)
-        try:
-            state: ClusterState | None = reader.state_at(told.decision.origin.applied)
-        except NotKeptError:
-            state = None  # its segment is gone: the stored facts still stand
-        verdict = _verdict(state, told)
-        explanation = None
-        if state is not None and verdict.kind in ("ok", "differs"):
-            with contextlib.suppress(NotRecordedError, ValueError):  # the verdict says what is wrong with it
-                explanation = explain_decision(state, told.decision)
+        told, found = history(reader, position), verifier.at(position)
+        assert found is not None, "positions are of decisions"
+        explanation = found.explanation()
         if output == "json":
-            _print_json(told, verdict, explanation)
+            _print_json(told, found, explanation)
         else:
-            print("\n".join(_text(told, verdict, explanation, state)))
-        worst = max(worst, int(verdict.kind == "differs"))
+            print("\n".join(_text(told, found, explanation)))
+        worst = max(worst, int(found.verdict.kind is VerdictKind.DIFFERS))
     return worst
 
 
-def _verdict(state: ClusterState | None, told: RequestHistory) -> Verdict:
-    if state is None:
-        return Verdict("other-log", cause="no longer verifiable: its cluster state is not kept")
-    return verify_decision(state, told.decision)
-
-
-def _print_json(told: RequestHistory, verdict: Verdict, explanation: Explanation | None) -> None:
+def _print_json(told: RequestHistory, found: Verified, explanation: Explanation | None) -> None:
     print_json(
         msgspec.to_builtins(
             {
@@ -79,7 +65,7 @@ def _print_json(told: RequestHistory, verdict: Verdict, explanation: Explanation
                 "decision": _named(told.decision),
                 "response_started": _named(told.started),
                 "request_finished": _named(told.finished),
-                "verdict": {"kind": verdict.kind, "message": verdict.message},
+                "verdict": {"kind": found.verdict.kind, "message": found.verdict.message},
                 "explanation": explanation,
             },
             builtin_types=(bytes,),
@@ -103,10 +89,8 @@ def _named(event: msgspec.Struct | None) -> dict[str, object] | None:
 # --- as text ------------------------------------------------------------------------------------
 
 
-def _text(
-    told: RequestHistory, verdict: Verdict, explanation: Explanation | None, state: ClusterState | None
-) -> list[str]:
-    event = told.decision
+def _text(told: RequestHistory, found: Verified, explanation: Explanation | None) -> list[str]:
+    event, state = told.decision, found.state
     request, origin = event.request, event.origin
     when = datetime.fromtimestamp(event.decided_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     lines = [
@@ -123,7 +107,7 @@ def _text(
     else:
         lines.append(f"  refused: {event.reason} ({event.status}) {event.message}".rstrip())
     lines += _outcome(told)
-    lines.append(f"  {_verified(verdict)}")
+    lines.append(f"  {found.verdict.sentence}")
     if explanation is not None:
         lines += ["", explanation.why, "", *_matrix(explanation, event.decided_at)]
     return lines
@@ -152,16 +136,6 @@ def _outcome(told: RequestHistory) -> list[str]:
 
 def _known(count: int | None) -> str:
     return "?" if count is None else str(count)
-
-
-def _verified(verdict: Verdict) -> str:
-    match verdict.kind:
-        case "ok":
-            return "verified: computed again, it is the same to the last bit"
-        case "differs":
-            return f"NOT VERIFIED: {verdict.message}"
-        case _:
-            return f"not computed again: {verdict.message}"
 
 
 def _matrix(explanation: Explanation, decided_at: float) -> list[str]:
@@ -195,11 +169,11 @@ def _ordered(explanation: Explanation) -> list[Candidate]:
 
 
 def _row(candidate: Candidate, explanation: Explanation, decided_at: float) -> list[str]:
-    age = (
-        "never" if math.isinf(candidate.sample_age) else f"{max(0.0, decided_at - candidate.sampled_at) * 1000:.0f} ms"
-    )
-    if 0 < candidate.sample_age < math.inf:
-        age += f" (failing for {candidate.sample_age * 1000:.0f} ms)"
+    age = "never"
+    if candidate.sample_age is not None:
+        age = f"{max(0.0, decided_at - candidate.sampled_at) * 1000:.0f} ms"
+        if candidate.sample_age > 0:
+            age += f" (failing for {candidate.sample_age * 1000:.0f} ms)"
     cells = [
         candidate.name,
         age,

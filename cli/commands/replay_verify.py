@@ -8,21 +8,14 @@ import msgspec
 
 from pointsman.cli.arguments import Parser, log_directory, position, print_json
 from pointsman.cli.failure import Failure
-from pointsman.core.deciding.verdict import verify_decision
-from pointsman.core.events import Class, EntriesAdopted, PickerStarted, decode
-from pointsman.core.state.membership import Epoch
-from pointsman.eventlog.decisions import decisions
+from pointsman.core.deciding.verdict import VerdictKind
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
+from pointsman.eventlog.verifying.verifier import Verified, Verifier
 
 DIFFERENCES_KEPT = 100
-
-NO_STATE = {
-    "adopted": "made on the cluster state of another log",
-    "not-kept": "no longer verifiable: the cluster state it was made on is not kept",
-}
-"""Causes of `Decided` for which nothing can be computed."""
+"""Differences that are listed: enough to see what they have in common."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -42,16 +35,24 @@ class VerifyReport(msgspec.Struct):
     same: int = 0
     different: int = 0
     skipped: Counter[str] = msgspec.field(default_factory=Counter)
-    """By cause."""
+    """Counts of decisions that could not be compared, by cause."""
     differences: list[Difference] = []
-    """The first of them."""
+    """First ones of those that differ."""
 
-    def differs(self, at: int, request_id: str, message: str) -> None:
-        """Count one that was computed again and differs."""
+    def add(self, found: Verified) -> None:
+        """Count one decision."""
+        verdict = found.verdict
+        if not verdict.kind.compared:
+            self.skipped[verdict.message] += 1
+            return
         self.checked += 1
+        if verdict.kind is VerdictKind.SAME:
+            self.same += 1
+            return
         self.different += 1
         if len(self.differences) < DIFFERENCES_KEPT:
-            self.differences.append(Difference(at, request_id, message))
+            request_id = found.event.request.request_id
+            self.differences.append(Difference(found.position, request_id, verdict.message))
 
 
 def run(name: str, words: list[str]) -> int:
@@ -84,46 +85,14 @@ def verify(reader: LogReader, first: int, last: int | None) -> VerifyReport:
     """Verify the decisions at the positions `first` to `last`."""
     head = reader.head().position
     report = VerifyReport(max(first, reader.first()), head if last is None else min(last, head))
-    epochs = _epochs(reader)
     told = time.monotonic()
-    for decided in decisions(reader, report.first, report.last):
-        event, at = decided.event, decided.entry.position
-        request_id = event.request.request_id
-        if decided.state is None:
-            if decided.cause in NO_STATE:
-                report.skipped[NO_STATE[decided.cause]] += 1
-            else:
-                report.differs(at, request_id, f"applied is {event.origin.applied}, wanted a position before its own")
-            continue
-        verdict = verify_decision(decided.state, event, epochs.get((event.origin.picker, event.origin.epoch)))
-        match verdict.kind:
-            case "ok":
-                report.checked += 1
-                report.same += 1
-            case "differs":
-                report.differs(at, request_id, verdict.message)
-            case _:
-                report.skipped[verdict.message] += 1
+    for found in Verifier(reader).run(report.first, report.last):
+        report.add(found)
         if time.monotonic() > told + 0.5 and sys.stderr.isatty():
             told = time.monotonic()
-            print(f"{report.checked} checked, at position {at} of {report.last}", end="\r", file=sys.stderr, flush=True)
+            progress = f"{report.checked} checked, at position {found.position} of {report.last}"
+            print(progress, end="\r", file=sys.stderr, flush=True)
     return report
-
-
-def _epochs(reader: LogReader) -> dict[tuple[str, int], Epoch]:
-    """The epochs of the log: a picker decides before the entry that tells of its start is committed."""
-    found: dict[tuple[str, int], Epoch] = {}
-    for entry in reader.entries(reader.first(), None, (Class.CONTROL,)):
-        match decode(entry.body):
-            case PickerStarted(origin, build, scheduler, plugins):
-                found[origin.picker, origin.epoch] = Epoch(
-                    origin.picker, origin.epoch, origin.n, build, scheduler, plugins
-                )
-            case EntriesAdopted(picker, epoch, first, last):
-                found.setdefault((picker, epoch), Epoch(picker, epoch, first - 1)).adopted_to = last
-            case _:
-                pass
-    return found
 
 
 def _print(report: VerifyReport, seconds: float) -> None:

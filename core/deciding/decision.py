@@ -15,18 +15,25 @@ class Decision(msgspec.Struct, frozen=True):
     """The endpoints of a request in the order of choice, or why it has none."""
 
     endpoints: tuple[int, ...]
-    """Numbers; empty where the request is refused."""
+    """Numbers of the endpoints; empty where the request is refused."""
     reason: RefusalReason | None
+    """Reason of a refusal; None where the request is routed."""
     best: tuple[tuple[int, float], ...]
+    """Numbers and sums of the three endpoints with the highest sums."""
     rejections: tuple[tuple[str, int], ...]
+    """Counts of rejected candidates by `filter: reason`."""
     reads: tuple[Read, ...]
+    """Columns of the traffic state that were read, with their values."""
     avoided: bytes
+    """Packed slots that were left out because of advice."""
     degraded: bool
+    """Whether it was decided while the feed was lost."""
     digest: bytes
+    """Hash over everything the decision rests on and what came of it."""
     scored: Slots
-    """The slots that filters kept, ascending."""
+    """Slots that filters kept, ascending."""
     sums: Scores
-    """Their sums of weighted scores."""
+    """Sums of weighted scores, one for each of `scored`."""
 
     @property
     def status(self) -> int:
@@ -55,7 +62,7 @@ class Decision(msgspec.Struct, frozen=True):
     def to_event(
         self, origin: Origin, decided_at: float, request: RequestFacts, took: int
     ) -> RequestRouted | RequestRefused:
-        """The entry's event; `took` in microseconds."""
+        """The event that records it; it took `took` microseconds."""
         if self.reason is None:
             return RequestRouted(
                 origin,

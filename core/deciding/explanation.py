@@ -22,11 +22,11 @@ class PluginScore(msgspec.Struct, frozen=True):
 
     plugin: str
     raw: float
-    """0 to 1."""
+    """Score before the weight, 0 to 1."""
     weight: float
     weighted: float
     words: str
-    """What it rests on."""
+    """Sentence about "it", the candidate, on what the score rests on."""
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -34,9 +34,9 @@ class Rejection(msgspec.Struct, frozen=True):
 
     plugin: str
     reason: str
-    """The short stable name that is counted."""
+    """Short stable name by which rejections are counted."""
     words: str
-    """What was found and what was wanted."""
+    """Reason in words: what was found and what was wanted."""
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -45,13 +45,13 @@ class Scored(msgspec.Struct, frozen=True):
     scores: tuple[PluginScore, ...]
     sum: float
     rank: int
-    """1 for the highest sum; equal sums have the same."""
+    """Rank by sum, 1 for the highest; equal sums have the same."""
     tied: bool
-    """Another candidate has the same rank."""
+    """Whether another candidate has the same rank."""
     probability: float
-    """Of being the choice, before the picker drew."""
+    """Probability of being the choice, before the picker drew."""
     chosen: int
-    """1 for the choice, 2 for its first fallback; 0 where not chosen."""
+    """Place in the order of choice: 1 for the choice, 2 for its first fallback; 0 where not chosen."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -61,42 +61,45 @@ class Candidate(msgspec.Struct, frozen=True):
     slot: int
     name: str
     authority: str
-    sample_age: float
-    """Seconds from the last success to the last attempt of the scrape; infinite when never sampled.  Rules read it."""
+    sample_age: float | None
+    """Seconds from the last scrape that succeeded to the last one tried; None when never sampled.  Rules read it."""
     sampled_at: float
-    """When the sample was taken, in seconds since 1970; 0 when never.  For people."""
+    """Time when the sample was taken, in seconds since 1970; 0 when never.  For people."""
     waiting: int
     running: int
     kv_cache: float
+    """Share in use, 0 to 1."""
     in_flight: int | None
-    """None where the decision did not read it, as the next."""
+    """Requests in flight; None where the decision did not read them."""
     prefix_blocks: int | None
+    """Blocks of the prompt that it held; None where the decision did not read them."""
     rejection: Rejection | None
-    """None where filters kept it, or did not come to it."""
+    """Rejection by a filter; None where filters kept it, or did not come to it."""
     scored: Scored | None
+    """Scores and rank; None where it did not come to scores."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """A decision and how it came about."""
+    """How a decision came about: what is printed, drawn, and sent from one process to another."""
 
-    decision: Decision
-    request: RequestFacts
+    digest: bytes
+    """Digest of the decision, as it was computed for this."""
     profile: str
     picker: str
     scorers: tuple[tuple[str, float], ...]
     """(plugin, weight), in order."""
     best_sum: float
-    """What a candidate would have that scores 1 everywhere."""
+    """Sum of a candidate that would score 1 by each scorer with a positive weight."""
     saturation: float | None
-    """None where the decision did not ask for it."""
+    """Saturation of the pool; None where the decision did not ask for it."""
     avoided: tuple[str, ...]
     """Names of endpoints left out because of advice."""
     draws: int
-    """How many draws it used."""
+    """Number of draws used."""
     candidates: tuple[Candidate, ...]
-    """In slot order."""
+    """Candidates in slot order."""
     why: str
-    """One sentence or two."""
+    """Reason in one sentence or two."""
 
 
 def explain(
@@ -104,11 +107,10 @@ def explain(
 ) -> Explanation:
     """Decide as `schedule` does, and tell everything."""
     decision, run = trace(cluster, traffic, profile, request, draws)
-    drawn = run.cycle.drawn
+    drawn = run.cycle.drawn  # read first: the views that words are asked of set it back
     candidates = _candidates(cluster, run, profile, decision)
     return Explanation(
-        decision=decision,
-        request=request,
+        digest=decision.digest,
         profile=profile.config.profiles[0].name,
         picker=profile.picker_name,
         scorers=tuple((name, weight) for name, _, weight in profile.scorers),
@@ -135,7 +137,7 @@ def _candidates(cluster: ClusterState, run: Trace, profile: Profile, decision: D
                 slot=slot,
                 name=member.name,
                 authority=member.authority,
-                sample_age=float(cluster.age[slot]),
+                sample_age=age if math.isfinite(age := float(cluster.age[slot])) else None,
                 sampled_at=float(cluster.sampled_at[slot]),
                 waiting=int(cluster.waiting[slot]),
                 running=int(cluster.running[slot]),
@@ -150,7 +152,7 @@ def _candidates(cluster: ClusterState, run: Trace, profile: Profile, decision: D
 
 
 def _rejections(run: Trace) -> dict[int, Rejection]:
-    """By slot."""
+    """What filters rejected, by slot."""
     found = {}
     for name, filter, view, codes in run.filtered:
         for index in codes.nonzero()[0].tolist():
@@ -161,7 +163,7 @@ def _rejections(run: Trace) -> dict[int, Rejection]:
 
 
 def _scored(run: Trace, profile: Profile, decision: Decision) -> dict[int, Scored]:
-    """By slot."""
+    """How the others did, by slot; empty where the request was refused."""
     if decision.reason is not None:
         return {}
     view, sums = run.view.rewound(), run.sums.tolist()
@@ -192,7 +194,7 @@ def _scored(run: Trace, profile: Profile, decision: Decision) -> dict[int, Score
 
 
 def _ranks(run: Trace, view: View, decision: Decision) -> list[int]:
-    """1 for the first; while the feed is lost, fewest in flight come before highest sum."""
+    """The rank of each scored candidate, 1 for the first; while the feed is lost, fewest in flight come before highest sum."""
     in_flight = view.in_flight.tolist() if decision.degraded else [0] * view.size
     keys = list(zip(in_flight, (-run.sums).tolist(), strict=True))
     first: dict[tuple[int, float], int] = {}
@@ -202,7 +204,7 @@ def _ranks(run: Trace, view: View, decision: Decision) -> list[int]:
 
 
 def _chances(run: Trace, profile: Profile, view: View, decision: Decision) -> list[float]:
-    """Of each scored candidate to be the choice."""
+    """The probability of each scored candidate to be the choice."""
     here = np.ones(view.size, dtype=np.bool_)
     if decision.degraded:
         in_flight: Ints = view.in_flight

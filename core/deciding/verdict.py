@@ -1,6 +1,6 @@
 """Verifying a decision: computing it again from the cluster state it had and its own entry."""
 
-from typing import Literal
+from enum import StrEnum
 
 import msgspec
 
@@ -16,7 +16,61 @@ from pointsman.core.state.traffic import Column, NotRecordedError, RecordedTraff
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import unpack
 
-VerdictKind = Literal["ok", "differs", "not-scheduled", "other-version", "other-log"]
+
+class VerdictKind(StrEnum):
+    """What came of verifying a decision; the values stand in JSON output."""
+
+    SAME = "ok"
+    DIFFERS = "differs"
+    NOT_SCHEDULED = "not-scheduled"
+    OTHER_VERSION = "other-version"
+    OTHER_LOG = "other-log"
+    NOT_KEPT = "not-kept"
+    UNAVAILABLE = "unavailable"
+    """Nobody could be asked, this time; all others stay true."""
+
+    @property
+    def words(self) -> "VerdictWords":
+        """What people read."""
+        return WORDS[self]
+
+    @property
+    def compared(self) -> bool:
+        """Whether the decision was computed by the formulas that made it, and compared."""
+        return self in (VerdictKind.SAME, VerdictKind.DIFFERS)
+
+    @property
+    def computed(self) -> bool:
+        """Whether it was computed at all, be it by other formulas."""
+        return self.compared or self is VerdictKind.OTHER_VERSION
+
+
+class VerdictWords(msgspec.Struct, frozen=True):
+    """What people read of a kind of verdict."""
+
+    tag: str
+    """Name of it in two words, for a tag beside a title."""
+    opening: str
+    """Beginning of the sentence that says it; a colon and the message follow."""
+    message: str = ""
+    """What there is to say where the verdict itself knows nothing more particular."""
+
+
+WORDS: dict[VerdictKind, VerdictWords] = {
+    VerdictKind.SAME: VerdictWords("verified", "verified", "computed again, it is the same to the last bit"),
+    VerdictKind.DIFFERS: VerdictWords("differs", "NOT VERIFIED"),
+    VerdictKind.NOT_SCHEDULED: VerdictWords("not scheduled", "nothing to compute again", "refused before scheduling"),
+    VerdictKind.OTHER_VERSION: VerdictWords("other version", "computed again with this version's formulas"),
+    VerdictKind.OTHER_LOG: VerdictWords(
+        "not verifiable", "not computed again", "made on the cluster state of another log"
+    ),
+    VerdictKind.NOT_KEPT: VerdictWords(
+        "not verifiable",
+        "not computed again",
+        "no longer verifiable: the cluster state it was made on is not kept",
+    ),
+    VerdictKind.UNAVAILABLE: VerdictWords("not verifiable", "not computed again", "replay gave no answer"),
+}
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -24,21 +78,26 @@ class Verdict(msgspec.Struct, frozen=True):
 
     kind: VerdictKind
     field: str = ""
-    """The first that differs."""
+    """First field that differs."""
     recorded: str = ""
     computed: str = ""
     cause: str = ""
-    """Why it was not computed again."""
+    """Why it was not compared, where its kind alone does not tell."""
 
     @property
     def message(self) -> str:
-        """In words."""
-        if self.kind == "differs":
+        """What differs, or why it was not compared."""
+        if self.kind is VerdictKind.DIFFERS:
             return f"{self.field} differs: recorded {self.recorded}, computed {self.computed}"
-        return self.cause or "the same"
+        return self.cause or self.kind.words.message
+
+    @property
+    def sentence(self) -> str:
+        """All of it in words, without a full stop."""
+        return f"{self.kind.words.opening}: {self.message}"
 
 
-OK = Verdict("ok")
+OK = Verdict(VerdictKind.SAME)
 
 
 def verify_decision(
@@ -46,19 +105,16 @@ def verify_decision(
 ) -> Verdict:
     """Compute the decision again; `cluster` is the state at its `applied`.
 
-    `epoch` tells the versions it was made with, where the cluster state does not know them yet.
+    `epoch` tells the versions it was made with; without it the cluster state does, unless it does not know them yet.
     """
     if isinstance(event, RequestRefused) and not refusal(event.reason).scheduled and not event.digest:
-        return Verdict("not-scheduled", cause=f"refused before scheduling: {event.reason}")
+        return Verdict(VerdictKind.NOT_SCHEDULED, cause=f"refused before scheduling: {event.reason}")
     origin = event.origin
-    known = cluster.epochs.get((origin.picker, origin.epoch)) or epoch
-    for told in (known, epoch):
-        if told is not None and told.adopted_to >= origin.n:
-            return Verdict("other-log", cause="it rests on the cluster state of another log")
     if origin.applied != cluster.position:
         return _differs("applied", str(origin.applied), f"a cluster state at {cluster.position}")
-    if (cause := _made_by_others(cluster, event, known)) is not None:
-        return Verdict("other-version", cause=cause)
+    made_by = cluster.epochs.get((origin.picker, origin.epoch)) if epoch is None else epoch
+    if (cause := _made_by_others(cluster, event, made_by)) is not None:
+        return Verdict(VerdictKind.OTHER_VERSION, cause=cause)
     try:
         traffic = _recorded(event)
         profile = profile_in_force(cluster, event.request.pool)
@@ -71,10 +127,13 @@ def verify_decision(
     return _compare(event, decision)
 
 
-def explain_decision(cluster: ClusterState, event: RequestRouted | RequestRefused) -> Explanation:
-    """Everything about a decision that `verify_decision` finds the same; `NotRecordedError` where it cannot be told."""
-    profile = profile_in_force(cluster, event.request.pool)
-    return explain(cluster, _recorded(event), profile, event.request, _draws(event))
+def explain_decision(cluster: ClusterState, event: RequestRouted | RequestRefused) -> Explanation | None:
+    """Everything about a decision by this build's formulas; None where these or the entry do not suffice."""
+    try:
+        profile = profile_in_force(cluster, event.request.pool)
+        return explain(cluster, _recorded(event), profile, event.request, _draws(event))
+    except (KeyError, ValueError, NotRecordedError):  # what is wrong with it is the verdict's to say
+        return None
 
 
 def _recorded(event: RequestRouted | RequestRefused) -> RecordedTraffic:
@@ -89,7 +148,7 @@ def _made_by_others(cluster: ClusterState, event: RequestRouted | RequestRefused
     """Why this build does not compute the decision; None where it does."""
     try:
         profile = profile_in_force(cluster, event.request.pool)
-    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+    except (KeyError, ValueError) as error:
         return f"this build does not know its configuration: {error}"
     if epoch is None or not epoch.scheduler:
         return None
@@ -103,7 +162,7 @@ def _made_by_others(cluster: ClusterState, event: RequestRouted | RequestRefused
 
 
 def _differs(field: str, recorded: str, computed: str) -> Verdict:
-    return Verdict("differs", field, recorded, computed)
+    return Verdict(VerdictKind.DIFFERS, field, recorded, computed)
 
 
 def _reads(reads: tuple[Read, ...]) -> str:

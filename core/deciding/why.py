@@ -1,15 +1,18 @@
 """Why a request went where it went, in a sentence made of the decision's own numbers."""
 
 import re
+from typing import NamedTuple
 
 from pointsman.core.deciding.decision import Decision
 from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import Trace
+from pointsman.core.plugin.shapes import Scorer
 from pointsman.core.state.membership import Endpoint
+from pointsman.core.values.plural import plural
 from pointsman.core.view import View
 
 _POD = re.compile(r"-([a-z0-9]{4,10})$")
-"""The part of a pod's name that a ReplicaSet adds."""
+"""End of a pod's name: what a ReplicaSet adds, of lengths that Kubernetes uses."""
 
 
 def why(run: Trace, profile: Profile, decision: Decision) -> str:
@@ -23,7 +26,7 @@ def why(run: Trace, profile: Profile, decision: Decision) -> str:
     if decision.degraded:
         level = view.in_flight
         same = int((level == level[choice]).sum()) - 1
-        others = f", as did {same} other{'s' * (same > 1)}" if same else ""
+        others = f", as did {plural(same, 'other')}" if same else ""
         return f"The feed was lost, so the fewest requests in flight came first: it had {level[choice]}{others}."
     if not profile.picker.scored:
         return f"It was drawn at random among {view.size} candidates."
@@ -39,13 +42,16 @@ def _refused(run: Trace, decision: Decision) -> str:
         )
     if decision.reason == "filtered":
         reasons = ", ".join(f"{count} for {reason}" for reason, count in run.rejections)
-        return f"Filters rejected all {len(run.candidates)} candidates: {reasons}."
+        count = len(run.candidates)
+        return f"Filters rejected {'the only candidate' if count == 1 else f'all {count} candidates'}: {reasons}."
     ready = len(cluster.ready(request.pool))
     if not ready:
         members = len(cluster.members(request.pool))
         return f"No endpoint of {request.pool} was ready ({members} known)."
     if len(run.avoided):
-        return f"Every candidate ({len(run.avoided)} of {ready} ready ones) was about to leave the pool."
+        return f"Every candidate ({len(run.avoided)} of {plural(ready, 'ready one')}) was about to leave the pool."
+    if ready == 1:
+        return f"The only ready endpoint of {request.pool} was not in the subset hint."
     return f"None of the {ready} ready endpoints of {request.pool} was in the subset hint."
 
 
@@ -55,7 +61,7 @@ def _compared(run: Trace, profile: Profile, view: View, choice: int) -> str:
     rival = max((index for index in range(view.size) if index != choice), key=lambda index: (sums[index], -index))
     margin = sums[choice] - sums[rival]
     other = _short(view, rival)
-    of = f"Margin to the runner-up: {margin:.2f} of {profile.best_sum:g}."
+    best = f" of {profile.best_sum:g}" if profile.best_sum else ""  # nothing to compare with where no weight is above 0
     if margin == 0.0:
         tied = sums.count(sums[choice]) - 1
         with_whom = other if tied == 1 else f"{tied} others"
@@ -64,27 +70,47 @@ def _compared(run: Trace, profile: Profile, view: View, choice: int) -> str:
     lead = "" if chance == 1.0 else f"It was drawn with a probability of {chance:.2f}. "
     if margin < 0.0:
         return f"{lead}The highest other sum was {sums[rival]:.2f}, of {other}; its own was {sums[choice]:.2f}."
-    return f"{lead}{_reasons(run, profile, view, (choice, rival))} {of}"
+    reasons = _reasons(run, profile, view, (choice, rival))
+    return f"{lead}{reasons} Margin to the runner-up: {margin:.2f}{best}."
+
+
+class _Gap(NamedTuple):
+    """What one scorer gave the choice more than the rival."""
+
+    size: float
+    """Difference of the weighted scores; below 0 where the rival had more."""
+    plugin: str
+    scorer: Scorer
+    weight: float
+
+    @property
+    def turned(self) -> str:
+        """Why a drawback counts as an advantage, and an advantage as a drawback; empty where it does not."""
+        return f", as the weight of {self.plugin} is negative" if self.weight < 0.0 else ""
 
 
 def _reasons(run: Trace, profile: Profile, view: View, pair: tuple[int, int]) -> str:
     choice, rival = pair
     request, other = run.cycle.request, _short(view, rival)
     gaps = [
-        (float(row[choice] - row[rival]) * weight, scorer, weight)
-        for (_, scorer, weight), row in zip(profile.scorers, run.scores, strict=True)
+        _Gap(float(row[choice] - row[rival]) * weight, name, scorer, weight)
+        for (name, scorer, weight), row in zip(profile.scorers, run.scores, strict=True)
     ]
-    gains = sorted((gap for gap in gaps if gap[0] > 0.0), key=lambda gap: -gap[0])
-    losses = sorted((gap for gap in gaps if gap[0] < 0.0), key=lambda gap: gap[0])
-    words = [scorer.words(request, view, choice) for _, scorer, _ in gains]
+    gains = sorted((gap for gap in gaps if gap.size > 0.0), key=lambda gap: -gap.size)
+    losses = sorted((gap for gap in gaps if gap.size < 0.0), key=lambda gap: gap.size)
+    words = [_favoured(gap, gap.scorer.words(request, view, choice)) for gap in gains]
     if not losses:
         return _sentence(f"{words[0]}, and no scorer preferred {other}.")
-    lost, loser, weight = losses[0]
-    # a negative weight turns the preference round
-    had = f"{loser.advantage} of {other}" if weight > 0 else f"{loser.advantage} that counted against it"
-    if gains[0][0] > -lost:
-        return _sentence(f"{words[0]}, which was worth more than the {had}.")
-    return _sentence(f"{' and '.join(words)}, which together were worth more than the {had}.")
+    lost = losses[0]
+    whose = f"that counted against it{lost.turned}" if lost.turned else f"of {other}"
+    had = f"worth more than the {lost.scorer.advantage} {whose}"
+    if gains[0].size > -lost.size:
+        return _sentence(f"{words[0]}, which was {had}.")
+    return _sentence(f"{' and '.join(words)}, which together were {had}.")
+
+
+def _favoured(gap: _Gap, words: str) -> str:
+    return f"{words} (in its favour{gap.turned})" if gap.turned else words
 
 
 def _sentence(text: str) -> str:

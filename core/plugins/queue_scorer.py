@@ -5,6 +5,7 @@ import msgspec
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.formulas import spread
 from pointsman.core.plugin.shapes import Scores, scorer
+from pointsman.core.values.plural import plural
 from pointsman.core.view import View
 
 
@@ -16,4 +17,4 @@ class QueueScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
         return spread(view.waiting)
 
     def words(self, request: RequestFacts, view: View, index: int, /) -> str:
-        return f"it had {view.waiting[index]} requests waiting"
+        return f"it had {plural(int(view.waiting[index]), 'request')} waiting"

@@ -5,6 +5,7 @@ import msgspec
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.formulas import spread
 from pointsman.core.plugin.shapes import Scores, scorer
+from pointsman.core.values.plural import plural
 from pointsman.core.view import View
 
 
@@ -23,4 +24,4 @@ class RunningRequestsSizeScorer(msgspec.Struct, frozen=True, forbid_unknown_fiel
         return spread(view.running)
 
     def words(self, request: RequestFacts, view: View, index: int, /) -> str:
-        return f"it had {view.running[index]} requests running"
+        return f"it had {plural(int(view.running[index]), 'request')} running"

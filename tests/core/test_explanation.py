@@ -44,7 +44,7 @@ def explained(
     config = parse_config({**head, "plugins": declared, "schedulingProfiles": profiles}, {}, PickingFlags())
     found = explain(folded(events), traffic or Readings(), compile_profile(config), request, Draws("picker-1", 1, 1))
     same = schedule(folded(events), traffic or Readings(), compile_profile(config), request, Draws("picker-1", 1, 1))
-    assert found.decision.digest == same.digest
+    assert found.digest == same.digest
     return found
 
 
@@ -83,7 +83,6 @@ def test_every_rejection_is_told_in_words() -> None:
     assert (told[1].plugin, told[1].reason) == ("low-queue-filter", "long-queue")
     assert told[1].words == "143 waiting, wanted at most 128"
     assert found.candidates[1].scored is None
-    assert found.decision.rejections == (("low-queue-filter: long-queue", 1),)
 
 
 def test_words_of_a_tree_come_from_the_filter_that_rejected() -> None:
@@ -153,6 +152,58 @@ def test_the_reason_is_a_sentence_of_the_decisions_own_numbers(prefix_blocks: di
 
 
 @pytest.mark.parametrize(
+    ("waiting", "kv_cache", "weights", "sentence"),
+    [
+        (
+            [1, 7],
+            [0.5, 0.5],
+            (-2, 1),
+            (
+                "It had 7 requests waiting (in its favour, as the weight of queue-scorer is negative),"
+                " and no scorer preferred 0001. Margin to the runner-up: 2.00 of 1."
+            ),
+        ),
+        (
+            [1, 7],
+            [0.75, 0.0],
+            (2, 1),
+            (
+                "It had 1 request waiting, which was worth more than the freer KV cache of 0002."
+                " Margin to the runner-up: 1.25 of 3."
+            ),
+        ),
+        (
+            [1, 7],
+            [0.5, 0.75],
+            (-1, 8),
+            (
+                "Its KV cache was 50 % used, which was worth more than the shorter queue that counted against it,"
+                " as the weight of queue-scorer is negative. Margin to the runner-up: 1.00 of 8."
+            ),
+        ),
+        (
+            [1, 7],
+            [0.5, 0.5],
+            (-2, -1),
+            (
+                "It had 7 requests waiting (in its favour, as the weight of queue-scorer is negative),"
+                " and no scorer preferred 0001. Margin to the runner-up: 2.00."
+            ),
+        ),
+    ],
+)
+def test_what_a_negative_weight_turns_round_is_told_to_be_so(
+    waiting: list[int], kv_cache: list[float], weights: tuple[int, int], sentence: str
+) -> None:
+    scorers = [
+        {"type": "queue-scorer", "weight": weights[0]},
+        {"type": "kv-cache-utilization-scorer", "weight": weights[1]},
+    ]
+
+    assert explained(pool_of(waiting, kv_cache=kv_cache), *scorers).why == sentence
+
+
+@pytest.mark.parametrize(
     ("events", "plugins", "traffic", "request_facts", "sentence"),
     [
         (pool_of([]), (), Readings(), REQUEST, "No endpoint of default/llama was ready (0 known)."),
@@ -191,6 +242,27 @@ def test_the_reason_is_a_sentence_of_the_decisions_own_numbers(prefix_blocks: di
             Readings(),
             RequestFacts("id", POOL, subset=pack(ints(7))),
             "None of the 2 ready endpoints of default/llama was in the subset hint.",
+        ),
+        (
+            pool_of([0]),
+            (),
+            Readings(),
+            RequestFacts("id", POOL, subset=pack(ints(7))),
+            "The only ready endpoint of default/llama was not in the subset hint.",
+        ),
+        (
+            pool_of([0]),
+            (),
+            Readings(out=(0,)),
+            REQUEST,
+            "Every candidate (1 of 1 ready one) was about to leave the pool.",
+        ),
+        (
+            pool_of([200]),
+            ({"type": "low-queue-filter"},),
+            Readings(),
+            REQUEST,
+            "Filters rejected the only candidate: 1 for low-queue-filter: long-queue.",
         ),
         (
             pool_of([0, 0, 0]),

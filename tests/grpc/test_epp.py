@@ -20,7 +20,7 @@ from worlds.wire import (
 from pointsman.core.config.effective import PickingFlags
 from pointsman.core.config.parse import parse_config
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
-from pointsman.core.deciding.verdict import Verdict, verify_decision
+from pointsman.core.deciding.verdict import OK, verify_decision
 from pointsman.core.events import (
     ConfigAccepted,
     EndpointJoined,
@@ -109,7 +109,7 @@ def test_a_request_leaves_a_decision_that_can_be_verified() -> None:
     assert event.request.prompt_bytes == len(PROMPT)
     assert len(event.request.prefix) == 8 * (len(PROMPT) // 64)
     epoch = Epoch("picker-0", 7, 0, "", SCHEDULER_VERSION, PLUGIN_VERSIONS)
-    assert verify_decision(talk.feed.cluster, event, epoch) == Verdict("ok")
+    assert verify_decision(talk.feed.cluster, event, epoch) == OK
 
 
 def test_decisions_change_the_traffic_state_at_once_and_their_ends_too() -> None:

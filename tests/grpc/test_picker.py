@@ -31,7 +31,7 @@ from worlds.wire import (
 )
 
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
-from pointsman.core.deciding.verdict import Verdict, verify_decision
+from pointsman.core.deciding.verdict import OK, verify_decision
 from pointsman.core.events import (
     EndpointJoined,
     Event,
@@ -115,7 +115,7 @@ def test_decisions_reach_the_log_and_can_be_verified_there(control: Control) -> 
         epoch = control.log.state.epochs["picker-0", started.origin.epoch]
         with open_reader(control.home / "log") as reader:
             verdicts = [verify_decision(reader.state_at(e.origin.applied), e, epoch) for e in routed]
-        assert verdicts == [Verdict("ok")] * 20
+        assert verdicts == [OK] * 20
 
         process.tell("stop", True)
         assert process.process.wait(10) == 0

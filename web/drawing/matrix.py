@@ -1,19 +1,18 @@
 """The matrix of candidates and plugins, as the decision page draws it."""
 
-import math
+from typing import assert_never
 
 import msgspec
 from markupsafe import Markup
 
-from pointsman.core.deciding.explanation import Candidate
-from pointsman.core.events import RequestRefused, RequestRouted
+from pointsman.core.deciding.explanation import Candidate, Explanation
+from pointsman.core.deciding.verdict import Verdict, VerdictKind
 from pointsman.web.drawing import svg as drawing
 from pointsman.web.drawing import words
-from pointsman.web.recomputing.worker import Account, Replayed
 
 
 class ScorerColumn(msgspec.Struct, frozen=True):
-    """A column."""
+    """The head of a scorer's column."""
 
     name: str
     short: str
@@ -38,11 +37,11 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A row: one candidate."""
+    """One candidate's row."""
 
     name: str
     chosen: str
-    """`picked`, `fallback 1`; empty where not chosen."""
+    """Place in the order of choice: `picked`, `fallback 1`; empty where not chosen."""
     rejected: Rejected | None
     sample: str
     scores: tuple[Cell, ...]
@@ -52,7 +51,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Matrix(msgspec.Struct, frozen=True):
-    """The table."""
+    """The table of candidates by scorers."""
 
     caption: str
     scorers: tuple[ScorerColumn, ...]
@@ -66,37 +65,37 @@ class VerdictTag(msgspec.Struct, frozen=True):
 
     word: str
     kind: str
+    """Colour of the tag: `good`, `warn`, `bad`, or none."""
     difference: str = ""
+    """What differs from the record, for a banner."""
     note: str = ""
+    """Why it was not compared with the record, for a banner."""
 
 
-RECOMPUTING = VerdictTag("recomputing", "", note="")
-"""While replay is at work."""
+RECOMPUTING = VerdictTag("recomputing", "")
+"""Tag while replay is at work."""
 
 
-def explained(replayed: Replayed) -> VerdictTag:
-    """The tag, and a banner where there is something to say."""
-    match replayed.kind:
-        case "ok":
-            return VerdictTag("verified", "good")
-        case "differs":
-            return VerdictTag("differs", "bad", difference=replayed.message)
-        case "other-version":
-            return VerdictTag(
-                "other version", "warn", note=f"Recomputed with this version's formulas: {replayed.message}."
-            )
-        case "not-scheduled":
-            return VerdictTag("not scheduled", "", note=f"There is nothing to recompute: {replayed.message}.")
+def verdict_tag(verdict: Verdict) -> VerdictTag:
+    """The tag, with what a banner says where there is something to say."""
+    word = verdict.kind.words.tag
+    note = f"{verdict.sentence[0].upper()}{verdict.sentence[1:]}."
+    match verdict.kind:
+        case VerdictKind.SAME:
+            return VerdictTag(word, "good")
+        case VerdictKind.DIFFERS:
+            return VerdictTag(word, "bad", difference=verdict.message)
+        case VerdictKind.NOT_SCHEDULED:
+            return VerdictTag(word, "", note=note)
+        case VerdictKind.OTHER_VERSION | VerdictKind.OTHER_LOG | VerdictKind.NOT_KEPT | VerdictKind.UNAVAILABLE:
+            return VerdictTag(word, "warn", note=note)
         case _:
-            return VerdictTag(
-                "not verifiable", "warn", note=f"This decision could not be recomputed: {replayed.message}."
-            )
+            assert_never(verdict.kind)
 
 
-def matrix(replayed: Replayed, decision: RequestRouted | RequestRefused) -> Matrix | None:
-    """The table of an explanation; candidates by rank, the rejected last."""
-    explanation = replayed.explanation
-    if explanation is None or not explanation.candidates:
+def matrix(explanation: Explanation, decided_at: float) -> Matrix | None:
+    """The table of an explanation; candidates by rank, the rejected last; None where there were no candidates."""
+    if not explanation.candidates:
         return None
     scorers = tuple(
         ScorerColumn(
@@ -106,22 +105,19 @@ def matrix(replayed: Replayed, decision: RequestRouted | RequestRefused) -> Matr
     )
     scale = max([explanation.best_sum, *(c.scored.sum for c in explanation.candidates if c.scored), 0.0])
     order = sorted(explanation.candidates, key=lambda c: (c.scored.rank if c.scored else 1 << 30, c.slot))
-    lines = tuple(_line(c, replayed, decision.decided_at, scale, scorers) for c in order)
+    lines = tuple(_line(c, decided_at, scale, scorers) for c in order)
     kept = sum(c.rejection is None for c in explanation.candidates)
     saturation = "" if explanation.saturation is None else f", saturation {explanation.saturation:.2f}"
     caption = f"profile {explanation.profile}, picker {explanation.picker}{saturation}; longest possible bar {scale:g}"
     return Matrix(caption, scorers, lines, f"{kept} of {len(order)} remain", _margin(explanation))
 
 
-def _line(
-    candidate: Candidate, replayed: Replayed, decided_at: float, scale: float, scorers: tuple[ScorerColumn, ...]
-) -> Line:
-    sampled = replayed.sampled_at.get(candidate.endpoint, 0.0)
-    if math.isinf(candidate.sample_age) or not sampled:
+def _line(candidate: Candidate, decided_at: float, scale: float, scorers: tuple[ScorerColumn, ...]) -> Line:
+    if candidate.sample_age is None or not candidate.sampled_at:
         sample = "never sampled"
     else:
         stale = f", stale by {words.duration(candidate.sample_age)}" if candidate.sample_age else ""
-        sample = f"sample {words.duration(max(0.0, decided_at - sampled))} old{stale}"
+        sample = f"sample {words.duration(max(0.0, decided_at - candidate.sampled_at))} old{stale}"
     sample += f" · {candidate.waiting} waiting, KV {candidate.kv_cache:.0%}".replace("%", " %")
     rejected = None
     if candidate.rejection is not None:
@@ -139,7 +135,7 @@ def _line(
     return Line(candidate.name, chosen, rejected, sample, cells, f"{scored.sum:.2f}", rank, bar)
 
 
-def _margin(explanation: Account) -> str:
+def _margin(explanation: Explanation) -> str:
     sums = sorted((c.scored.sum for c in explanation.candidates if c.scored), reverse=True)
     if not sums:
         return "nobody left"

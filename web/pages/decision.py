@@ -12,15 +12,16 @@ from pointsman.eventlog.readmodel.rollups import EndpointRow, RequestRow
 from pointsman.eventlog.stores.reading import LogReader
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
-from pointsman.web.drawing.matrix import RECOMPUTING, Matrix, explained, matrix
+from pointsman.web.drawing.matrix import RECOMPUTING, Matrix, matrix, verdict_tag
 from pointsman.web.pages.decisions import DecisionRow, decision_row
 from pointsman.web.pages.reply import Missing, Reply, plain
 from pointsman.web.recomputing.replayer import ANSWER_WITHIN, ReplayerBusy
-from pointsman.web.recomputing.worker import Replayed
+from pointsman.web.recomputing.worker import unavailable
 
 PATIENCE = 0.05
 """Seconds that a page waits for replay, half of what a page may take: what is stored is shown, the matrix follows."""
 FRAGMENT_PATIENCE = 3.0
+"""Seconds that the matrix itself waits: a folded second takes one, and whoever reads the page asks again."""
 NEIGHBOURS = 3
 """Decisions shown before and after."""
 
@@ -34,10 +35,10 @@ class Told(msgspec.Struct, frozen=True):
     started: tuple[int, ResponseStarted] | None
     finished: tuple[int, RequestFinished] | None
     row: RequestRow | None
-    """None where it is not indexed yet."""
+    """Row of the read model; None where it is not indexed yet."""
     chosen: EndpointRow | None
     before: tuple[DecisionRow, ...]
-    """Nearest last."""
+    """Decisions before it, nearest last."""
     after: tuple[DecisionRow, ...]
 
 
@@ -47,12 +48,13 @@ async def page(console: Console, position: int) -> Reply:
     try:
         replayed = await console.replayer.ask(position, _patience())
     except ReplayerBusy as error:
-        replayed = Replayed("unavailable", str(error))
-    picture: Matrix | None = matrix(replayed, told.decision) if replayed and replayed.explanation else None
-    verdict = explained(replayed) if replayed else RECOMPUTING
+        replayed = unavailable(str(error))
     decision = told.decision
+    explanation = replayed.explanation if replayed else None
+    picture: Matrix | None = matrix(explanation, decision.decided_at) if explanation else None
+    verdict = verdict_tag(replayed.verdict) if replayed else RECOMPUTING
     title = _title(told)
-    why = replayed.explanation.why if replayed and replayed.explanation else _stored_sentence(decision)
+    why = explanation.why if explanation else _stored_sentence(decision)
     under_way = (
         isinstance(decision, RequestRouted) and told.finished is None and (told.row is None or not told.row.cause)
     )

@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
-from pointsman.web.recomputing.worker import Checked, Replayed
+from pointsman.core.deciding.verdict import VerdictKind
+from pointsman.web.recomputing.worker import NewestVerified, Replayed, unavailable
 
 ANSWER_WITHIN = 10.0
 """Seconds for one decision; the budget is one, a cold disk takes more."""
 WAITING_MAX = 32
-"""Decisions that wait for the worker at a time."""
+"""Decisions that may wait for the worker at a time."""
 KEPT = 16
 """Answers kept for whoever asks again: with a thousand candidates each is half a megabyte."""
 FRAME_MAX = 64 * 2**20
+"""Bytes of an answer, a hundred times what a thousand candidates take: more is not from the worker."""
 LOOK = 5.0
 """Seconds between two looks at the newest decisions, while somebody looks at pages."""
-LASTING = ("ok", "differs", "other-version", "not-scheduled", "other-log")
-"""Answers that stay true."""
 
 _answer = msgspec.msgpack.Decoder(Replayed)
-_checked = msgspec.msgpack.Decoder(Checked)
+_checked = msgspec.msgpack.Decoder(NewestVerified)
 
 
 class ReplayerBusy(Exception):
@@ -41,7 +41,7 @@ class Replayer:
     """Asks the worker; `run` must be started in a nursery."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.checked = Checked()
+        self.newest = NewestVerified()
         """What replay found of the newest decisions."""
         self._command = list(command)
         self._process: trio.Process | None = None
@@ -75,9 +75,9 @@ class Replayer:
                 if self._waiting:
                     await self._next()
                 elif looked_at() and trio.current_time() >= look_at:
-                    before, self.checked = self.checked, await self._check()
+                    before, self.newest = self.newest, await self._check()
                     look_at = trio.current_time() + LOOK
-                    if before != self.checked:
+                    if before != self.newest:
                         changed()
                 else:
                     self._arrived = trio.Event()
@@ -93,11 +93,11 @@ class Replayer:
             answer = _answer.decode(await self._exchange(position))
         except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError) as error:
             await self._stop()
-            answer = Replayed("unavailable", f"the replay process ended: {error}")
+            answer = unavailable(f"the replay process ended: {error}")
         except trio.TooSlowError:
             await self._stop()
-            answer = Replayed("unavailable", f"replay took more than {ANSWER_WITHIN:.0f} s")
-        if answer.kind in LASTING:
+            answer = unavailable(f"replay took more than {ANSWER_WITHIN:.0f} s")
+        if answer.verdict.kind is not VerdictKind.UNAVAILABLE:
             self._answers[position] = answer
             while len(self._answers) > KEPT:
                 self._answers.popitem(last=False)
@@ -105,12 +105,12 @@ class Replayer:
         asked.answer = answer
         asked.done.set()
 
-    async def _check(self) -> Checked:
+    async def _check(self) -> NewestVerified:
         try:
             return _checked.decode(await self._exchange(0))
         except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError, trio.TooSlowError):
             await self._stop()
-            return Checked()
+            return NewestVerified()
 
     async def _exchange(self, position: int) -> bytes:
         with trio.fail_after(ANSWER_WITHIN):

@@ -1,6 +1,6 @@
 """The process that recomputes decisions, so that looking at an old one never holds the log up.
 
-It reads the log, folds to a decision's `applied`, verifies and explains; asked for position 0 it verifies the newest.
+Asked for a position it verifies and explains the decision there; asked for position 0 it verifies the newest ones.
 """
 
 import struct
@@ -10,15 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.core.deciding.explanation import Candidate, Explanation
-from pointsman.core.deciding.verdict import explain_decision, verify_decision
-from pointsman.core.events import Class, Entry, PickerStarted, RequestRefused, RequestRouted
-from pointsman.core.state.membership import Epoch
-from pointsman.core.state.traffic import NotRecordedError
-from pointsman.eventlog.decisions import Fold, decisions
+from pointsman.core.deciding.explanation import Explanation
+from pointsman.core.deciding.verdict import Verdict, VerdictKind
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
+from pointsman.eventlog.verifying.verifier import Verifier
 
 KEPT = 1_000
 """Decisions that the strip speaks of."""
@@ -28,76 +25,40 @@ BACK = 20_000
 """Entries before the head in which they are looked for: a fifth of a second to fold."""
 
 
-class Account(msgspec.Struct, frozen=True):
-    """An explanation as it crosses the pipe; fields as in `core.explanation.Explanation`."""
-
-    profile: str
-    picker: str
-    scorers: tuple[tuple[str, float], ...]
-    best_sum: float
-    saturation: float | None
-    avoided: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
-    why: str
-
-
-def _account(told: Explanation) -> Account:
-    return Account(*[getattr(told, name) for name in Account.__struct_fields__])
-
-
 class Replayed(msgspec.Struct, frozen=True):
     """A decision computed again."""
 
-    kind: str
-    """`ok`, `differs`, `not-scheduled`, `other-version`, `other-log`, or `unavailable` where it cannot be told."""
-    message: str
-    explanation: Account | None = None
-    sampled_at: dict[int, float] = {}
-    """By endpoint number: when the sample was taken that the decision rests on."""
+    verdict: Verdict
+    explanation: Explanation | None = None
+    """How it came about; None where the verdict tells why that cannot be said."""
 
 
-class Checked(msgspec.Struct, frozen=True):
+class NewestVerified(msgspec.Struct, frozen=True):
     """What replay found of the newest decisions."""
 
     decisions: int = 0
-    """That could be computed again."""
+    """Number of those that could be compared."""
     differing: int = 0
+    """Number of those that differ from what was recorded."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def unavailable(cause: str) -> Replayed:
+    """The answer where nothing can be computed this time."""
+    return Replayed(Verdict(VerdictKind.UNAVAILABLE, cause=cause))
+
+
 def replayed(reader: LogReader, position: int) -> Replayed:
     """Compute the decision at `position` again."""
     try:
-        found = next(iter(decisions(reader, position, position)), None)
+        found = Verifier(reader).at(position)
+        if found is None:
+            return unavailable(f"entry {position} is no decision")
+        return Replayed(found.verdict, found.explanation())
     except (NotKeptError, LogCorruptError) as error:
-        return Replayed("unavailable", f"the log does not tell any more: {error}")
-    if found is None:
-        return Replayed("unavailable", f"entry {position} is no decision")
-    state, event = found.state, found.event
-    if state is None:
-        return Replayed("unavailable", _CAUSES.get(found.cause, found.cause))
-    sampled = {number: float(state.sampled_at[member.slot]) for number, member in state.endpoints.items()}
-    key = (event.origin.picker, event.origin.epoch)
-    explanation: Account | None = None
-    trouble = ""
-    try:
-        explanation = _account(explain_decision(state, event))
-    except (NotRecordedError, ValueError) as error:
-        trouble = f"; {error}"
-    epoch = state.epochs.get(key) or reader.state_at(position).epochs.get(key)
-    verdict = verify_decision(state, event, epoch)
-    if verdict.kind in ("not-scheduled", "other-log"):
-        return Replayed(verdict.kind, verdict.message)
-    return Replayed(verdict.kind, verdict.message + trouble, explanation, sampled)
-
-
-_CAUSES = {
-    "adopted": "it was decided on the cluster state of another log",
-    "not-kept": "the part of the log it rests on is not kept any more",
-    "not-before": "its entry says that it rests on a later state than its own position",
-}
+        return unavailable(f"the log does not tell any more: {error}")
 
 
 class TailVerifier:
@@ -105,46 +66,20 @@ class TailVerifier:
 
     def __init__(self, reader: LogReader) -> None:
         self._reader = reader
-        self._fold = Fold(reader)
-        self._next = 1
+        self._verifier = Verifier(reader)
         self._same: deque[bool] = deque(maxlen=KEPT)
-        self._epochs: dict[tuple[str, int], Epoch] = {}
 
-    def look(self) -> Checked:
+    def look(self) -> NewestVerified:
         """Verify what is new, at most AT_ONCE of it; what was found of the last KEPT."""
-        head = self._reader.head().position
-        first = max(self._next, self._reader.first(), head - BACK + 1)
-        newest: deque[Entry] = deque(maxlen=AT_ONCE)
-        for entry in self._reader.entries(first, head, (Class.CONTROL, Class.TRAFFIC)):
-            if entry.kind == Class.CONTROL:
-                self._follow(entry)
-            elif entry.body[2:16] == b"request-routed" or entry.body[2:17] == b"request-refused":
-                newest.append(entry)
-        decided = [
-            (entry, event) for entry in newest if isinstance(event := entry.event, RequestRouted | RequestRefused)
-        ]
-        for entry, event in sorted(decided, key=lambda pair: (pair[1].origin.applied, pair[0].position)):
-            self._verify(entry, event)
-        self._next = head + 1
-        return Checked(len(self._same), self._same.count(False))
-
-    def _follow(self, entry: Entry) -> None:
-        if isinstance(event := entry.event, PickerStarted):
-            origin = event.origin
-            key = (origin.picker, origin.epoch)
-            self._epochs[key] = Epoch(*key, origin.n, event.build, event.scheduler, event.plugins)
-
-    def _verify(self, entry: Entry, event: RequestRouted | RequestRefused) -> None:
-        state = self._fold.to(event.origin.applied) if event.origin.applied < entry.position else None
-        if state is None:
-            return
-        verdict = verify_decision(state, event, self._epochs.get((event.origin.picker, event.origin.epoch)))
-        if verdict.kind in ("ok", "differs"):
-            self._same.append(verdict.kind == "ok")
+        first = max(self._verifier.done_to, self._reader.head().position - BACK) + 1
+        for found in self._verifier.newest(AT_ONCE, first):
+            if found.verdict.kind.compared:
+                self._same.append(found.verdict.kind is VerdictKind.SAME)
+        return NewestVerified(len(self._same), self._same.count(False))
 
 
 def serve(directory: Path) -> None:
-    """The worker: positions in on standard input, answers out on standard output, until the input ends."""
+    """Be the worker: positions in on standard input, answers out on standard output, until the input ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     with open_reader(directory) as reader:
         tail = TailVerifier(reader)
@@ -155,8 +90,8 @@ def serve(directory: Path) -> None:
             sink.flush()
 
 
-def _looked(tail: TailVerifier) -> Checked:
+def _looked(tail: TailVerifier) -> NewestVerified:
     try:
         return tail.look()
     except (NotKeptError, LogCorruptError):
-        return Checked()  # nothing was found; the log's own page tells of damage
+        return NewestVerified()  # nothing was found; the log's own page tells of damage

@@ -1,0 +1,1 @@
+"""Recorded decisions, each with the cluster state it was made on and what came of computing it again."""
