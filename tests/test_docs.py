@@ -45,3 +45,19 @@ def test_every_dependency_is_explained() -> None:
     text = (ROOT / "docs/dependencies.md").read_text().lower()
 
     assert [name for one in wanted if (name := re.split(r"[<>=; ]", one)[0]) not in text] == []
+
+
+def test_every_walk_of_a_newcomer_ends_within_three_files_that_hold_what_it_names() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    table = page.split("## Twelve walks")[1].split("\n## ")[0]
+    walks = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+
+    assert len(walks[1:]) == 12
+    for question, walk in walks[1:]:
+        steps = re.findall(r"`([^`]+/[^`]+)`(?: `([^`]+)`)?", walk)
+
+        assert 1 <= len(steps) <= 3, question
+        assert len(steps) == walk.count("→") + 1, question
+        for file, name in steps:
+            assert (ROOT / file).is_file(), f"{question} {file}"
+            assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), f"{question} {file} {name}"
