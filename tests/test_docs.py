@@ -50,7 +50,9 @@ def test_every_dependency_is_explained() -> None:
 def test_every_walk_of_a_newcomer_ends_within_three_files_that_hold_what_it_names() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     table = page.split("## Twelve walks")[1].split("\n## ")[0]
-    walks = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    walks = [
+        line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ") and "---" not in line
+    ]
 
     assert len(walks[1:]) == 12
     for question, walk in walks[1:]:

@@ -78,7 +78,7 @@ def request_facts(
         priority=cluster.priority(pool, objective),
         fairness_id=fairness_id or DEFAULT_FLOW,
         body_bytes=request.body_bytes,
-        prompt_bytes=len(parsed.prompt),
+        prompt_bytes=parsed.prompt_bytes or len(parsed.prompt),
         streamed=parsed.streamed,
         prefix=prefix,
         prefix_block_bytes=block if prefix else 0,

@@ -8,9 +8,9 @@ from pointsman.core.parsers.body import (
     NOTHING,
     BadRequest,
     ParsedRequest,
-    aligned,
+    PromptText,
+    crowded,
     decode_body,
-    placeholder,
     text_of,
     value_of,
 )
@@ -57,39 +57,49 @@ def parse(api: str, body: bytes) -> ParsedRequest:
     if api == COUNT_TOKENS:
         return ParsedRequest(PARSER, api, skipped=True)
     found = decode_body(_decoder, body, MALFORMED)
+    model, streamed = text_of(found.model), bytes(found.stream) == b"true"
+    if bytes(found.messages)[:1] == b"[" and (crowded(bytes(found.messages)) or crowded(bytes(found.system))):
+        prompt = bytes(found.tools) + bytes(found.system) + bytes(found.messages)
+        return ParsedRequest(PARSER, api, model, True, streamed, prompt)
     messages = value_of(found.messages, list[msgspec.Raw])
     if messages is None and bytes(found.messages) not in (b"", b"null"):
         raise BadRequest("error parsing messages request: messages is not a list")
     if not messages:
         raise BadRequest("invalid messages request: must have at least one message")
-    text = bytearray(bytes(found.tools))
-    text += text_of(found.system).encode()
+    text = PromptText()
+    text.add(bytes(found.tools))
+    text.add(text_of(found.system).encode())
     for raw in value_of(found.system, list[msgspec.Raw]) or ():
-        block = value_of(raw, _Block)
+        block = _block(raw)
         words = "" if block is None else text_of(block.text)
         if not words.startswith(_BILLING):
-            text += words.encode()
+            text.add(words.encode())
     for raw in messages:
         message = value_of(raw, _AnthropicMessage)
         if message is None:
             raise BadRequest("error parsing messages request: a message is not an object")
-        text += text_of(message.role).encode()
+        text.add(text_of(message.role).encode())
         _add_content(text, message.content, 2)
-    return ParsedRequest(PARSER, api, text_of(found.model), True, bytes(found.stream) == b"true", bytes(text))
+    prompt, whole = text.taken()
+    return ParsedRequest(PARSER, api, model, True, streamed, prompt, whole)
 
 
-def _add_content(text: bytearray, content: msgspec.Raw, levels: int) -> None:
+def _block(raw: msgspec.Raw) -> _Block | None:
+    return value_of(raw, _Block) if bytes(raw)[:1] == b"{" else None
+
+
+def _add_content(text: PromptText, content: msgspec.Raw, levels: int) -> None:
     """Append a string or blocks; the content of tool results is one level deeper and no more."""
-    text += text_of(content).encode()
+    text.add(text_of(content).encode())
     if not levels:
         return
     for raw in value_of(content, list[msgspec.Raw]) or ():
-        block = value_of(raw, _Block)
+        block = _block(raw)
         if block is None:
             continue
         for part in (block.text, block.thinking, block.id, block.name):
-            text += text_of(part).encode()
-        text += bytes(block.input)
+            text.add(text_of(part).encode())
+        text.add(bytes(block.input))
         if source := bytes(block.source):
-            text[:] = aligned(bytes(text)) + placeholder(source, IMAGE_TOKENS)
+            text.add_media(source, IMAGE_TOKENS)
         _add_content(text, block.content, levels - 1)

@@ -15,6 +15,18 @@ LEVELS: Final = 512
 """Nesting that is always accepted; how much deeper it may be depends on the interpreter."""
 
 
+PARTS_MAX: Final = 4096
+"""Objects and arrays in a prompt that are read one by one; a prompt with more is hashed as it stands in the body."""
+MEMBERS_MAX: Final = 1 << 15
+"""Commas in such a prompt, for the same reason: numbers and strings in a list cost less, but not nothing."""
+PROMPT_BYTES_MAX: Final = 4 << 20
+"""Bytes of a prompt that is put together from parts: 256 blocks, the most that are hashed, of 16 KiB each."""
+SURROGATES_MAX: Final = 1 << 16
+"""Lone surrogates that are replaced in a body; one with more is malformed."""
+TOKEN_TEXT_MAX: Final = 2 << 20
+"""Bytes of a list of token ids that are read: some 350,000 ids."""
+
+
 class BadRequest(Exception):
     """The client's body is wrong; the message goes to the client.  Called as the code on the wire is."""
 
@@ -33,6 +45,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     streamed: bool = False
     prompt: bytes = b""
     """What prefix hashes are made of."""
+    prompt_bytes: int = 0
+    """Length of the whole prompt where `prompt` is only its beginning; 0 where it is all of it."""
     salt: str = ""
     """Requests with different salts share no prefix."""
     skipped: bool = False
@@ -49,6 +63,47 @@ _SURROGATE: Final = re.compile(
     rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL
 )
 _KINDS: Final = {"[": "array", '"': "string", "t": "bool", "f": "bool"}
+
+
+class PromptText:
+    """A prompt put together from its parts, each copied once.
+
+    Beyond `PROMPT_BYTES_MAX` parts are only counted.  A part that stands for an image, a video or a sound begins at a
+    whole token of 4 bytes, and is as long as its tokens are.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """Length of the prompt, what is only counted included."""
+        self._parts: list[bytes] = []
+
+    def add(self, part: bytes) -> None:
+        """Append a piece of text."""
+        if part:
+            if self.bytes < PROMPT_BYTES_MAX:
+                self._parts.append(part)
+            self.bytes += len(part)
+
+    def add_media(self, data: bytes, tokens: int) -> None:
+        """Append a run that stands for `data`, which is hashed."""
+        self.add(bytes(-self.bytes % 4))
+        if self.bytes < PROMPT_BYTES_MAX:
+            self.add(struct.pack("<I", xxhash.xxh64_intdigest(data) & 0xFFFFFFFF) * tokens)
+        else:
+            self.bytes += 4 * tokens
+
+    def taken(self) -> tuple[bytes, int]:
+        """The prompt or its beginning, and the length of the whole where it is only that, 0 elsewhere."""
+        text = b"".join(self._parts)
+        return text, self.bytes if self.bytes > len(text) else 0
+
+
+def crowded(data: bytes) -> bool:
+    """Whether there is too much in a value for each member to be read by itself: see `PARTS_MAX`.
+
+    One request may not hold up the others, and a few bytes make a member.  Counting costs next to nothing.
+    """
+    return data.count(b"{") + data.count(b"[") > PARTS_MAX or data.count(b",") > MEMBERS_MAX
 
 
 def decode_body(decoder: msgspec.json.Decoder[Body], body: bytes, prefix: str) -> Body:
@@ -75,7 +130,7 @@ def tolerated(body: bytes) -> bytes:
     text = body.decode("utf-8", "replace").encode()
     if b"\\u" not in text:
         return text
-    return _SURROGATE.sub(rb"\\ufffd", text.replace(rb"\\", rb"\u005c"))
+    return _SURROGATE.sub(rb"\\ufffd", text.replace(rb"\\", rb"\u005c"), SURROGATES_MAX)
 
 
 def _what(text: bytes, error: Exception) -> str:
@@ -116,11 +171,15 @@ def token_bytes(ids: list[int]) -> bytes | None:
         return None
 
 
-def placeholder(data: bytes, tokens: int) -> bytes:
-    """A run that stands for an image, a video or a sound, as long as its tokens are."""
-    return struct.pack("<I", xxhash.xxh64_intdigest(data) & 0xFFFFFFFF) * tokens
+def token_list(raw: msgspec.Raw) -> tuple[bytes, int] | None:
+    """The ids of a flat list of tokens as 4 bytes each, with the length of the whole as `PromptText.taken` gives it.
 
-
-def aligned(text: bytes) -> bytes:
-    """`text` filled up to whole tokens of 4 bytes."""
-    return text + bytes(-len(text) % 4)
+    None where it is no list of whole numbers from 0 to 2^32 - 1, or an empty one.
+    """
+    data = bytes(raw)
+    if data.count(b"[") != 1:
+        return None
+    cut = len(data) > TOKEN_TEXT_MAX
+    ids = value_of(msgspec.Raw(data[: data.rfind(b",", 0, TOKEN_TEXT_MAX)] + b"]") if cut else raw, list[int])
+    packed = token_bytes(ids) if ids else None
+    return None if packed is None else (packed, 4 * (data.count(b",") + 1) if cut else 0)

@@ -6,13 +6,15 @@ import msgspec
 
 from pointsman.core.parsers.body import (
     NOTHING,
+    PARTS_MAX,
     BadRequest,
     ParsedRequest,
-    aligned,
+    PromptText,
+    crowded,
     decode_body,
-    placeholder,
     text_of,
     token_bytes,
+    token_list,
     value_of,
 )
 
@@ -108,12 +110,11 @@ def parse(api: str, body: bytes) -> ParsedRequest:
     try:
         if form == "completions":
             short = _completion.decode(body)
-            return _parsed(api, short.model, bool(short.stream), short.prompt.encode(), short.cache_salt or "")
-        if form == "chat completions":
+            return _parsed(api, short.model, bool(short.stream), (short.prompt.encode(), 0), short.cache_salt or "")
+        if form == "chat completions" and body.count(b"{") <= PARTS_MAX:
             chat = _chat.decode(body)
             if chat.messages:
-                prompt = _chat_prompt(chat)
-                return _parsed(api, chat.model, bool(chat.stream), prompt, chat.cache_salt or "")
+                return _parsed(api, chat.model, bool(chat.stream), _chat_prompt(chat), chat.cache_salt or "")
     except (ValueError, RecursionError):
         pass  # the tolerant way says what is wrong, if anything is
     found = decode_body(_any, body, MALFORMED)
@@ -121,94 +122,100 @@ def parse(api: str, body: bytes) -> ParsedRequest:
     return _parsed(api, text_of(found.model), bytes(found.stream) == b"true", prompt, text_of(found.cache_salt))
 
 
-def _parsed(api: str, model: str, streamed: bool, prompt: bytes, salt: str) -> ParsedRequest:
-    return ParsedRequest(PARSER, api, model, True, streamed, prompt, salt)
+Prompt = tuple[bytes, int]
+"""A prompt or its beginning, and the length of the whole where it is only that."""
 
 
-def _chat_prompt(chat: _Chat) -> bytes:
-    text = bytearray(bytes(chat.tools))
+def _parsed(api: str, model: str, streamed: bool, prompt: Prompt, salt: str) -> ParsedRequest:
+    text, whole = prompt
+    return ParsedRequest(PARSER, api, model, True, streamed, text, whole, salt)
+
+
+def _chat_prompt(chat: _Chat) -> Prompt:
+    text = PromptText()
+    text.add(bytes(chat.tools))
     for message in chat.messages:
-        text += message.role.encode()
+        text.add(message.role.encode())
         content = message.content
         if isinstance(content, str):
-            text += content.encode()
+            text.add(content.encode())
         elif content:
             for part in content:
-                text += part.text.encode()
+                text.add(part.text.encode())
                 _add_media(text, part)
-    return bytes(text)
+    return text.taken()
 
 
-def _add_media(text: bytearray, part: _ContentPart | _LoosePart) -> None:
+def _add_media(text: PromptText, part: _ContentPart | _LoosePart) -> None:
     image, video = bytes(part.image_url), bytes(part.video_url)
     audio = bytes(part.audio_url) or bytes(part.input_audio)
-    if not (image or video or audio):
-        return
-    text[:] = aligned(bytes(text))
     if image:
-        text += placeholder(image, IMAGE_TOKENS)
+        text.add_media(image, IMAGE_TOKENS)
     if video:
-        text += placeholder(video, VIDEO_TOKENS)
+        text.add_media(video, VIDEO_TOKENS)
     if audio:
-        text += placeholder(audio, min(len(audio) // 4, AUDIO_TOKENS_MAX))
+        text.add_media(audio, min(len(audio) // 4, AUDIO_TOKENS_MAX))
 
 
-def _completions_prompt(found: _Any) -> bytes:
+def _completions_prompt(found: _Any) -> Prompt:
     data = bytes(found.prompt)
     if data[:1] == b'"':
-        return text_of(found.prompt).encode()
+        return text_of(found.prompt).encode(), 0
     if data[:1] != b"[":
         raise BadRequest("invalid completions request: must have prompt field")
     return _sequences(found.prompt)
 
 
-def _sequences(raw: msgspec.Raw) -> bytes:
+def _sequences(raw: msgspec.Raw) -> Prompt:
     """Several prompts one after another, token ids packed; anything else as it stands in the body."""
+    if (tokens := token_list(raw)) is not None:
+        return tokens
+    if crowded(bytes(raw)):
+        return bytes(raw), 0
     if (texts := value_of(raw, list[str])) is not None:
-        return "\0".join(texts).encode()
+        return "\0".join(texts).encode(), 0
     lists = value_of(raw, list[list[int]])
-    if lists is None and (ids := value_of(raw, list[int])) is not None:
-        lists = [ids]
-    if lists is not None:
-        packed = token_bytes([number for numbers in lists for number in numbers])
-        if packed is not None:
-            return packed
-    return bytes(raw)
+    packed = None if lists is None else token_bytes([number for numbers in lists for number in numbers])
+    return bytes(raw) if packed is None else packed, 0
 
 
-def _loose_chat_prompt(found: _Any) -> bytes:
+def _loose_chat_prompt(found: _Any) -> Prompt:
+    if bytes(found.messages)[:1] == b"[" and crowded(bytes(found.messages)):
+        return bytes(found.tools) + bytes(found.messages), 0
     messages = value_of(found.messages, list[_LooseMessage])
     if not messages:
         raise BadRequest("invalid chat completions request: must have valid messages field")
-    text = bytearray(bytes(found.tools))
+    text = PromptText()
+    text.add(bytes(found.tools))
     for message in messages:
-        text += text_of(message.role).encode() + text_of(message.content).encode()
+        text.add(text_of(message.role).encode())
+        text.add(text_of(message.content).encode())
         for part in value_of(message.content, list[msgspec.Raw]) or ():
-            block = value_of(part, _LoosePart)
+            block = value_of(part, _LoosePart) if bytes(part)[:1] == b"{" else None
             if block is not None:
-                text += text_of(block.text).encode()
+                text.add(text_of(block.text).encode())
                 _add_media(text, block)
-    return bytes(text)
+    return text.taken()
 
 
-def _embeddings_prompt(found: _Any) -> bytes:
+def _embeddings_prompt(found: _Any) -> Prompt:
     _need(found.input, "invalid embeddings request: must have input field")
     return _sequences(found.input)
 
 
-def _responses_prompt(found: _Any) -> bytes:
+def _responses_prompt(found: _Any) -> Prompt:
     _need(found.input, "invalid responses request: must have input field")
-    return bytes(found.instructions) + bytes(found.tools) + bytes(found.input)
+    return bytes(found.instructions) + bytes(found.tools) + bytes(found.input), 0
 
 
-def _conversations_prompt(found: _Any) -> bytes:
+def _conversations_prompt(found: _Any) -> Prompt:
     _need(found.items, "invalid conversations request: must have items field")
-    return bytes(found.items)
+    return bytes(found.items), 0
 
 
-def _images_prompt(found: _Any) -> bytes:
+def _images_prompt(found: _Any) -> Prompt:
     _need(found.prompt, "invalid images generations request: must have prompt field")
-    return b""  # nothing of an image's prompt is cached
+    return b"", 0  # nothing of an image's prompt is cached
 
 
 def _need(raw: msgspec.Raw, message: str) -> None:
