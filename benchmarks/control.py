@@ -22,9 +22,6 @@ from pathlib import Path
 
 import trio
 
-from pointsman.cli.supervising.leash import LEASH, encode
-from pointsman.cli.supervising.settings import ControlSettings
-from pointsman.cli.supervising.settings import encode as encode_settings
 from pointsman.core.events import (
     EndpointJoined,
     Origin,
@@ -40,6 +37,9 @@ from pointsman.core.events import (
 )
 from pointsman.core.events import encode as encode_event
 from pointsman.core.feed.frames import PROTOCOL, Entries, Hello, encode_frame
+from pointsman.core.processes.leash import LEASH, Stop, encode
+from pointsman.core.processes.settings import ControlSettings
+from pointsman.core.processes.settings import encode as encode_settings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.opening import open_log
 
@@ -136,7 +136,7 @@ class Control:
 
     def stop(self) -> None:
         """End it as the supervisor does."""
-        self._leash.sendall(encode("stop", True))
+        self._leash.sendall(encode(Stop()))
         self.process.wait(20.0)
         self._leash.close()
 

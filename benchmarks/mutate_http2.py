@@ -18,8 +18,9 @@ from h2.exceptions import ProtocolError
 from pointsman.cli.bench.bench_decisions import POOL, cluster_of
 from pointsman.cli.bench.bench_request import BufferFeed, Written
 from pointsman.cli.bench.gateway_bytes import Gateway
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.http2.machine import ServerConnection
 from pointsman.grpc.http2.sending import (
     END_STREAM,

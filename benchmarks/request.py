@@ -17,8 +17,9 @@ from pathlib import Path
 
 from pointsman.cli.bench.bench_decisions import POOL, cluster_of
 from pointsman.cli.bench.bench_request import Bench, BufferFeed, Options, measure
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.picking import PoolPicking
 from pointsman.grpc.serving.grpc_server import ENGINES, GrpcServer
 

@@ -10,11 +10,11 @@ from typing import assert_never
 from grpclib.const import Cardinality, Handler
 
 from pointsman.core.events import RequestFinished, ResponseStarted
+from pointsman.core.processes.settings import MESSAGE_BYTES_MAX
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.ext_proc.actions import Actions, Decide, Finished, Refuse, Started
 from pointsman.grpc.ext_proc.protocol import Load, Stream
 from pointsman.grpc.picking import Feed, Picked, Picking, RefusedPick
-from pointsman.grpc.serving.grpc_server import MESSAGE_BYTES_MAX
 from pointsman.grpc.serving.turn import Turn
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"

@@ -13,29 +13,19 @@ import socket
 import ssl
 from pathlib import Path
 
-import msgspec
 from google.protobuf.internal import api_implementation
 
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
-from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
 from pointsman.core.feed.picker_end import PickerIdentity
+from pointsman.core.processes.leash import Drain, LeashError, Listen, ListenHealth, PickerMessage, Ready, Stop, Unlisten
+from pointsman.core.processes.settings import PickerOptions, PickerSettings
 from pointsman.core.state.traffic import TrafficState
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.picker_feed import PickerFeed
-from pointsman.grpc.picker_leash import (
-    Drain,
-    Leash,
-    LeashError,
-    Listen,
-    ListenHealth,
-    Order,
-    Stop,
-    Unlisten,
-    held_leash,
-)
+from pointsman.grpc.picker_leash import PickerLeash, held_leash
 from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.serving.grpc_server import MESSAGE_BYTES_MAX, STREAMS_MAX, GrpcServer, quiet_grpclib
+from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 from pointsman.grpc.serving.health import Condition, HealthService
 from pointsman.grpc.serving.tls import server_context
 
@@ -43,31 +33,6 @@ SETTLE_MAX = 1.5
 """Seconds at the end for the log to take the last entries."""
 
 _logger = logging.getLogger("pointsman.picker")
-
-
-class PickerSettings(msgspec.Struct, frozen=True):
-    """What a picker process is started with."""
-
-    picker: str
-    """Its name, the same in each of its lives."""
-    feed: str
-    """Path of the feed's socket."""
-    build: str
-    page: str = ""
-    """Path of the page that is shared with the supervisor; empty for none."""
-    engine: str = "pointsman"
-    """One of `server.ENGINES`."""
-    limits: StreamLimits = StreamLimits()
-    buffer_bytes_max: int = BUFFER_BYTES_MAX
-    """Of entries that the log has not acknowledged."""
-    message_bytes_max: int = MESSAGE_BYTES_MAX
-    connection_streams_max: int = STREAMS_MAX
-    cert_path: str = ""
-    tls_min_version: str = ""
-    health_checking: bool = False
-    """Health on the pools' ports as well."""
-    stop_within: float = 3.0
-    """Seconds for streams in progress where the supervisor names none; it kills after five."""
 
 
 class ProtobufTooSlowError(Exception):
@@ -84,12 +49,12 @@ def run_picker(settings: PickerSettings) -> None:
 
 
 async def _run(settings: PickerSettings) -> None:
-    leash = held_leash(settings.stop_within)
+    leash = held_leash()
     me = PickerIdentity(settings.picker, secrets.randbits(64), settings.build, SCHEDULER_VERSION, dict(PLUGIN_VERSIONS))
     page = Path(settings.page) if settings.page else None
     traffic = TrafficState()
-    feed = PickerFeed(Path(settings.feed), me, traffic, page=page, buffer_bytes_max=settings.buffer_bytes_max)
-    picker = PickerProcess(settings, feed, leash)
+    feed = PickerFeed(Path(settings.feed), me, traffic, page=page, buffer_bytes_max=settings.options.buffer_bytes_max)
+    picker = PickerProcess(settings.options, feed, leash)
     feeding = asyncio.create_task(feed.run())
     serving = asyncio.create_task(picker.serve())
     loop = asyncio.get_running_loop()
@@ -110,15 +75,15 @@ async def _run(settings: PickerSettings) -> None:
 class PickerProcess:
     """The servers of one picker process."""
 
-    def __init__(self, settings: PickerSettings, feed: PickerFeed, leash: Leash) -> None:
-        self._settings = settings
+    def __init__(self, options: PickerOptions, feed: PickerFeed, leash: PickerLeash) -> None:
+        self._options = options
         self._feed = feed
         self._leash = leash
-        self._load = Load(settings.limits)
+        self._load = Load(options.limits)
         self._condition = Condition(self._ready)
         self._pools: dict[str, tuple[GrpcServer, ExternalProcessor]] = {}
         self._health: list[GrpcServer] = []
-        self._orders: asyncio.Queue[tuple[Order | None, socket.socket | None]] = asyncio.Queue()
+        self._orders: asyncio.Queue[tuple[PickerMessage | None, socket.socket | None]] = asyncio.Queue()
         self._pending: list[tuple[Listen, socket.socket]] = []
         """Ports that wait for a cluster state."""
         self._tls: ssl.SSLContext | None = None
@@ -129,7 +94,7 @@ class PickerProcess:
         cluster = self._feed.cluster
         return cluster is not None and any(pool in cluster.pools for pool in self._pools)
 
-    def take(self, order: Order | None, sock: socket.socket | None = None) -> None:
+    def take(self, order: PickerMessage | None, sock: socket.socket | None = None) -> None:
         """Queue an order; None says that the feed has brought the first cluster state."""
         self._orders.put_nowait((order, sock))
 
@@ -138,7 +103,7 @@ class PickerProcess:
             orders = self._leash.receive()
         except LeashError:
             _logger.exception("the supervisor cannot be understood, ending")
-            orders = [(Stop(0.0), None)]
+            orders = [(Stop(), None)]
         for order, sock in orders:
             self.take(order, sock)
             if isinstance(order, Stop):
@@ -158,7 +123,7 @@ class PickerProcess:
             for _, sock in self._pending:
                 sock.close()
 
-    async def _obey(self, order: Order | None, sock: socket.socket | None) -> None:
+    async def _obey(self, order: PickerMessage | None, sock: socket.socket | None) -> None:
         match order:
             case None:
                 pass
@@ -167,7 +132,7 @@ class PickerProcess:
                 self._pending.append((order, sock))
             case ListenHealth():
                 assert sock is not None
-                server = GrpcServer([HealthService(self._condition)], self._settings.engine)
+                server = GrpcServer([HealthService(self._condition)], self._options.engine)
                 await server.listen(sock)
                 self._health.append(server)
             case Unlisten(pool):
@@ -185,17 +150,17 @@ class PickerProcess:
         if self._pools and not self._told_ready:
             self._told_ready = True
             _settle_memory()
-            self._leash.say("ready", True)
+            self._leash.say(Ready())
 
     async def _listen(self, order: Listen, sock: socket.socket) -> None:
         await self._leave(order.pool)
         epp = ExternalProcessor(
-            PoolPicking(order.pool, self._feed), self._feed, self._load, self._settings.message_bytes_max
+            PoolPicking(order.pool, self._feed), self._feed, self._load, self._options.message_bytes_max
         )
-        more = [HealthService(self._condition)] if self._settings.health_checking else []
-        server = GrpcServer([epp, *more], self._settings.engine, self._settings.connection_streams_max)
+        more = [HealthService(self._condition)] if self._options.health_checking else []
+        server = GrpcServer([epp, *more], self._options.engine)
         if order.tls and self._tls is None:
-            self._tls = server_context(self._settings.cert_path, self._settings.tls_min_version)
+            self._tls = server_context(self._options.cert_path, self._options.tls_min_version)
         await server.listen(sock, self._tls if order.tls else None)
         self._pools[order.pool] = (server, epp)
         _logger.info("pool %s is served on port %s", order.pool, sock.getsockname()[1])

@@ -16,10 +16,11 @@ from pointsman.cli.bench.gateway_bytes import Gateway
 from pointsman.core.events import Origin, PickerEvent
 from pointsman.core.feed.buffer import EntryBuffer
 from pointsman.core.feed.frames import encode_frame
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.http2.sending import PREFACE, SETTINGS, WINDOW_UPDATE, frame
 from pointsman.grpc.picking import PoolPicking
 from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib

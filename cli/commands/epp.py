@@ -7,14 +7,14 @@ from pathlib import Path
 from pointsman.cli.arguments import DEFAULT_DATA
 from pointsman.cli.commands.epp_flags import EppFlags, environment_thresholds, help_text, parse_flags
 from pointsman.cli.failure import Failure
-from pointsman.cli.supervising.assembly import Deployment, PickerOptions, supervise
+from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.child import ChildPlan
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.ports import bind_everywhere
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.cluster.manifests.endpoints_file import POOL
 from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
+from pointsman.core.processes.settings import ControlSettings, PickerOptions
 
 
 def run(name: str, words: list[str]) -> int:

@@ -11,8 +11,8 @@ from enum import Enum
 import msgspec
 
 from pointsman.cli.failure import Failure
-from pointsman.cli.supervising.assembly import HTTP2_ENGINES
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+from pointsman.core.processes.settings import HTTP2_ENGINES, MESSAGE_BYTES_MAX, OWN_ENGINE
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import parse_duration, parse_quantity
 
@@ -122,13 +122,13 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     refresh_metrics_interval: float = 0.05
     emit_endpoint_scores: bool = False
     disable_endpoint_subset_filter: bool = False
-    grpc_max_recv_msg_size: int = 4 << 20
+    grpc_max_recv_msg_size: int = MESSAGE_BYTES_MAX
     drain_timeout: float = 30.0
     allow_experimental_plugins: bool = False
     manifests: str = ""
     data_dir: str = ""
     buffer_max: int = BUFFER_BYTES_MAX
-    http2: str = HTTP2_ENGINES[0]
+    http2: str = OWN_ENGINE
 
 
 class GivenFlags(msgspec.Struct, frozen=True):
@@ -227,7 +227,7 @@ def _value(flag: Flag, text: str) -> FlagValue:
 def _size(text: str) -> int:
     """A Kubernetes quantity, of which one trailing B is cut; 0 for the default."""
     if not text:
-        return 4 << 20
+        return MESSAGE_BYTES_MAX
     size = parse_quantity(text[:-1] if text[-1] in "bB" else text)
     if not 1 <= size <= 1 << 31:
         raise ValueError(f"found {text!r}, wanted 1 to 2Gi")

@@ -6,7 +6,8 @@ import sys
 import msgspec
 
 from pointsman.cli.arguments import Parser
-from pointsman.grpc.picker import PickerSettings, run_picker
+from pointsman.core.processes.settings import PickerSettings
+from pointsman.grpc.picker import run_picker
 
 
 def run(name: str, words: list[str]) -> int:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
 from pointsman.cli.failure import Failure
-from pointsman.cli.supervising.assembly import HTTP2_ENGINES, Deployment, PickerOptions, supervise
+from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.console_place import CONSOLE_PORT, url_of
 from pointsman.cli.supervising.ports import bind_everywhere
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.core.config.parse import PickingFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+from pointsman.core.processes.settings import HTTP2_ENGINES, OWN_ENGINE, ControlSettings, PickerOptions, StreamLimits
 from pointsman.core.values.quantities import parse_duration, parse_quantity
 from pointsman.web.loopback import NotLoopback, listen
 
@@ -92,7 +92,7 @@ def _picking(options: argparse.Namespace) -> PickerOptions:
         cert_path=options.cert_path,
         engine=options.http2,
         buffer_bytes_max=options.buffer_max,
-        limits={"body_bytes_max": options.body_max},
+        limits=StreamLimits(body_bytes_max=options.body_max),
     )
 
 
@@ -149,7 +149,7 @@ def _picker_options(parser: Parser) -> None:
     parser.add_argument(
         "--body-max",
         type=_bytes,
-        default=100 << 20,
+        default=StreamLimits().body_bytes_max,
         metavar="SIZE",
         help="of a request's body; a larger one is answered 413 (default: 100Mi)",
     )
@@ -163,7 +163,7 @@ def _picker_options(parser: Parser) -> None:
     parser.add_argument(
         "--http2",
         choices=HTTP2_ENGINES,
-        default=HTTP2_ENGINES[0],
+        default=OWN_ENGINE,
         help="engine of the picker ports; h2 is slower (default: pointsman)",
     )
 

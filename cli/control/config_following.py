@@ -8,9 +8,9 @@ import msgspec
 import trio
 
 from pointsman.cli.supervising.config_file import parse_text
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.core.config.parse import DEFAULT_CONFIG, ConfigError, EffectiveConfig, decode_config
 from pointsman.core.events import ConfigAccepted, ConfigRejected
+from pointsman.core.processes.settings import ControlSettings
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.appender import Appender
 

@@ -8,9 +8,9 @@ import trio
 
 from pointsman.cli.supervising.child import our_command
 from pointsman.cli.supervising.console_place import url_file, url_of
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cluster.manifests.actuator import WriteRefused, end_of, write_weights
 from pointsman.core.events import BackendRef, RouteObserved
+from pointsman.core.processes.settings import ControlSettings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub
 from pointsman.eventlog.stores.log import Log

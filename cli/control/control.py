@@ -23,10 +23,11 @@ from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.control.gateway_part import follow_routes
 from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
 from pointsman.cli.failure import Failure
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
 from pointsman.cli.version import build
 from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped, PickerEnded
+from pointsman.core.processes.leash import Ready
+from pointsman.core.processes.settings import ControlSettings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogCorruptError, LogFullError, LogLockedError, StoreRefusedError
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
@@ -146,7 +147,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         if settings.console >= 0:
             nursery.start_soon(_serve_console, settings, control)
         nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
-        await leash.say("ready", True)
+        await leash.say(Ready())
         _settle_memory()
         await leash.run(hub, appender, control.wake)
         nursery.cancel_scope.cancel()

@@ -8,8 +8,9 @@ from pathlib import Path
 import trio
 
 from pointsman.cli.control.control_leash import ControlLeash
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cluster.gateway.envoy import GatewayPorts, XdsFiles, write_xds, xds
+from pointsman.core.processes.leash import PoolPort, WantedPorts
+from pointsman.core.processes.settings import ControlSettings
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.stores.log import Log
 
@@ -30,7 +31,7 @@ async def follow_routes(
     settings: ControlSettings, log: Log, leash: ControlLeash, moved: Callable[[], trio.Event]
 ) -> None:
     """Tell the supervisor the wanted ports and Envoy its files, now and after every change."""
-    wanted: list[dict[str, object]] | None = None
+    wanted: WantedPorts | None = None
     written: XdsFiles = {}
     told = 0
     while True:
@@ -38,7 +39,7 @@ async def follow_routes(
         now_wanted = _ports(log.state)
         if not settings.pool and now_wanted != wanted:
             wanted = now_wanted
-            await leash.say("ports", wanted)
+            await leash.say(wanted)
         since = leash.unpicked_since
         down, look_at = _down(since, trio.current_time())
         if settings.gateway is not None:
@@ -77,10 +78,9 @@ def _without(state: ClusterState, down: int) -> frozenset[str]:
     )
 
 
-def _ports(state: ClusterState) -> list[dict[str, object]]:
-    return [
-        {"pool": name, "port": pool.picker_port or DEFAULT_PICKER_PORT} for name, pool in sorted(state.pools.items())
-    ]
+def _ports(state: ClusterState) -> WantedPorts:
+    pools = sorted(state.pools.items())
+    return WantedPorts(tuple([PoolPort(name, pool.picker_port or DEFAULT_PICKER_PORT) for name, pool in pools]))
 
 
 def _files(settings: ControlSettings, state: ClusterState, bound: dict[str, int], down: int) -> XdsFiles:

@@ -8,11 +8,11 @@ import trio
 
 from pointsman.cli.control.config_following import ConfigFollower
 from pointsman.cli.control.scrape_settings import scrape_settings
-from pointsman.cli.supervising.settings import ControlSettings
 from pointsman.cluster.manifests.watch import watch_endpoints, watch_manifests
 from pointsman.cluster.scraping.scraper import Scraper
 from pointsman.core.events import Event, LoadSampled, ScrapeFailed, SourceAccepted, SourceRejected
 from pointsman.core.plugins.file_discovery import FileDiscovery
+from pointsman.core.processes.settings import ControlSettings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed.hub import FeedHub

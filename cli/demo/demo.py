@@ -13,13 +13,13 @@ import msgspec
 
 from pointsman.cli.arguments import DEFAULT_DATA, Parser
 from pointsman.cli.failure import Failure
-from pointsman.cli.supervising.assembly import Deployment, PickerOptions, supervise
+from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.child import ChildPlan, Role, our_command
 from pointsman.cli.supervising.console_place import CONSOLE_PORT, tunnel, url_of
 from pointsman.cli.supervising.ports import bind_nearby
-from pointsman.cli.supervising.settings import ControlSettings, GatewaySettings
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
+from pointsman.core.processes.settings import ControlSettings, GatewaySettings, PickerOptions
 from pointsman.web.loopback import listen
 
 TRIES = 100

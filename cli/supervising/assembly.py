@@ -9,15 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.child import ChildPlan, Role, our_command
-from pointsman.cli.supervising.settings import ControlSettings, GatewaySettings, encode
 from pointsman.cli.supervising.supervisor import Listening, Supervisor
 from pointsman.cli.version import build
 from pointsman.cluster.gateway.envoy import BOOTSTRAP, EnvoyMissing, envoy_command, find_envoy
-from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+from pointsman.core.processes.settings import ControlSettings, GatewaySettings, PickerOptions, PickerSettings, encode
 
 SOCKET_PATH_BYTES = 100
 """What a Unix socket's path may have everywhere is 104 with its end."""
@@ -26,22 +23,6 @@ LOG_BYTES_MAX = 16 << 20
 """Bytes of a child's output that the next run still finds; the file before it is kept under `.1`."""
 
 PICKER = "picker-1"
-
-HTTP2_ENGINES = ("pointsman", "h2")
-"""Of a picker's ports: our own, and the stock one, which costs more than twice the CPU."""
-
-
-class PickerOptions(msgspec.Struct, frozen=True):
-    """What pickers are told beside where their feed is."""
-
-    cert_path: str = ""
-    tls_min_version: str = ""
-    health_checking: bool = False
-    message_bytes_max: int = 4 << 20
-    engine: str = HTTP2_ENGINES[0]
-    buffer_bytes_max: int = BUFFER_BYTES_MAX
-    limits: dict[str, int] = {}
-    """What one picker takes on, where that is not the default; the names are those of `Limits` in `grpc/ext_proc/protocol.py`."""
 
 
 class Deployment:
@@ -100,11 +81,8 @@ class Deployment:
     def picker(self, options: PickerOptions) -> ChildPlan:
         """The picker process."""
         page = self._page
-        path = f"/proc/self/fd/{page}"
-        told = msgspec.json.encode(
-            {"picker": PICKER, "feed": self.feed, "build": build(), "page": path, **msgspec.structs.asdict(options)}
-        ).decode()
-        command = our_command("picker", "--settings", told)
+        settings = PickerSettings(PICKER, self.feed, build(), f"/proc/self/fd/{page}", options)
+        command = our_command("picker", "--settings", encode(settings))
         return ChildPlan(PICKER, Role.PICKER, command, inherits=(page,), log=self.log_of(PICKER), page=page)
 
     def envoy(self, settings: GatewaySettings) -> ChildPlan:

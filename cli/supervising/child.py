@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from pointsman.cli.supervising.leash import LEASH, LeashLines
 from pointsman.core.processes.last_page import PAGE_BYTES, LastPage, read_page
+from pointsman.core.processes.leash import FROM_CHILD, LEASH, LeashLines
 
 PR_SET_PDEATHSIG = 1
 """The number of this option in `linux/prctl.h`."""
@@ -67,7 +67,7 @@ class Child:
         self.plan = plan
         self.process: subprocess.Popen[bytes] | None = None
         self.leash: socket.socket | None = None
-        self.lines = LeashLines()
+        self.lines = LeashLines(FROM_CHILD)
         self.ready = False
         self.started_at = 0.0
         self.start_after = 0.0
@@ -101,7 +101,7 @@ class Child:
         finally:
             theirs.close()
         ours.setblocking(False)
-        self.leash, self.lines, self.ready, self.started_at = ours, LeashLines(), False, now
+        self.leash, self.lines, self.ready, self.started_at = ours, LeashLines(FROM_CHILD), False, now
 
     def _spawn(self, environment: dict[str, str], leash: int) -> subprocess.Popen[bytes]:
         output = self._open_log()

@@ -11,13 +11,36 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import assert_never
 
 import msgspec
 
 from pointsman.cli.supervising.child import Child, ChildPlan, Role
-from pointsman.cli.supervising.leash import LeashError, say
+from pointsman.cli.supervising.leash import say
 from pointsman.cli.supervising.ports import answers, bind_nearby
+from pointsman.core.processes.leash import (
+    BoundPorts,
+    ChildMessage,
+    Drain,
+    LeashError,
+    LifeRecorded,
+    Listen,
+    ListenHealth,
+    Message,
+    OperatorLine,
+    PickerGone,
+    PickerLife,
+    PickerLives,
+    PickerReady,
+    PoolPort,
+    ProcessBegan,
+    ProcessGone,
+    Ready,
+    Stop,
+    Unlisten,
+    WantedPorts,
+)
 
 TOGETHER = 0.2
 """Seconds within which processes end together, killed by one cause: the next control process hears of it."""
@@ -34,31 +57,6 @@ ENDED_KEPT = 64
 """More lives of pickers than end while the control process starts."""
 HURRY = 1.0
 """The same after a second signal."""
-
-
-class WantedPort(msgspec.Struct, frozen=True):
-    """A pool and the port that it wants its picker on."""
-
-    pool: str
-    port: int
-
-
-class PickerLife(msgspec.Struct, frozen=True):
-    """One life of a picker process."""
-
-    picker: str
-    epoch: int
-    """0 where it has begun none yet."""
-    last_n: int
-    pid: int
-    cause: str = ""
-
-
-class RecordedEnd(msgspec.Struct, frozen=True):
-    """A life of a picker process of which the log has the end."""
-
-    picker: str
-    epoch: int
 
 
 class Listening(msgspec.Struct):
@@ -100,7 +98,7 @@ class Supervisor:
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
         """Lives of pickers that ended while no control process lived; kept until the log has their end."""
-        self.untold: deque[tuple[float, str, object]] = deque(maxlen=ENDED_KEPT)
+        self.untold: deque[tuple[float, ProcessBegan | ProcessGone]] = deque(maxlen=ENDED_KEPT)
         """Lives of other processes that began or ended, and when the control process that is there may be told."""
         self.told: dict[str, float] = {}
         """Name of a child that was told to end, and when it is killed."""
@@ -136,7 +134,7 @@ class Supervisor:
 
     def ports(self) -> dict[str, int]:
         """The port that each pool's picker listens on."""
-        return {pool: int(bound.getsockname()[1]) for pool, bound in self.pools.items()}
+        return {pool: _port(bound) for pool, bound in self.pools.items()}
 
     def up(self) -> bool:
         """Every child runs, those that say when they are ready have said so, and the gateway answers."""
@@ -190,19 +188,18 @@ class Supervisor:
         match child.plan.role:
             case Role.PICKER:
                 for pool, bound in self.pools.items():
-                    self._hand(child, "listen", {"pool": pool, "tls": self.listening.tls}, bound)
-                if self.listening.health is not None:
-                    self._hand(child, "listen_health", {}, self.listening.health)
-                self._tell_control("picker_started", self._life(child))
+                    self._hand(child, pool, bound)
+                if (health := self.listening.health) is not None:
+                    self._tell(child, ListenHealth(_port(health)), [health])
             case Role.CONTROL:
-                alive = [self._life(c) for c in self.children if c.plan.role is Role.PICKER and c.process is not None]
-                self._tell(child, "pickers", msgspec.to_builtins({"alive": alive, "ended": list(self.ended)}))
+                alive = [self._life(c) for c in self._pickers() if c.process is not None]
+                self._tell(child, PickerLives(tuple(alive), tuple(self.ended)))
                 self._tell_control_ports(child)
                 self._tell_picking()
                 while self.untold:
-                    self._tell(child, *self.untold.popleft()[1:])
+                    self._tell(child, self.untold.popleft()[1])
             case _:
-                self._tell_of_life("process_started", {"name": child.plan.name, "pid": child.pid})
+                self._tell_of_life(ProcessBegan(child.plan.name, child.pid))
 
     def _reap(self) -> None:
         while True:
@@ -225,10 +222,10 @@ class Supervisor:
         cause = child.ended(status, time.monotonic())
         if child.plan.role is Role.PICKER:
             self.ended.append(msgspec.structs.replace(life, cause=cause))
-            self._tell_control("picker_ended", self.ended[-1])
+            self._tell_control(PickerGone(self.ended[-1]))
             self._tell_picking()
         elif child.plan.role is not Role.CONTROL:
-            self._tell_of_life("process_ended", {"name": child.plan.name, "pid": pid, "cause": cause})
+            self._tell_of_life(ProcessGone(child.plan.name, pid, cause))
         if child.plan.role is Role.CONTROL and cause == f"exit code {UNUSABLE_LOG}" and not self.announced:
             for line in child.last_lines()[-1:]:
                 self.report(line)
@@ -244,6 +241,9 @@ class Supervisor:
         self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
         for line in lines:
             self.report(f"  {child.plan.name} | {line}")
+
+    def _pickers(self) -> list[Child]:
+        return [child for child in self.children if child.plan.role is Role.PICKER]
 
     def _life(self, child: Child) -> PickerLife:
         page = child.last_page()
@@ -268,25 +268,24 @@ class Supervisor:
             self.selector.unregister(child.leash)
             child.leash.close()
             child.leash = None
-        for name, content in messages:
-            self._said(child, name, content)
+        for message in messages:
+            self._said(child, message)
 
-    def _said(self, child: Child, name: str, content: object) -> None:
-        match name:
-            case "ready":
+    def _said(self, child: Child, message: ChildMessage) -> None:
+        match message:
+            case Ready():
                 child.ready = True
                 if child.plan.role is Role.PICKER:
                     self.picked = True
                     self._tell_picking()
-            case "ports":
-                self._want_ports(msgspec.convert(content, list[WantedPort]))
-            case "recorded":
-                known = msgspec.convert(content, RecordedEnd)
-                self.ended = deque([life for life in self.ended if life.epoch != known.epoch], ENDED_KEPT)
-            case "say":
-                self.report(str(content))
+            case WantedPorts(ports):
+                self._want_ports(ports)
+            case LifeRecorded():
+                self.ended = deque([life for life in self.ended if life.epoch != message.epoch], ENDED_KEPT)
+            case OperatorLine(line):
+                self.report(line)
             case _:
-                self._cut(child, f"found message {name!r}, wanted ready, ports, recorded or say")
+                assert_never(message)
 
     def _cut(self, child: Child, why: str) -> None:
         """A child that talks nonsense, or does not listen, is started anew."""
@@ -294,12 +293,12 @@ class Supervisor:
         if child.process is not None:
             os.kill(child.pid, signal.SIGKILL)
 
-    def _tell(self, child: Child, name: str, content: object, handed: Iterable[socket.socket] = ()) -> bool:
+    def _tell(self, child: Child, message: Message, handed: Iterable[socket.socket] = ()) -> bool:
         """Say it over the child's leash; False where nobody is there to hear."""
         if child.leash is None:
             return False
         try:
-            say(child.leash, name, content, handed)
+            say(child.leash, message, handed)
         except BlockingIOError:
             self._cut(child, "it does not read its leash")
             return False
@@ -307,52 +306,51 @@ class Supervisor:
             return False  # it just ended, which the next look will find
         return True
 
-    def _hand(self, child: Child, name: str, content: dict[str, object], bound: socket.socket) -> None:
-        self._tell(child, name, {**content, "port": bound.getsockname()[1]}, [bound])
+    def _hand(self, picker: Child, pool: str, bound: socket.socket) -> None:
+        self._tell(picker, Listen(pool, _port(bound), self.listening.tls), [bound])
 
-    def _tell_control(self, name: str, content: object) -> None:
+    def _tell_control(self, message: Message) -> None:
         for child in self.children:
             if child.plan.role is Role.CONTROL:
-                self._tell(child, name, msgspec.to_builtins(content))
+                self._tell(child, message)
 
-    def _tell_of_life(self, name: str, content: dict[str, object]) -> None:
-        self.untold.append((time.monotonic() + (0.0 if self.signals else TOGETHER), name, content))
+    def _tell_of_life(self, message: ProcessBegan | ProcessGone) -> None:
+        self.untold.append((time.monotonic() + (0.0 if self.signals else TOGETHER), message))
         self._tell_lives(time.monotonic())
 
     def _tell_lives(self, now: float) -> None:
         while self.untold and self.untold[0][0] <= now:
-            if not any(self._tell(c, *self.untold[0][1:]) for c in self.children if c.plan.role is Role.CONTROL):
+            if not any(self._tell(c, self.untold[0][1]) for c in self.children if c.plan.role is Role.CONTROL):
                 return
             self.untold.popleft()
 
     def _tell_picking(self) -> None:
         """Whether a picker is ready; that none is ready yet is a start, and no fault."""
-        ready = any(c.ready for c in self.children if c.plan.role is Role.PICKER and c.process is not None)
-        self._tell_control("picking", ready or not self.picked)
+        ready = any(c.ready for c in self._pickers() if c.process is not None)
+        self._tell_control(PickerReady(ready or not self.picked))
 
     def _tell_control_ports(self, control: Child) -> None:
-        self._tell(control, "bound", [{"pool": pool, "port": port} for pool, port in self.ports().items()])
+        self._tell(control, BoundPorts(tuple([PoolPort(pool, port) for pool, port in self.ports().items()])))
 
     # --- listening sockets ------------------------------------------------------------------------
 
-    def _want_ports(self, wanted: list[WantedPort]) -> None:
+    def _want_ports(self, wanted: Sequence[PoolPort]) -> None:
         """Listen for these pools: a socket once bound stays, whatever happens to the processes behind it."""
-        pickers = [c for c in self.children if c.plan.role is Role.PICKER]
         for want in wanted:
             if want.pool not in self.pools and (bound := self._bind(want)) is not None:
                 self.pools[want.pool] = bound
-                for picker in pickers:
-                    self._hand(picker, "listen", {"pool": want.pool, "tls": self.listening.tls}, bound)
+                for picker in self._pickers():
+                    self._hand(picker, want.pool, bound)
         for pool in self.pools.keys() - self.listening.fixed.keys() - {want.pool for want in wanted}:
             closed = self.pools.pop(pool)
-            for picker in pickers:
-                self._tell(picker, "unlisten", {"pool": pool, "port": closed.getsockname()[1]})
+            for picker in self._pickers():
+                self._tell(picker, Unlisten(pool, _port(closed)))
             closed.close()
         for control in self.children:
             if control.plan.role is Role.CONTROL:
                 self._tell_control_ports(control)
 
-    def _bind(self, want: WantedPort) -> socket.socket | None:
+    def _bind(self, want: PoolPort) -> socket.socket | None:
         try:
             bound = bind_nearby(self.listening.address, want.port, 100 if self.listening.moves else 1)
         except OSError as error:
@@ -360,7 +358,7 @@ class Supervisor:
                 self.report(f"pool {want.pool} wants port {want.port}: {error.strerror}")
             self.wanted[want.pool] = want.port
             return None
-        if (port := bound.getsockname()[1]) != want.port:
+        if (port := _port(bound)) != want.port:
             self.report(f"port {want.port} of pool {want.pool} is in use: its picker listens on {port}")
         return bound
 
@@ -370,9 +368,8 @@ class Supervisor:
         """One look at the end: tell the next in line, kill who was told long ago."""
         if not self.stopping_since:
             self.stopping_since = now
-            for child in self.children:
-                if child.plan.role is Role.PICKER:
-                    self._tell(child, "drain", self.drain)
+            for picker in self._pickers():
+                self._tell(picker, Drain(self.drain))
         drained = now >= self.stopping_since + self.drain or self.signals > 1
         living = sorted((c for c in self.children if c.process is not None), key=lambda c: c.plan.role.value)
         for child in living:
@@ -390,8 +387,11 @@ class Supervisor:
         self.told[child.plan.name] = now
         if child.plan.role in (Role.PICKER, Role.CONTROL):
             # What is in progress has a little less time than the process, so that it can say how that ended.
-            self._tell(
-                child, "stop", True if child.plan.role is Role.CONTROL else 0.8 * (GRACE if self.signals < 2 else 0)
-            )
+            self._tell(child, Stop(0.8 * GRACE if self.signals < 2 else 0.0))
         else:
             os.kill(child.pid, signal.SIGTERM)
+
+
+def _port(bound: socket.socket) -> int:
+    port: int = bound.getsockname()[1]
+    return port

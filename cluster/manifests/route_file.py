@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
+from pointsman.core.rollout.weights import WEIGHT_MAX
+
 Backend = tuple[str, str, str]
 """(group, kind, `namespace/name`)."""
 
@@ -29,11 +31,11 @@ def change_weights(data: bytes, route: str, rule: int, weights: Mapping[Backend,
     """Return `data` with the weights of these backends of rule number `rule` of `route` (`namespace/name`) changed.
 
     Raises `RouteFileError` where the route, the rule or a backend is missing or stands twice,
-    where a number is shared with another place by an anchor, or where a weight is not 0 to 1,000,000.
+    where a number is shared with another place by an anchor, or where a weight is not 0 to `WEIGHT_MAX`.
     """
     for backend, weight in weights.items():
-        if not 0 <= weight <= 1_000_000:
-            raise RouteFileError(0, f"weight of {backend[2]} is {weight}, wanted 0 to 1,000,000")
+        if not 0 <= weight <= WEIGHT_MAX:
+            raise RouteFileError(0, f"weight of {backend[2]} is {weight}, wanted 0 to {WEIGHT_MAX:,}")
     try:
         text = data.decode("utf-8")
         documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]

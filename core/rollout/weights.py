@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pointsman.core.events import BackendRef, RouteObserved
 
 WEIGHT_MAX = 1_000_000
-"""Of one backendRef, as in the Gateway API."""
+"""Highest weight of one backendRef: the Gateway API's limit."""
 REASON_MAX = 500
 """Characters of a reason: a sentence or two."""
 

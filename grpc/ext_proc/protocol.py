@@ -18,11 +18,11 @@ What comes in no order that the protocol knows is ignored; the gateway has its o
 
 from enum import Enum, auto
 
-import msgspec
 from google.protobuf.struct_pb2 import Struct
 
 from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.parsers import replace_model
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.envoy.config.core.v3.base_pb2 import Metadata
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest
@@ -45,17 +45,6 @@ from pointsman.grpc.serving.grpc_messages import parsed
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 _DUPLEX: int = ProcessingMode.FULL_DUPLEX_STREAMED
-
-
-class StreamLimits(msgspec.Struct, frozen=True):
-    """What one picker process takes on."""
-
-    body_bytes_max: int = 100 * 2**20
-    """Bytes in one request's body; beyond it 413.  Prompts with many images stay below."""
-    held_bytes_max: int = 2**30
-    """Bytes of all request bodies that are not routed yet; beyond it 503."""
-    streams_max: int = 16384
-    """Streams in flight, their responses included; beyond it 503.  Four connections full of them."""
 
 
 class Load:

@@ -22,6 +22,7 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from pointsman.core.processes.settings import MESSAGE_BYTES_MAX, OWN_ENGINE, STOCK_ENGINE
 from pointsman.grpc.http2.header_blocks import Headers
 from pointsman.grpc.http2.machine import ServerConnection
 from pointsman.grpc.serving.calls import Answering, Call, Calls
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from grpclib._typing import IServable
     from h2.config import H2Configuration
     from h2.events import Event
-
-MESSAGE_BYTES_MAX = 4 * 2**20
-"""gRPC's own default for received messages."""
 
 STREAMS_MAX = 4096
 """Concurrent streams of one connection: a gateway sends bursts of all its requests over a few connections."""
@@ -99,8 +97,8 @@ def _own_engine(config: "H2Configuration", streams_max: int) -> ServerConnection
     return ServerConnection(config, streams_max)
 
 
-ENGINES: dict[str, Callable[["H2Configuration", int], object]] = {"pointsman": _own_engine, "h2": _stock_engine}
-"""The values of `--http2`."""
+ENGINES: dict[str, Callable[["H2Configuration", int], object]] = {OWN_ENGINE: _own_engine, STOCK_ENGINE: _stock_engine}
+"""What makes the machine of a connection, by the values of `--http2`."""
 
 
 class PassingCodec(ProtoCodec):
@@ -259,7 +257,7 @@ class GrpcServer(Server):
     """A server on a socket that is handed in."""
 
     def __init__(
-        self, services: Collection["IServable"], engine: str = "pointsman", streams_max: int = STREAMS_MAX
+        self, services: Collection["IServable"], engine: str = OWN_ENGINE, streams_max: int = STREAMS_MAX
     ) -> None:
         super().__init__(services, codec=PassingCodec())
         self.engine = ENGINES[engine]

@@ -1,6 +1,5 @@
 """The supervisor over real processes: what ends is started again, and nothing outlives it."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pointsman.cli.supervising.child import Child, ChildPlan, Role
 from pointsman.core.processes.last_page import LastPage
+from pointsman.core.processes.leash import Drain, ProcessGone, Stop, encode
 
 PROGRAM = """
 import sys
@@ -36,7 +36,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open(sys.argv[1], "a").write(f"{os.getpid()} ")
 leash = socket.socket(fileno=int(os.environ["POINTSMAN_LEASH"]))
 heard = open(sys.argv[1] + ".heard", "ab", buffering=0)
-leash.sendall(b'{"ready":true}\\\\n')
+leash.sendall(b'{"type":"ready"}\\\\n')
 while data := leash.recv(65536):
     heard.write(data)
     if b'"stop"' in data:
@@ -168,8 +168,8 @@ def test_a_signal_ends_everything_in_order(tmp_path: Path) -> None:
 
             assert code == 0
             assert not any(running(pid) for pid in pids)
-            assert b'{"drain":0.0}\n{"stop":4.0}\n' in (home / "picker.heard").read_bytes()
-            assert b'{"stop":true}' in (home / "control.heard").read_bytes()
+            assert encode(Drain(0.0)) + encode(Stop(4.0)) in (home / "picker.heard").read_bytes()
+            assert encode(Stop(4.0)) in (home / "control.heard").read_bytes()
 
 
 def test_a_second_signal_ends_what_does_not_listen(tmp_path: Path) -> None:
@@ -200,8 +200,7 @@ def test_what_ends_together_with_the_control_process_is_told_to_the_next_one(tmp
         os.kill(gateway, signal.SIGKILL)
         wait_for(lambda: all(len(lives(tmp_path, name)) == 2 for name in ("gateway", "control")))
 
-        told = {"process_ended": {"name": "gateway", "pid": gateway, "cause": "signal SIGKILL"}}
-        line = json.dumps(told, separators=(",", ":")).encode()
+        line = encode(ProcessGone("gateway", gateway, "signal SIGKILL"))
         wait_for(lambda: line in (tmp_path / "control.heard").read_bytes())
 
 
@@ -212,5 +211,5 @@ def test_the_control_process_hears_of_lives_and_deaths(tmp_path: Path) -> None:
         wait_for(lambda: b"picker_ended" in (tmp_path / "control.heard").read_bytes())
 
         heard = (tmp_path / "control.heard").read_text()
-        assert '{"pickers":{"alive":[' in heard
+        assert '{"type":"pickers","alive":[' in heard
         assert f'"pid":{picker},"cause":"signal SIGKILL"' in heard

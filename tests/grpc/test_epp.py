@@ -32,12 +32,13 @@ from pointsman.core.events import (
     RequestRouted,
     ResponseStarted,
 )
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.core.state.membership import Epoch
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import unpack
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.epp import Exchange, ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.picking import PoolPicking
 
 POOL = "ns/pool"

@@ -1,7 +1,6 @@
 """The picker process, with a real log behind its feed and real streams before it."""
 
 import asyncio
-import json
 import signal
 import socket
 import ssl
@@ -43,14 +42,16 @@ from pointsman.core.events import (
     ResponseStarted,
 )
 from pointsman.core.processes.last_page import read_page
+from pointsman.core.processes.leash import Drain, LeashError, Listen, PickerMessage, Stop, Unlisten, encode
+from pointsman.core.processes.settings import PickerOptions
 from pointsman.eventlog.opening import open_reader
-from pointsman.grpc.picker_leash import Leash, LeashError, Listen, Order, Stop, Unlisten
+from pointsman.grpc.picker_leash import PickerLeash
 
 E = TypeVar("E", bound=Event)
 
 POOL = "ns/pool"
 PROGRAM = (
-    "import sys, msgspec; from pointsman.grpc.picker import PickerSettings, run_picker;"
+    "import sys, msgspec; from pointsman.core.processes.settings import PickerSettings; from pointsman.grpc.picker import run_picker;"
     "run_picker(msgspec.json.decode(sys.argv[1], type=PickerSettings))"
 )
 BODY = b'{"model":"m","prompt":"hello"}'
@@ -117,7 +118,7 @@ def test_decisions_reach_the_log_and_can_be_verified_there(control: Control) -> 
             verdicts = [verify_decision(reader.state_at(e.origin.applied), e, epoch) for e in routed]
         assert verdicts == [OK] * 20
 
-        process.tell("stop", True)
+        process.tell(Stop(3.0))
         assert process.process.wait(10) == 0
         assert process.end() == ""
 
@@ -126,7 +127,7 @@ def test_nothing_is_accepted_before_there_is_a_state(tmp_path: Path) -> None:
     control = Control(tmp_path)
     process = PickerProcess(control)
     try:
-        health_port, port = process.listen("listen_health"), process.listen(pool=POOL)
+        health_port, port = process.listen_health(), process.listen(pool=POOL)
 
         async def before() -> None:
             for service in ("", "liveness", "readiness", "inference-extension"):
@@ -177,14 +178,14 @@ def test_nothing_is_accepted_before_there_is_a_state(tmp_path: Path) -> None:
 
 def test_a_drain_serves_on_and_a_stop_lets_streams_finish(control: Control) -> None:
     control.append(*MEMBERS)
-    with picker(control, health_checking=True) as process:
-        health_port, port = process.listen("listen_health"), process.listen(pool=POOL)
+    with picker(control, PickerOptions(health_checking=True)) as process:
+        health_port, port = process.listen_health(), process.listen(pool=POOL)
         process.wait_ready()
 
         async def main() -> None:
             assert await health(health_port) == SERVING
             assert await health(port, "envoy.service.ext_proc.v3.ExternalProcessor") == SERVING
-            process.tell("drain", 30)
+            process.tell(Drain(30.0))
             while await health(health_port) == SERVING:
                 await asyncio.sleep(0.01)
             assert await health(port) == NOT_SERVING
@@ -193,7 +194,7 @@ def test_a_drain_serves_on_and_a_stop_lets_streams_finish(control: Control) -> N
 
         asyncio.run(asyncio.wait_for(main(), 10))
         began = time.monotonic()
-        process.tell("stop", 5.0)
+        process.tell(Stop(5.0))
         assert process.process.wait(10) == 0
         assert time.monotonic() - began < 2, "no stream was in progress"
 
@@ -211,7 +212,7 @@ def test_what_is_in_progress_at_the_end_is_in_the_log_as_drained(control: Contro
             client.data(1, request_headers().SerializeToString(), request_body(BODY).SerializeToString())
             await asyncio.to_thread(control.of, RequestRouted)
             if how == "stop":
-                process.tell("stop", True)
+                process.tell(Stop(3.0))
             elif how == "leash":
                 process.leash.close()
             else:
@@ -242,7 +243,7 @@ def test_tls_and_several_pools_are_served_side_by_side(control: Control) -> None
             async with connected(plain) as first, connected(secure, tls=tls) as second:
                 assert (await whole(first)).startswith("10.0.0.")
                 assert await whole(second) == "10.0.0.3:9000"
-            process.tell("unlisten", {"pool": POOL, "port": plain})
+            process.tell(Unlisten(POOL, plain))
             for _ in range(100):
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", plain)
@@ -262,10 +263,10 @@ def test_tls_and_several_pools_are_served_side_by_side(control: Control) -> None
 
 def test_an_order_that_is_none_ends_the_process_with_its_words(control: Control) -> None:
     with picker(control) as process:
-        process.tell("listne", {})
+        process.leash.sendall(b'{"type":"listne"}\n')
 
         assert process.process.wait(10) == 0
-        assert "wanted one of listen, listen_health, unlisten, drain, stop" in process.end()
+        assert "Invalid value 'listne'" in process.end()
 
 
 # --- the leash alone --------------------------------------------------------------------------------
@@ -273,38 +274,38 @@ def test_an_order_that_is_none_ends_the_process_with_its_words(control: Control)
 
 def test_orders_are_read_however_they_are_cut() -> None:
     ours, theirs = socket.socketpair()
-    leash = Leash(theirs, 3.0)
-    data = b'{"unlisten":{"pool":"a","port":1}}\n{"stop":true}\n{"stop":0.5}\n'
+    leash = PickerLeash(theirs)
+    data = encode(Unlisten("a", 1)) + encode(Stop()) + encode(Stop(0.5))
 
-    found: list[tuple[Order, socket.socket | None]] = []
+    found: list[tuple[PickerMessage, socket.socket | None]] = []
     for i in range(len(data)):
         ours.send(data[i : i + 1])
         found += leash.receive()
     assert leash.receive() == []
     ours.close()
 
-    assert found == [(Unlisten("a", 1), None), (Stop(3.0), None), (Stop(0.5), None)]
-    assert leash.receive() == [(Stop(0.0), None)]
+    assert found == [(Unlisten("a", 1), None), (Stop(), None), (Stop(0.5), None)]
+    assert leash.receive() == [(Stop(), None)]
     leash.close()
 
 
 def test_each_socket_belongs_to_its_order() -> None:
     ours, theirs = socket.socketpair()
-    leash = Leash(theirs, 3.0)
+    leash = PickerLeash(theirs)
     ports = []
     for pool in ("a", "b", "c"):
         with socket.create_server(("127.0.0.1", 0)) as sock:
             ports.append(sock.getsockname()[1])
-            socket.send_fds(ours, [json.dumps({"listen": {"pool": pool}}).encode() + b"\n"], [sock.fileno()])
+            socket.send_fds(ours, [encode(Listen(pool, 1))], [sock.fileno()])
 
-    found: list[tuple[Order, socket.socket | None]] = []
+    found: list[tuple[PickerMessage, socket.socket | None]] = []
     while len(found) < 3:
         found += leash.receive()
-    ours.send(b'{"listen":{"pool":"d"}}\n')
+    ours.send(encode(Listen("d", 1)))
     with pytest.raises(LeashError, match="without a socket"):
         leash.receive()
 
-    assert [order for order, _ in found] == [Listen("a"), Listen("b"), Listen("c")]
+    assert [order for order, _ in found] == [Listen("a", 1), Listen("b", 1), Listen("c", 1)]
     handed = [sock for _, sock in found if sock is not None]
     assert [sock.getsockname()[1] for sock in handed] == ports
     for sock in handed:

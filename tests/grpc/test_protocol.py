@@ -19,10 +19,11 @@ from worlds.wire import (
     with_subset,
 )
 
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 from pointsman.grpc.ext_proc.actions import Routed
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 
 # --- the request ------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from worlds.wire import (
 )
 
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from pointsman.grpc.ext_proc.protocol import StreamLimits
 from pointsman.grpc.serving.grpc_server import ENGINES
 from pointsman.grpc.serving.tls import CertificateError, server_context
 

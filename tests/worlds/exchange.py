@@ -7,9 +7,10 @@ from worlds.wire import (
     request_headers,
 )
 
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.ext_proc.actions import Actions, Decide, Finished, Incoming, Refuse, Routed, Started
-from pointsman.grpc.ext_proc.protocol import Load, Stream, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load, Stream
 
 TO = Routed("10.0.0.1:8000")
 BODY = b'{"model":"m","prompt":"hello","seed":12345678901234567890}'

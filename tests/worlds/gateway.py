@@ -13,9 +13,10 @@ from worlds.envoy import reserve_port, wait_until
 from worlds.wire import FixedPicking, MemoryFeed
 
 from pointsman.core.events import RequestFinished
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.core.state.projection import ClusterState
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.serving.grpc_server import GrpcServer
 
 

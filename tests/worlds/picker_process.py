@@ -1,6 +1,5 @@
 """A picker process with a real log behind its feed, and the supervisor's end of its leash."""
 
-import json
 import os
 import socket
 import subprocess
@@ -11,7 +10,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
-import msgspec
 import trio
 from grpclib.health.v1.health_pb2 import HealthCheckResponse
 from worlds.envoy import wait_until
@@ -20,18 +18,19 @@ from pointsman.core.events import (
     Event,
 )
 from pointsman.core.processes.last_page import PAGE_BYTES
+from pointsman.core.processes.leash import LEASH, Listen, ListenHealth, Message, Ready, encode
+from pointsman.core.processes.settings import PickerOptions, PickerSettings
+from pointsman.core.processes.settings import encode as encode_settings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
 from pointsman.eventlog.opening import open_log
 from pointsman.eventlog.stores.writing import Commit
-from pointsman.grpc.picker import PickerSettings
-from pointsman.grpc.picker_leash import LEASH
 
 E = TypeVar("E", bound=Event)
 
 POOL = "ns/pool"
 PROGRAM = (
-    "import sys, msgspec; from pointsman.grpc.picker import PickerSettings, run_picker;"
+    "import sys, msgspec; from pointsman.core.processes.settings import PickerSettings; from pointsman.grpc.picker import run_picker;"
     "run_picker(msgspec.json.decode(sys.argv[1], type=PickerSettings))"
 )
 BODY = b'{"model":"m","prompt":"hello"}'
@@ -89,11 +88,13 @@ class Control:
 class PickerProcess:
     """A picker process and the supervisor's end of its leash."""
 
-    def __init__(self, control: Control, **settings: object) -> None:
+    def __init__(self, control: Control, options: PickerOptions | None = None, stop_within: float = 3.0) -> None:
         self.page = control.home / "page"
         self.page.write_bytes(bytes(PAGE_BYTES))
-        told = PickerSettings("picker-0", str(control.feed), "test", str(self.page))
-        text = msgspec.json.encode(msgspec.structs.replace(told, **settings)).decode()
+        options = options or PickerOptions()
+        text = encode_settings(
+            PickerSettings("picker-0", str(control.feed), "test", str(self.page), options, stop_within)
+        )
         self.leash, theirs = socket.socketpair()
         self.leash.settimeout(10)
         self.process = subprocess.Popen(
@@ -104,22 +105,29 @@ class PickerProcess:
         )
         theirs.close()
 
-    def tell(self, name: str, content: object, sock: socket.socket | None = None) -> None:
-        data = json.dumps({name: content}).encode() + b"\n"
+    def tell(self, message: Message, sock: socket.socket | None = None) -> None:
+        data = encode(message)
         if sock is None:
             self.leash.sendall(data)
         else:
             socket.send_fds(self.leash, [data], [sock.fileno()])
 
-    def listen(self, name: str = "listen", **content: object) -> int:
-        """Hand over a socket; its port."""
+    def listen(self, pool: str, tls: bool = False) -> int:
+        """Hand over a socket for a pool; its port."""
         with socket.create_server(("127.0.0.1", 0)) as sock:
             port: int = sock.getsockname()[1]
-            self.tell(name, {**content, "port": port}, sock)
+            self.tell(Listen(pool, port, tls), sock)
+            return port
+
+    def listen_health(self) -> int:
+        """Hand over a socket for health; its port."""
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port: int = sock.getsockname()[1]
+            self.tell(ListenHealth(port), sock)
             return port
 
     def wait_ready(self) -> None:
-        assert json.loads(self.leash.recv(1000)) == {"ready": True}
+        assert self.leash.recv(1000) == encode(Ready())
 
     def end(self) -> str:
         """Wait for the exit; what it wrote."""
@@ -129,8 +137,8 @@ class PickerProcess:
 
 
 @contextmanager
-def picker(control: Control, **settings: object) -> Iterator[PickerProcess]:
-    process = PickerProcess(control, **settings)
+def picker(control: Control, options: PickerOptions | None = None, stop_within: float = 3.0) -> Iterator[PickerProcess]:
+    process = PickerProcess(control, options, stop_within)
     try:
         yield process
     finally:

@@ -11,9 +11,10 @@ from worlds.wire import (
     MemoryFeed,
 )
 
+from pointsman.core.processes.settings import StreamLimits
 from pointsman.core.state.projection import ClusterState
 from pointsman.grpc.epp import ExternalProcessor
-from pointsman.grpc.ext_proc.protocol import Load, StreamLimits
+from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.serving.grpc_server import GrpcServer
 
 

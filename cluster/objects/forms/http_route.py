@@ -7,12 +7,12 @@ from pointsman.cluster.objects.forms.form import ManifestForm, ManifestPlace
 from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM
 from pointsman.cluster.objects.yaml_document import DocumentError, dump_document
 from pointsman.core.events import BackendRef, HeaderMatch, RouteMatch, RouteObserved, RouteRule
+from pointsman.core.rollout.weights import WEIGHT_MAX
 
 VERSIONS = ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1")
 
 # The limits and forms of the Gateway API's CRD.
 RULES_MAX = MATCHES_MAX = HEADERS_MAX = BACKENDS_MAX = HOSTNAMES_MAX = 64
-WEIGHT_MAX = 1_000_000
 PATH_KINDS = ("PathPrefix", "Exact", "RegularExpression")
 HEADER_KINDS = ("Exact", "RegularExpression")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")

@@ -1,0 +1,95 @@
+"""What the supervisor tells the control process and the pickers at their start, as JSON on their command line."""
+
+import msgspec
+
+from pointsman.core.config.parse import PickingFlags
+from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+
+OWN_ENGINE = "pointsman"
+STOCK_ENGINE = "h2"
+HTTP2_ENGINES = (OWN_ENGINE, STOCK_ENGINE)
+"""HTTP/2 engines of a picker's ports: our own, and the stock one, which costs more than twice the CPU."""
+
+MESSAGE_BYTES_MAX = 4 << 20
+"""Bytes of one message that a picker receives: gRPC's own default."""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True):
+    """Where the standalone gateway listens, and its files."""
+
+    address: str
+    port: int
+    directory: str
+    """Directory of the files that Envoy watches."""
+    access_log: str
+    admin: str = ""
+
+
+class ControlSettings(msgspec.Struct, frozen=True):
+    """All that the control process is told."""
+
+    data: str
+    feed: str
+    """Path of the feed's socket."""
+    manifests: str = ""
+    """Directory of YAML manifests; empty where endpoints come from a file that the configuration names."""
+    config_file: str = ""
+    config_text: str = ""
+    flags: PickingFlags = PickingFlags()
+    pool: str = ""
+    """`namespace/name` of the one pool that is served; empty for all."""
+    refresh_interval: float = 0.05
+    """Seconds between two scrapes of an endpoint, at the least."""
+    picker_tls: bool = False
+    metrics: int = -1
+    """File descriptor of the listening socket for `/metrics`; -1 for none."""
+    gateway: GatewaySettings | None = None
+    console: int = -1
+    """File descriptor of the listening socket for the console; -1 for none."""
+
+
+class StreamLimits(msgspec.Struct, frozen=True):
+    """What one picker process takes on."""
+
+    body_bytes_max: int = 100 * 2**20
+    """Bytes in one request's body; beyond it 413.  Prompts with many images stay below."""
+    held_bytes_max: int = 2**30
+    """Bytes of all request bodies that are not routed yet; beyond it 503."""
+    streams_max: int = 16384
+    """Streams in flight, their responses included; beyond it 503.  Four connections full of them."""
+
+
+class PickerOptions(msgspec.Struct, frozen=True):
+    """What an operator chooses for pickers."""
+
+    cert_path: str = ""
+    """Directory of the certificate and its key; empty for a certificate that signs itself."""
+    tls_min_version: str = ""
+    health_checking: bool = False
+    """Whether the pools' ports answer the health service as well."""
+    message_bytes_max: int = MESSAGE_BYTES_MAX
+    engine: str = OWN_ENGINE
+    """One of `HTTP2_ENGINES`."""
+    buffer_bytes_max: int = BUFFER_BYTES_MAX
+    """Bytes of entries that the log has not acknowledged."""
+    limits: StreamLimits = StreamLimits()
+
+
+class PickerSettings(msgspec.Struct, frozen=True):
+    """All that a picker process is told."""
+
+    picker: str
+    """Name of the picker, the same in each of its lives."""
+    feed: str
+    """Path of the feed's socket."""
+    build: str
+    page: str = ""
+    """Path of the page that is shared with the supervisor; empty for none."""
+    options: PickerOptions = PickerOptions()
+    stop_within: float = 3.0
+    """Seconds for streams in progress where a signal ends the process; the supervisor kills after five."""
+
+
+def encode(settings: ControlSettings | PickerSettings) -> str:
+    """The settings as one word of a command line."""
+    return msgspec.json.encode(settings).decode()
