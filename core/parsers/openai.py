@@ -132,6 +132,26 @@ def _parsed(api: str, model: str, streamed: bool, prompt: Prompt, salt: str) -> 
 
 
 def _chat_prompt(chat: _Chat) -> Prompt:
+    pieces = [bytes(chat.tools)]
+    for message in chat.messages:
+        pieces.append(message.role.encode())
+        content = message.content
+        if isinstance(content, str):
+            pieces.append(content.encode())
+        elif content:
+            for part in content:
+                if _has_media(part):
+                    return _media_prompt(chat)
+                pieces.append(part.text.encode())
+    return b"".join(pieces), 0
+
+
+def _has_media(part: _ContentPart) -> bool:
+    absent = part.image_url is part.video_url is part.audio_url is part.input_audio is NOTHING
+    return not absent
+
+
+def _media_prompt(chat: _Chat) -> Prompt:
     text = PromptText()
     text.add(bytes(chat.tools))
     for message in chat.messages:
