@@ -1,7 +1,9 @@
 """One HTTP/1.1 response, taken as its bytes arrive: a state machine without I/O.
 
 It reads what h11 reads (a length, chunks or the end of the connection say where the body ends), refuses what h11
-refuses, and costs a fifth of it.  Every part has a limit, so a server cannot make us hold or do more.
+refuses.  Every part has a limit, so a server cannot make us hold or do more.
+It stands beside h11 because a page of 20 kB costs 6 µs CPU here in one chunk and 53 µs there, of 75 that fetching
+and extracting a page may cost.
 """
 
 import re

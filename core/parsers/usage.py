@@ -2,6 +2,8 @@
 
 Nothing that a server sends is an error here: what is no count is no count.
 Memory is bounded: of a longer document or line only the tail is kept, and `usage` is looked for in that.
+Two readers: the strict one takes what nearly all answers are in 1.2 µs, where the loose one, which takes everything,
+needs 6.0 µs for an answer of 2 kB.  What the strict one does not take goes to the loose one.
 """
 
 import re

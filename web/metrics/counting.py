@@ -102,7 +102,11 @@ class RequestSeries:
             self.failed("ModelServerError")
 
     def finished_all(self, events: Sequence[FinishedMark]) -> None:
-        """Count the ends of requests, as one after the other."""
+        """Count the ends of requests, as one after the other.
+
+        Many go by column and few by `finished`: of one model a request costs 2.0 µs by column and 2.8 µs singly;
+        where each of 300 series has one end in a thousand entries it costs 8.8 µs by column and 5.6 µs singly.
+        """
         if len(events) < MANY:
             for event in events:
                 self.finished(event)
