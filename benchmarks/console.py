@@ -37,6 +37,8 @@ from pointsman.core.events import (
     RouteRule,
 )
 from pointsman.core.prefix.prompt_blocks import prefix_hashes
+from pointsman.core.rollout.outcome import ChangeCode, ChangeOutcome, ChangeRefusal
+from pointsman.core.rollout.weights import WeightsAsked
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack, pack_floats
@@ -49,7 +51,7 @@ from pointsman.eventlog.readmodel.queries import Filters
 from pointsman.eventlog.stores.log import Log
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
-from pointsman.web.console import Console, Watch, WeightsNotWritten
+from pointsman.web.console import Console, Watch
 from pointsman.web.console_server import serve
 from pointsman.web.loopback import listen
 from pointsman.web.recomputing.replayer import Replayer
@@ -150,16 +152,15 @@ class Builder:
 def console(home: Path, log: Log, appender: Appender, worker: Replayer) -> Console:
     """The pages' sources."""
 
-    async def never(*_: object) -> str:
-        raise WeightsNotWritten("a benchmark writes nothing", stale=False)
+    async def never(asked: WeightsAsked) -> ChangeOutcome:
+        return ChangeRefusal(ChangeCode.NOT_WRITTEN, "a benchmark writes nothing", "a console")
 
     return Console(
         state=lambda: log.state,
         in_flight=log.open_requests.in_flight,
         log=appender.statistics,
         feed=lambda: FeedStatistics(1, 1, 0, 0, 1, 0),
-        append=appender.append,
-        write_weights=never,
+        change_weights=never,
         log_directory=home / "log",
         read_model=home / "readmodel.db",
         data_directory=home,

@@ -16,6 +16,7 @@ COMMANDS = {
     "replay verify": ("commands.replay_verify", "decide every recorded request again and compare"),
     "replay explain": ("commands.replay_explain", "why a request went where it went"),
     "status": ("commands.status", "how a running system is"),
+    "weights set": ("commands.weights_set", "other weights for a route's rule, recorded and read back"),
     "log tail": ("commands.log_tail", "the last entries of a log, and those to come"),
     "log verify": ("commands.log_verify", "walk the chain of a log"),
     "config check": ("commands.config_check", "is this EndpointPickerConfig right?"),

@@ -467,10 +467,9 @@ class ClockStepped(Fact, frozen=True, tag="clock-stepped"):
 
 
 class WeightsIntended(Fact, frozen=True, tag="weights-intended"):
-    """Somebody wants other weights; recorded ahead of the write."""
+    """Somebody wants other weights; recorded ahead of the write.  `change` names it in the events that follow it."""
 
     change: str
-    """Name of this change in the events that follow it."""
     route: str
     rule: int
     """Index of the rule in the route, as the form showed it."""
@@ -491,10 +490,11 @@ class WeightsWritten(Fact, frozen=True, tag="weights-written"):
 
 
 class WeightsRefused(Fact, frozen=True, tag="weights-refused"):
-    """The change was not made, or not seen when read back."""
+    """The change was not made, or not seen when read back; `code` is the cause's `ChangeCode`, empty for none."""
 
     change: str
     cause: str
+    code: str = ""
 
 
 class ProcessStarted(Fact, frozen=True, tag="process-started"):

@@ -8,6 +8,7 @@ import pytest
 
 from pointsman.cli.main import COMMANDS
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS
+from pointsman.core.rollout.outcome import ChangeCode
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,11 +24,17 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"pointsman ((?:(?:replay|log|config) )?[a-z]+)\b", page.read_text())
+    named = re.findall(r"pointsman ((?:(?:replay|log|config|weights) )?[a-z]+)\b", page.read_text())
     words = {name for command in COMMANDS for name in (command, command.split()[0])}
     lines = [line for line in page.read_text().splitlines() if re.search(r"(^|`|/bin/)pointsman [a-z]", line)]
 
     assert [n for n in named if n not in words and any(f"pointsman {n}" in line for line in lines)] == []
+
+
+def test_every_code_of_a_change_of_weights_is_explained() -> None:
+    rows = re.findall(r"^\| (`.*`) \|", (ROOT / "docs/console.md").read_text(), re.MULTILINE)
+
+    assert {code.value for code in ChangeCode} <= set(re.findall(r"`([a-z-]+)`", " ".join(rows)))
 
 
 def test_every_plugin_has_its_section() -> None:

@@ -2,7 +2,8 @@
 
 Loopback is no boundary against web pages: any page in the same browser can send requests to it.
 So every request needs a Host that names us (DNS rebinding), and a request that changes something
-needs our own token, our own origin, and a browser that says it came from our own page (rules X6 to X9).
+needs our own token, and our own origin and page where a browser says from which it comes.
+A token is bound to a visit, which is told in a cookie: whoever cannot read our answers has neither.
 Responses forbid everything that our pages do not need.
 """
 
@@ -60,7 +61,8 @@ class Access:
     def check_change(self, headers: Mapping[str, str], visit: str, token: str) -> None:
         """Refuse a change that our own page did not ask for.
 
-        `headers` are those of the request by lower-case name, `visit` is the cookie's value, `token` the form's.
+        `headers` are those of the request by lower-case name, `visit` is the cookie's value,
+        `token` that of the form, or of its JSON twin.
         """
         site = headers.get("sec-fetch-site", "")
         if site and site != "same-origin":

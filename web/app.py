@@ -44,6 +44,11 @@ PAGES: tuple[tuple[str, str, Callable[..., Awaitable[Reply]]], ...] = (
 )
 """Every page; under /api/v1 each GET answers with the JSON of the same view."""
 
+JSON_CHANGES: tuple[tuple[str, Callable[..., Awaitable[Reply]]], ...] = (
+    ("/routes/<namespace>/<name>/rules/<number:rule>/weights", weights.change_by_json),
+)
+"""What a POST of JSON changes, under /api/v1."""
+
 
 class _Number(IntegerConverter):
     """A number in a path: as many digits as a position has, not as many as a client can send."""
@@ -64,6 +69,9 @@ def create_app(console: Console) -> QuartTrio:
         app.add_url_rule(path, name, _html(console, view), methods=[method])
         if method == "GET":
             app.add_url_rule("/api/v1" + path.rstrip("/"), "api." + name, _json(console, view), methods=[method])
+    for path, view in JSON_CHANGES:
+        name = f"{view.__module__}.{view.__name__}"
+        app.add_url_rule("/api/v1" + path, name, _json(console, view), methods=["POST"])
     app.add_url_rule("/static/<name>", "static", _static)
     _guard(app, console)
     _answer_errors(app, console)
@@ -86,7 +94,7 @@ def _guard(app: QuartTrio, console: Console) -> None:
     async def protect(response: Response) -> Response:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
-        if COOKIE not in request.cookies and response.content_type.startswith("text/html"):
+        if COOKIE not in request.cookies and (g.get("visit") or response.content_type.startswith("text/html")):
             visit = g.get("visit") or console.access.new_visit()
             response.set_cookie(COOKIE, visit, httponly=True, samesite="Strict", secure=request.scheme == "https")
         return response

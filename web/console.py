@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.core.events import BackendRef, Event, RouteObserved
+from pointsman.core.rollout.outcome import ChangeOutcome
+from pointsman.core.rollout.weights import WeightsAsked
 from pointsman.core.state.membership import Endpoint
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.appender import AppenderStatistics
@@ -31,10 +32,8 @@ class Console(msgspec.Struct, frozen=True):
     """Open requests by endpoint number."""
     log: Callable[[], AppenderStatistics]
     feed: Callable[[], FeedStatistics]
-    append: Callable[[Event], Awaitable[int]]
-    """Returns after the commit."""
-    write_weights: Callable[[RouteObserved, int, tuple[BackendRef, ...]], Awaitable[str]]
-    """Returns the version that was read back; raises `WeightsNotWritten`."""
+    change_weights: Callable[[WeightsAsked], Awaitable[ChangeOutcome]]
+    """Sees a change of weights to its end, also where the page that asked is left."""
     log_directory: Path
     read_model: Path
     data_directory: Path
@@ -47,14 +46,6 @@ class Console(msgspec.Struct, frozen=True):
     watch: "Watch"
     used_forms: dict[str, None] = msgspec.field(default_factory=dict)
     """Forms that changed something, oldest first: none is used twice."""
-
-
-class WeightsNotWritten(Exception):
-    """The file stayed as it was; `stale` says that somebody else changed it."""
-
-    def __init__(self, message: str, *, stale: bool) -> None:
-        super().__init__(message)
-        self.stale = stale
 
 
 class Watch:

@@ -22,9 +22,11 @@ from pointsman.cli.control.config_following import ConfigFollower
 from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.control.gateway_part import follow_routes
 from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
+from pointsman.cli.control.weight_changes import WeightChanges
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
 from pointsman.cli.version import build
+from pointsman.cluster.manifests.actuator import ManifestActuator
 from pointsman.core.events import Class, ClockStepped, ControlStarted, ControlStopped, PickerEnded
 from pointsman.core.processes.leash import Ready
 from pointsman.core.processes.settings import ControlSettings
@@ -131,6 +133,8 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     config = ConfigFollower(settings, appender, log.state, leash.tell)
     await config.begin()
     recorder = Recorder(appender, hub, leash.tell)
+    manifests = Path(settings.manifests) if settings.manifests else None
+    changes = WeightChanges(appender, ManifestActuator(manifests))
     listener = listen_at(Path(settings.feed))
     async with trio.open_nursery() as nursery:
         await nursery.start(follow_sources, settings, config, recorder, log)
@@ -139,13 +143,14 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         nursery.start_soon(run_scraper, settings, config, recorder, log, lambda: control.last_request)
         folded = partial(control.broadcast.changed, "decisions", "pools", "routes")
         nursery.start_soon(follow_log, control.model, folded)
+        nursery.start_soon(changes.settle)
         nursery.start_soon(_watch_clock, appender)
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
         if settings.metrics >= 0:
             page = partial(metrics_page, control.metrics, log.state, build())
             nursery.start_soon(_serve_metrics, page, settings.metrics)
         if settings.console >= 0:
-            nursery.start_soon(_serve_console, settings, control)
+            nursery.start_soon(_serve_console, settings, control, changes)
         nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
         await leash.say(Ready())
         _settle_memory()
@@ -160,9 +165,9 @@ async def _serve_metrics(page: Callable[[], str], descriptor: int) -> None:
     await module.serve_metrics(page, descriptor)
 
 
-async def _serve_console(settings: ControlSettings, control: Control) -> None:
+async def _serve_console(settings: ControlSettings, control: Control, changes: WeightChanges) -> None:
     module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control.console_part")
-    await module.run_console(settings, control.log, control.appender, control.hub, control.broadcast)
+    await module.run_console(settings, control.appender, changes, control.hub, control.broadcast)
 
 
 async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:

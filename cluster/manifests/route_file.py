@@ -13,18 +13,22 @@ import yaml
 from pointsman.core.rollout.weights import WEIGHT_MAX
 
 Backend = tuple[str, str, str]
-"""(group, kind, `namespace/name`)."""
+"""Group, kind and `namespace/name` of a backendRef."""
 
-_POOL_GROUP = ""
-"""A backendRef without a group names the core group, as in the Gateway API."""
+_CORE_GROUP = ""
+"""Group of a backendRef that names none, as in the Gateway API."""
+
+WRITTEN_OUT = "one that is written out"
 
 
 class RouteFileError(Exception):
     """The file cannot be changed as asked; `line` is 1-based, 0 where it is about the whole file."""
 
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, line: int, found: str, wanted: str) -> None:
+        super().__init__(f"{found}, wanted {wanted}")
         self.line = line
+        self.found = found
+        self.wanted = wanted
 
 
 def change_weights(data: bytes, route: str, rule: int, weights: Mapping[Backend, int]) -> bytes:
@@ -35,12 +39,12 @@ def change_weights(data: bytes, route: str, rule: int, weights: Mapping[Backend,
     """
     for backend, weight in weights.items():
         if not 0 <= weight <= WEIGHT_MAX:
-            raise RouteFileError(0, f"weight of {backend[2]} is {weight}, wanted 0 to {WEIGHT_MAX:,}")
+            raise RouteFileError(0, f"weight of {backend[2]} is {weight}", f"0 to {WEIGHT_MAX:,}")
     try:
         text = data.decode("utf-8")
         documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RouteFileError(_line_of(error), f"not YAML: {error}") from error
+        raise RouteFileError(_line_of(error), f"not YAML: {error}", "YAML documents") from error
     document, found = _route_node(documents, route)
     rule_node = _rule_node(found, rule)
     uses = _uses(document)
@@ -52,10 +56,13 @@ def change_weights(data: bytes, route: str, rule: int, weights: Mapping[Backend,
             continue
         edits.append(_edit(text, node, remaining.pop(backend), uses))
         if _backend_count(rule_node, backend, route) > 1:
-            raise RouteFileError(_line(node), f"backend {backend[2]} stands twice in rule {rule + 1} of {route}")
+            found_twice = f"backend {backend[2]} stands twice in rule {rule + 1} of {route}"
+            raise RouteFileError(_line(node), found_twice, "each backend once")
     if remaining:
         missing = ", ".join(sorted(b[2] for b in remaining))
-        raise RouteFileError(_line(rule_node), f"rule {rule + 1} of {route} has no backend {missing}")
+        raise RouteFileError(
+            _line(rule_node), f"rule {rule + 1} of {route} has no backend {missing}", "one that it has"
+        )
     for start, end, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[end:]
     changed = text.encode("utf-8")
@@ -75,7 +82,8 @@ def _check(before: bytes, after: bytes, route: str, rule: int, weights: Mapping[
                 if backend in weights:
                     ref["weight"] = weights[backend]
     if old != new:
-        raise RouteFileError(0, f"changing the weights of {route} would change something else in its file as well")
+        found = f"changing the weights of {route} would change something else in its file as well"
+        raise RouteFileError(0, found, "numbers that stand by themselves")
 
 
 def _is_route(document: Mapping[str, object], route: str) -> bool:
@@ -87,7 +95,7 @@ def _is_route(document: Mapping[str, object], route: str) -> bool:
 
 def _identity(ref: Mapping[str, object], namespace: str) -> Backend:
     pool = f"{ref.get('namespace') or namespace}/{ref.get('name')}"
-    return str(ref.get("group") or _POOL_GROUP), str(ref.get("kind") or "Service"), pool
+    return str(ref.get("group") or _CORE_GROUP), str(ref.get("kind") or "Service"), pool
 
 
 def _route_node(documents: list[yaml.Node], route: str) -> tuple[yaml.Node, yaml.Node]:
@@ -99,9 +107,8 @@ def _route_node(documents: list[yaml.Node], route: str) -> tuple[yaml.Node, yaml
         == route
     ]
     if len(found) != 1:
-        raise RouteFileError(
-            _line(found[1]) if found else 0, f"{len(found)} HTTPRoutes named {route} in the file, wanted one"
-        )
+        line = _line(found[1]) if found else 0
+        raise RouteFileError(line, f"{len(found)} HTTPRoutes named {route} in the file", "one")
     return found[0], found[0]
 
 
@@ -109,7 +116,7 @@ def _rule_node(route_node: yaml.Node, rule: int) -> yaml.Node:
     rules = _value(route_node, "spec", "rules")
     nodes = [rules] if isinstance(rules, yaml.MappingNode) else _items(rules)
     if not 0 <= rule < len(nodes):
-        raise RouteFileError(_line(route_node), f"the route has {len(nodes)} rules, wanted number {rule + 1}")
+        raise RouteFileError(_line(route_node), f"the route has {len(nodes)} rules", f"number {rule + 1}")
     return nodes[rule]
 
 
@@ -127,12 +134,12 @@ def _edit(text: str, node: yaml.Node, weight: int, uses: Mapping[int, int]) -> t
     """The characters to replace so that the backendRef `node` has this weight."""
     assert isinstance(node, yaml.MappingNode)
     if uses[id(node)] > 1:
-        raise RouteFileError(_line(node), "the backendRef is shared with another place by an anchor: write it out")
+        raise RouteFileError(_line(node), "the backendRef is shared with another place by an anchor", WRITTEN_OUT)
     number = _value(node, "weight")
     if number is None:
         return _insertion(text, node, weight)
     if not isinstance(number, yaml.ScalarNode) or uses[id(number)] > 1:
-        raise RouteFileError(_line(number), "the weight is shared with another place by an anchor: write it out")
+        raise RouteFileError(_line(number), "the weight is shared with another place by an anchor", WRITTEN_OUT)
     start, end = number.start_mark.index, number.end_mark.index
     anchor = re.match(r"(&\S+\s+)?(!!?\S*\s+)?", text[start:end])
     return start + (anchor.end() if anchor else 0), end, str(weight)

@@ -22,6 +22,7 @@ from pointsman.core.events import (
     WeightsRefused,
     WeightsWritten,
 )
+from pointsman.core.rollout.outcome import UNKNOWN_CODES
 from pointsman.core.state.marks import MARKS, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.values.packing import unpack, unpack_floats
 
@@ -121,7 +122,7 @@ class ChangeRow(msgspec.Struct):
     before: tuple[BackendRef, ...]
     after: tuple[BackendRef, ...]
     state: str = "writing"
-    """`writing`, `written` or `refused`."""
+    """`writing`, `written`, `refused`, or `unknown` where something may have been written all the same."""
     cause: str = ""
     ended: int | None = None
     """Position of the entry that ended it."""
@@ -248,12 +249,10 @@ class Summary:
                 self._lose(position, (picker, epoch), set())
             case WeightsIntended():
                 self._intended(position, event)
-            case WeightsWritten(change) | WeightsRefused(change):
-                if (pending := self._pending.pop(change, None)) is not None:
-                    refused = isinstance(event, WeightsRefused)
-                    pending.state, pending.ended = "refused" if refused else "written", position
-                    pending.cause = event.cause if isinstance(event, WeightsRefused) else ""
-                    self.changes[change] = pending
+            case WeightsWritten(change):
+                self._ended(change, position, "written", "")
+            case WeightsRefused(change, cause, code):
+                self._ended(change, position, "unknown" if code in UNKNOWN_CODES else "refused", cause)
             case RouteObserved():
                 self._observed(position, recorded_at, event)
             case EndpointJoined():
@@ -281,6 +280,11 @@ class Summary:
             event.after,
         )
         self._pending[row.change] = self.changes[row.change] = self._wanted[row.route] = row
+
+    def _ended(self, change: str, position: int, state: str, cause: str) -> None:
+        if (row := self._pending.pop(change, None)) is not None:
+            row.state, row.cause, row.ended = state, cause, position
+            self.changes[change] = row
 
     def _observed(self, position: int, recorded_at: float, event: RouteObserved) -> None:
         backends = tuple(rule.backends for rule in event.rules)

@@ -3,38 +3,50 @@
 import stat
 from pathlib import Path
 
-import pytest
 import trio
 
-from pointsman.cluster.manifests.actuator import WriteRefused, end_of, write_weights
+from pointsman.cluster.manifests.actuator import ManifestActuator
 from pointsman.cluster.objects.manifest import file_version
-from pointsman.core.events import BackendRef, RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
+from pointsman.core.events import BackendRef, WeightsIntended
+from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
+from pointsman.core.rollout.weight_change import ReadBack, ReadBackFailed, WriteDone, WriteFailed
 
-TEXT = b"""kind: HTTPRoute
+TEXT = b"""apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
 metadata: {name: r}
 spec:
   rules:
   - backendRefs:
-    - {group: g, kind: InferencePool, name: old, weight: 90} # stable
-    - {group: g, kind: InferencePool, name: new, weight: 10}
+    - {group: inference.networking.k8s.io, kind: InferencePool, name: old, weight: 90} # stable
+    - {group: inference.networking.k8s.io, kind: InferencePool, name: new, weight: 10}
 """
+BEFORE = (BackendRef("default/old", 90), BackendRef("default/new", 10))
+AFTER = (BackendRef("default/old", 90), BackendRef("default/new", 50))
 
 
-def route(data: bytes) -> RouteObserved:
-    return RouteObserved("default/r", (), source="r.yaml", version=file_version(data))
+def intent(
+    data: bytes = TEXT, after: tuple[BackendRef, ...] = AFTER, before: tuple[BackendRef, ...] = BEFORE, rule: int = 0
+) -> WeightsIntended:
+    return WeightsIntended("c", "default/r", rule, file_version(data), before, after, "a", "because", 0.0)
 
 
-NEW = BackendRef("default/new", 50, "InferencePool", "g")
+def write(directory: Path | None, wanted: WeightsIntended) -> ChangeRefusal | None:
+    """Why it was not written; None where it was."""
+    found = trio.run(ManifestActuator(directory).write, "r.yaml", wanted)
+    assert isinstance(found, WriteDone | WriteFailed)
+    return found.refusal if isinstance(found, WriteFailed) else None
 
 
 def test_a_weight_is_written_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(TEXT)
     path.chmod(0o640)
-    version = trio.run(write_weights, tmp_path, route(TEXT), 0, [NEW])
+    refused = write(tmp_path, intent())
+    found = trio.run(ManifestActuator(tmp_path).read_back, "r.yaml", intent())
 
+    assert refused is None
     assert path.read_bytes() == TEXT.replace(b"weight: 10", b"weight: 50")
-    assert version == file_version(path.read_bytes())
+    assert found == ReadBack(file_version(path.read_bytes()), AFTER)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert [p.name for p in tmp_path.iterdir()] == ["r.yaml"]
 
@@ -42,41 +54,56 @@ def test_a_weight_is_written_and_read_back(tmp_path: Path) -> None:
 def test_a_file_that_somebody_else_changed_is_left_alone(tmp_path: Path) -> None:
     theirs = TEXT.replace(b"90", b"80")
     (tmp_path / "r.yaml").write_bytes(theirs)
+    refused = write(tmp_path, intent())
 
-    with pytest.raises(WriteRefused, match="was changed since") as refused:
-        trio.run(write_weights, tmp_path, route(TEXT), 0, [NEW])
-    assert refused.value.stale
+    assert refused is not None
+    assert refused.code is ChangeCode.STALE
+    assert "was changed since" in refused.found
     assert (tmp_path / "r.yaml").read_bytes() == theirs
 
 
 def test_a_missing_file_and_a_missing_backend_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WriteRefused, match="cannot read"):
-        trio.run(write_weights, tmp_path, route(TEXT), 0, [NEW])
+    refused = write(tmp_path, intent())
+    assert refused is not None
+    assert "cannot read" in refused.found
 
     (tmp_path / "r.yaml").write_bytes(TEXT)
-    with pytest.raises(WriteRefused, match=r"r\.yaml, line 5: rule 1"):
-        trio.run(write_weights, tmp_path, route(TEXT), 0, [BackendRef("default/other", 1)])
+    other = BackendRef("default/other", 10)
+    refused = write(tmp_path, intent(before=(other,), after=(BackendRef("default/other", 1),)))
+    assert refused is not None
+    assert refused.code is ChangeCode.NOT_WRITTEN
+    assert "r.yaml, line 6: rule 1" in refused.found
+    assert (tmp_path / "r.yaml").read_bytes() == TEXT
 
 
-def intent(after: tuple[BackendRef, ...], rule: int = 0) -> WeightsIntended:
-    return WeightsIntended("c", "default/r", rule, "v", (), after, "a", "because", 0.0)
+def test_a_file_that_cannot_be_replaced_is_left_alone(tmp_path: Path) -> None:
+    # Root may write anywhere, so that the name of the file beside is too long for the file system.
+    long = tmp_path / ("r" * 250 + ".yaml")
+    long.write_bytes(TEXT)
+    found = trio.run(ManifestActuator(tmp_path).write, long.name, intent())
+
+    assert isinstance(found, WriteFailed)
+    assert "cannot write" in found.refusal.found
+    assert long.read_bytes() == TEXT
 
 
-def test_a_change_without_an_end_is_written_where_the_file_has_its_weights(tmp_path: Path) -> None:
-    text = b"apiVersion: gateway.networking.k8s.io/v1\n" + TEXT.replace(
-        b"group: g", b"group: inference.networking.k8s.io"
-    )
-    (tmp_path / "r.yaml").write_bytes(text)
-    old, new = BackendRef("default/old", 90), BackendRef("default/new", 10)
-    seen = route(text)
+def test_without_a_directory_nothing_is_touched() -> None:
+    refused = write(None, intent())
 
-    assert end_of(tmp_path, seen, intent((old, new))) == WeightsWritten("c", file_version(text))
-    for other in (intent((old,)), intent((new, old)), intent((old, new), rule=3)):
-        found = end_of(tmp_path, seen, other)
-        assert isinstance(found, WeightsRefused)
-        assert "ended before it was written" in found.cause
-    assert isinstance(end_of(tmp_path, None, intent((old, new))), WeightsRefused)
-    (tmp_path / "r.yaml").write_bytes(b"spec: [")
-    assert isinstance(end_of(tmp_path, seen, intent((old, new))), WeightsRefused)
-    (tmp_path / "r.yaml").unlink()
-    assert isinstance(end_of(tmp_path, seen, intent((old, new))), WeightsRefused)
+    assert refused is not None
+    assert refused.wanted == "a file to write"
+    assert isinstance(trio.run(ManifestActuator(None).read_back, "r.yaml", intent()), ReadBackFailed)
+
+
+def test_what_is_read_back_is_the_rule_of_the_change(tmp_path: Path) -> None:
+    actuator, path = ManifestActuator(tmp_path), tmp_path / "r.yaml"
+    path.write_bytes(TEXT)
+
+    assert trio.run(actuator.read_back, "r.yaml", intent()) == ReadBack(file_version(TEXT), BEFORE)
+    assert trio.run(actuator.read_back, "r.yaml", intent(rule=3)) == ReadBack(file_version(TEXT), ())
+    path.write_bytes(TEXT.replace(b"name: r}", b"name: other}"))
+    assert trio.run(actuator.read_back, "r.yaml", intent()) == ReadBack(file_version(path.read_bytes()), ())
+    path.write_bytes(b"spec: [")
+    assert isinstance(trio.run(actuator.read_back, "r.yaml", intent()), ReadBackFailed)
+    path.unlink()
+    assert isinstance(trio.run(actuator.read_back, "r.yaml", intent()), ReadBackFailed)

@@ -1,5 +1,6 @@
-"""Who may talk to the console: rules X6 to X9, asked of the running server."""
+"""Who may talk to the console, asked of the running server."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,57 @@ def test_a_form_from_elsewhere_is_refused(console: Running, change: dict[str, st
     assert answer.status == 403
     assert words in answer.body
     assert len(console.world.written) == written
+
+
+def asked_by_json(console: Running) -> tuple[dict[str, object], dict[str, str]]:
+    """A change as JSON, and the headers with which a program would send it."""
+    answer = console.ask("/api/v1" + FORM)
+    headers = {"Content-Type": "application/json", "Cookie": answer.headers["set-cookie"].partition(";")[0]}
+    told = answer.json
+    return {
+        "token": told["token"],
+        "version": told["version"],
+        "weights": {KEYS[NEW]: 12},
+        "reason": "from elsewhere",
+    }, headers
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"Origin": "http://evil.example"}, 403, "origin"),
+        ({"Origin": "null"}, 403, "origin"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "another site"),
+        ({"Sec-Fetch-Site": "same-site"}, 403, "another site"),
+        ({"Sec-Fetch-Site": "none"}, 403, "another site"),
+        ({"Cookie": ""}, 403, "token"),
+        ({"Cookie": f"{COOKIE}=somebody-else"}, 403, "token"),
+        ({"Content-Type": "text/plain"}, 415, "wanted application/json"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "wanted application/json"),
+        ({"Host": "evil.example"}, 421, "host"),
+    ],
+)
+def test_json_from_elsewhere_is_refused(console: Running, change: dict[str, str], status: int, words: str) -> None:
+    body, headers = asked_by_json(console)
+    head = console.world.appender.log.head.position
+    answer = console.ask("/api/v1" + FORM, "POST", json.dumps(body), headers | change)
+
+    assert answer.status == status
+    assert words in answer.body
+    assert console.world.appender.log.head.position == head
+
+
+@pytest.mark.parametrize("token", ["", "0" * 64, "ü"])
+def test_json_without_this_visits_token_is_refused(console: Running, token: str) -> None:
+    body, headers = asked_by_json(console)
+
+    assert console.ask("/api/v1" + FORM, "POST", json.dumps(body | {"token": token}), headers).status == 403
+
+
+def test_only_the_twin_of_a_form_tells_a_token_and_sets_the_cookie_of_its_visit(console: Running) -> None:
+    assert "HttpOnly; Path=/; SameSite=Strict" in console.ask("/api/v1" + FORM).headers["set-cookie"]
+    assert "set-cookie" not in console.ask("/api/v1/routes").headers
+    assert "access-control-allow-origin" not in console.ask("/api/v1" + FORM).headers
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64, "ü", "x" * 10_000])

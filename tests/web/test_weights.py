@@ -13,7 +13,8 @@ import trio
 from worlds.console_world import NEW, OLD, ROUTE, Answer, Running, events_of, running, served, world
 
 from pointsman.core.events import RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
-from pointsman.web.console import WeightsNotWritten
+from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
+from pointsman.core.rollout.weight_change import ReadBack, ReadBackResult, WriteResult
 
 FORM = f"/routes/{ROUTE}/rules/0/weights"
 KEYS = {pool: f"weight:inference.networking.k8s.io/InferencePool/{pool}" for pool in (OLD, NEW)}
@@ -116,7 +117,7 @@ def test_a_form_sent_twice_changes_once(console: Running) -> None:
 def test_a_form_sent_twice_is_told_of_even_where_the_route_is_the_same(console: Running) -> None:
     browser = Browser(console)
     browser.send(old=80, new=20, reason="a fifth")
-    console.world.refuse_writes = WeightsNotWritten("the disk is full", stale=False)
+    console.world.refuse_writes = ChangeRefusal(ChangeCode.NOT_WRITTEN, "the disk is full", "room on it")
     assert browser.send(confirmed="yes").status == 422
     console.world.refuse_writes = None
     again = browser.again()
@@ -155,7 +156,9 @@ def test_a_stale_form_is_refused_and_shows_both(console: Running) -> None:
 def test_a_file_that_was_changed_under_the_form_is_refused_and_recorded(console: Running) -> None:
     browser = Browser(console)
     browser.send(old=80, new=20, reason="a fifth")
-    console.world.refuse_writes = WeightsNotWritten("route.yaml was changed since the route was read", stale=True)
+    console.world.refuse_writes = ChangeRefusal(
+        ChangeCode.STALE, "route.yaml was changed since the route was read", "the file that the change rests on"
+    )
     answer = browser.send(confirmed="yes")
     last = events(console)[-1]
 
@@ -262,12 +265,12 @@ def test_a_person_who_leaves_does_not_stop_what_was_begun(tmp_path: Path) -> Non
             begun, go_on = trio.Event(), trio.Event()
             write = made.write
 
-            async def slowly(*arguments: object) -> str:
+            async def slowly(source: str, intent: WeightsIntended) -> WriteResult:
                 begun.set()
                 await go_on.wait()
-                return await write(*arguments)  # type: ignore[arg-type]
+                return await write(source, intent)
 
-            made.write = slowly  # type: ignore[method-assign,assignment]
+            made.write = slowly  # type: ignore[method-assign]
             async with served(made) as url:
                 console = Running(made, url, trio.lowlevel.current_trio_token())
                 browser = await trio.to_thread.run_sync(Browser, console)
@@ -293,6 +296,26 @@ def test_a_person_who_leaves_does_not_stop_what_was_begun(tmp_path: Path) -> Non
             assert isinstance(last, WeightsWritten)
 
     trio.run(main)
+
+
+def test_a_change_of_which_nobody_knows_is_not_told_as_not_changed(console: Running) -> None:
+    browser = Browser(console)
+    browser.send(old=80, new=20, reason="a fifth")
+    read_back = console.world.read_back
+
+    async def other(source: str, intent: WeightsIntended) -> ReadBackResult:
+        return ReadBack("v9", intent.before)
+
+    console.world.read_back = other  # type: ignore[method-assign]
+    answer = browser.send(confirmed="yes")
+    console.world.read_back = read_back  # type: ignore[method-assign]
+    console.call(console.world.index)
+    [last] = [c for c in console.ask(f"/api/v1/routes/{ROUTE}").json["changes"] if c["reason"] == "a fifth"]
+
+    assert answer.status == 409
+    assert "It is not known whether this was changed." in answer.body
+    assert "that were read back are 90, 10, wanted 80, 20" in answer.body
+    assert (last["word"], last["state"]) == ("unknown", "bad")
 
 
 def test_the_json_of_the_form_says_what_it_shows(console: Running) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import trio
 
+from pointsman.cli.control.weight_changes import WeightChanges
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION, profile_in_force, schedule
 from pointsman.core.events import (
     BackendRef,
@@ -34,8 +35,12 @@ from pointsman.core.events import (
     RouteObserved,
     RouteRule,
     ScrapePaced,
+    WeightsIntended,
 )
 from pointsman.core.prefix.prompt_blocks import prefix_hashes
+from pointsman.core.rollout.outcome import ChangeRefusal
+from pointsman.core.rollout.weight_change import ReadBack, ReadBackResult, WriteDone, WriteFailed, WriteResult
+from pointsman.core.rollout.weights import touched
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws
@@ -46,7 +51,7 @@ from pointsman.eventlog.opening import open_log, open_reader
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
-from pointsman.web.console import Console, Watch, WeightsNotWritten
+from pointsman.web.console import Console, Watch
 from pointsman.web.console_server import serve
 from pointsman.web.loopback import listen
 from pointsman.web.recomputing.replayer import Replayer
@@ -71,7 +76,8 @@ class World:
         self.broadcast = broadcast
         self.access = Access()
         self.written: list[tuple[BackendRef, ...]] = []
-        self.refuse_writes: WeightsNotWritten | None = None
+        self.refuse_writes: ChangeRefusal | None = None
+        self.changes = WeightChanges(appender, self)
         self.traffic = TrafficState()
         self.n = 0
         self.replayer = Replayer(
@@ -89,8 +95,7 @@ class World:
             in_flight=self.appender.log.open_requests.in_flight,
             log=self.appender.statistics,
             feed=lambda: self.feed,
-            append=self.appender.append,
-            write_weights=self.write,
+            change_weights=self.changes.change,
             log_directory=self.home / "log",
             read_model=self.home / "readmodel.db",
             data_directory=self.home,
@@ -102,19 +107,21 @@ class World:
             watch=self.watch,
         )
 
-    async def write(self, route: RouteObserved, rule: int, touched: tuple[BackendRef, ...]) -> str:
+    async def write(self, source: str, intent: WeightsIntended) -> WriteResult:
         """A route's file that is written and seen again at once."""
         if self.refuse_writes is not None:
-            raise self.refuse_writes
-        self.written.append(touched)
-        weights = {b.pool: b.weight for b in touched}
-        backends = tuple(
-            msgspec.structs.replace(b, weight=weights.get(b.pool, b.weight)) for b in route.rules[rule].backends
-        )
+            return WriteFailed(self.refuse_writes)
+        route = self.state.routes[intent.route]
+        self.written.append(touched(intent.before, intent.after))
+        rules = (msgspec.structs.replace(route.rules[intent.rule], backends=intent.after),)
         version = f"v{len(self.written) + 1}"
-        rules = (msgspec.structs.replace(route.rules[rule], backends=backends),)
         await self.appender.append(msgspec.structs.replace(route, rules=rules, version=version))
-        return version
+        return WriteDone()
+
+    async def read_back(self, source: str, intent: WeightsIntended) -> ReadBackResult:
+        """What the route's file says."""
+        route = self.state.routes[intent.route]
+        return ReadBack(route.version, route.rules[intent.rule].backends)
 
     async def index(self) -> None:
         """Bring the read model up to the head."""

@@ -207,7 +207,8 @@ class ChangeView(msgspec.Struct, frozen=True):
 
 def _changed(row: ChangeRow, keys: Sequence[str]) -> ChangeView:
     weights = _arrows((row.before,), (row.after,), keys)
-    word, kind = {"written": ("written", "good"), "refused": ("not made", "bad")}.get(row.state, ("writing", "warn"))
+    ends = {"written": ("written", "good"), "refused": ("not made", "bad"), "unknown": ("unknown", "bad")}
+    word, kind = ends.get(row.state, ("writing", "warn"))
     return ChangeView(words.moment(row.at), row.actor, row.reason, weights, word, kind, row.cause, row.position)
 
 

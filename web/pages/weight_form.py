@@ -1,21 +1,20 @@
-"""The form that changes a route's weights: what will change, why, and only then the change.
+"""The form that changes a route's weights, and its JSON twin: parsed, asked for, and the outcome shown.
 
-Rules.  The intent is in the log before the file is touched; the page confirms after the file was read back.
-A form is used once, and rests on the version of the route that it showed.
+Rules.  Nothing is asked for before the page has shown what will change and that was confirmed.
+A form is used once; form and twin rest on the version of the route that they showed.
 """
 
 import secrets
-import time
+from typing import Annotated
 
 import msgspec
-import trio
 from quart import g, request
 
-from pointsman.core.events import RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
-from pointsman.core.rollout.weights import REASON_MAX, WEIGHT_MAX, Change, Refused, backend_key, plan, shares
-from pointsman.eventlog.errors import LogFullError
+from pointsman.core.events import RouteObserved
+from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
+from pointsman.core.rollout.weights import WEIGHT_MAX, PlannedChange, WeightsAsked, backend_key, plan, shares
 from pointsman.web.access import COOKIE, AccessRefused
-from pointsman.web.console import Console, WeightsNotWritten, short_name
+from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
 from pointsman.web.pages import figures
 from pointsman.web.pages.reply import BadQuery, Missing, Reply
@@ -23,19 +22,15 @@ from pointsman.web.pages.routes import backend_name, route_of, rule_name
 
 ACTOR = "someone on this machine"
 """Who changes weights as long as there is no sign-in: nobody is told apart."""
-REASON_MIN = 3
 USED_FORMS_MAX = 10_000
 """Forms remembered so that none is used twice; a page is left open for hours, not for that many changes."""
-RECORDED_WITHIN = 5.0
-"""Seconds for the disk to take an entry before the page says that it does not."""
-SEEN_WITHIN = 3.0
-"""Seconds for the written route to come back by way of its source before the page is shown."""
 
 
 class FormBackend(msgspec.Struct, frozen=True):
     """A backend in the form."""
 
     key: str
+    pool: str
     name: str
     value: int
     seen: int
@@ -47,8 +42,19 @@ class FormAttempt(msgspec.Struct, frozen=True):
 
     form: dict[str, str] = {}
     asked: dict[str, int] = {}
-    change: Change | None = None
-    refused: Refused | None = None
+    change: PlannedChange | None = None
+    refused: ChangeRefusal | None = None
+
+
+class JsonChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of the twin's POST."""
+
+    token: str
+    """Token of the GET before it, which came with the cookie."""
+    version: str
+    weights: dict[str, Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]]
+    """New weights by the backends' keys; those that are not named stay."""
+    reason: str
 
 
 async def form_page(console: Console, namespace: str, name: str, rule: int) -> Reply:
@@ -70,6 +76,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
     backends = tuple(
         FormBackend(
             backend_key(s.backend),
+            s.backend.pool,
             backend_name(s.backend),
             asked.get(backend_key(s.backend), s.backend.weight),
             s.backend.weight,
@@ -80,6 +87,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
     visit = request.cookies.get(COOKIE, "")
     if not visit:
         visit = g.visit = console.access.new_visit()  # sent as the cookie with this page
+    token = console.access.token(visit)
     conflict = [
         {"name": b.name, "seen": seen.get(b.key, "–"), "found": b.seen, "asked": asked.get(b.key, "–")}  # noqa: RUF001
         for b in backends
@@ -89,21 +97,33 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         "route": {"name": short_name(route.route), "href": f"/routes/{route.route}", "source": route.source},
         "rule": {"name": rule_name(route, rule), "backends": backends},
         "plan": await _plan_view(console, attempt.change) if attempt.change else None,
-        "problem": refused.reason if refused else "",
+        "problem": refused.sentence if refused else "",
         "stale": stale,
+        "unknown": refused is not None and refused.unknown,
         "conflict": conflict if stale and seen else [],
         "action": f"/routes/{route.route}/rules/{rule}/weights",
-        "token": console.access.token(visit),
+        "token": token,
         "version": route.version,
         # A form that was used up, or refused as stale, goes on as a new one.
         "once": secrets.token_urlsafe(12) if stale or not form.get("once") else form["once"],
         "reason": form.get("reason", ""),
     }
-    status = 200 if refused is None else 409 if stale else 422
-    return Reply("weights.html", "", context, {"rule": rule, "backends": backends, "version": route.version}, status)
+    data = {
+        "route": route.route,
+        "rule": rule,
+        "name": rule_name(route, rule),
+        "backends": backends,
+        "version": route.version,
+        "token": token,
+    }
+    return Reply("weights.html", "", context, data, 200 if refused is None else _status(refused))
 
 
-async def _plan_view(console: Console, change: Change) -> dict[str, object]:
+def _status(refused: ChangeRefusal) -> int:
+    return 409 if refused.stale else 422
+
+
+async def _plan_view(console: Console, change: PlannedChange) -> dict[str, object]:
     """What a change means, in numbers and in traffic."""
     state = console.state()
     seen = await figures.observed(console, sorted({b.pool for b in change.after if b.pool in state.pools}))
@@ -138,28 +158,61 @@ def _arrow(old: str, new: str) -> str:
 
 
 async def change(console: Console, namespace: str, name: str, rule: int) -> Reply:
-    """Plan, show, and once confirmed: record the intent, write, read back."""
+    """Plan, show, and once confirmed: ask for the change."""
     form = {k: str(v) for k, v in (await request.form).items()}
-    headers = {k.lower(): v for k, v in request.headers.items()}
-    console.access.check_change(headers, request.cookies.get(COOKIE, ""), form.get("token", ""))
+    _check_access(console, form.get("token", ""))
     route = _route(console, namespace, name, rule)
-    asked = _weights(form)
-    reason = form.get("reason", "").strip()
+    weights = _weights(form)
     if form.get("confirmed") == "":
-        return await _form(console, route, rule, FormAttempt(form, asked))
-    found = plan(route, rule, form.get("version", ""), asked)
-    if isinstance(found, Refused):
-        return await _form(console, route, rule, FormAttempt(form, asked, refused=found))
-    if not REASON_MIN <= len(reason) <= REASON_MAX or not reason.isprintable():
-        wanted = f"the reason has {len(reason)} characters, wanted {REASON_MIN} to {REASON_MAX} that can be read"
-        return await _form(console, route, rule, FormAttempt(form, asked, refused=Refused(wanted)))
+        return await _form(console, route, rule, FormAttempt(form, weights))
+    asked = WeightsAsked(route.route, rule, form.get("version", ""), weights, form.get("reason", ""), ACTOR)
+    planned = plan(asked, route)
+    if isinstance(planned, ChangeRefusal):
+        return await _form(console, route, rule, FormAttempt(form, weights, refused=planned))
     if form.get("confirmed") != "yes":
-        return await _form(console, route, rule, FormAttempt(form, asked, change=found))
-    refused = await _make(console, found, reason, form.get("once", ""))
-    if refused is not None:
+        return await _form(console, route, rule, FormAttempt(form, weights, change=planned))
+    outcome = _use_up(console, form.get("once", "")) or await console.change_weights(asked)
+    if isinstance(outcome, ChangeRefusal):
         route = _route(console, namespace, name, rule)
-        return await _form(console, route, rule, FormAttempt(form, asked, refused=refused))
+        return await _form(console, route, rule, FormAttempt(form, weights, refused=outcome))
     return Reply(location=f"/routes/{route.route}?done=1")
+
+
+async def change_by_json(console: Console, namespace: str, name: str, rule: int) -> Reply:
+    """Ask for the change that a POST of JSON tells, and answer with the outcome."""
+    # A page of another site cannot send this content type unless we agreed beforehand, which we never do.
+    if request.mimetype != "application/json":
+        raise AccessRefused(415, f"content type is {request.mimetype[:100]!r}, wanted application/json")
+    try:
+        body = msgspec.json.decode(await request.get_data(), type=JsonChange)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadQuery(f"the body is not what a change of weights has: {error}") from error
+    _check_access(console, body.token)
+    route = _route(console, namespace, name, rule)
+    asked = WeightsAsked(route.route, rule, body.version, body.weights, body.reason, ACTOR)
+    outcome = await console.change_weights(asked)
+    told: dict[str, object] = {"route": route.route, "rule": rule, "name": rule_name(route, rule)}
+    if isinstance(outcome, ChangeRefusal):
+        status = _status(outcome)
+        told |= {"outcome": "unknown" if outcome.unknown else "refused", "error": outcome.sentence, "status": status}
+        return Reply(data=told | msgspec.structs.asdict(outcome), status=status)
+    backends = [
+        {
+            "key": backend_key(new),
+            "pool": new.pool,
+            "name": backend_name(new),
+            "before": old.weight,
+            "after": new.weight,
+        }
+        for old, new in zip(outcome.before, outcome.after, strict=True)
+    ]
+    told |= {"outcome": "done", "change": outcome.change, "version": outcome.version, "backends": backends}
+    return Reply(data=told)
+
+
+def _check_access(console: Console, token: str) -> None:
+    headers = {k.lower(): v for k, v in request.headers.items()}
+    console.access.check_change(headers, request.cookies.get(COOKIE, ""), token)
 
 
 def _weights(form: dict[str, str]) -> dict[str, int]:
@@ -174,43 +227,14 @@ def _weights(form: dict[str, str]) -> dict[str, int]:
     return asked
 
 
-async def _make(console: Console, wanted: Change, reason: str, once: str) -> Refused | None:
-    """Make a change: the intent is on disk before the file is touched, its end after it was read back."""
+def _use_up(console: Console, once: str) -> ChangeRefusal | None:
+    """Remember that the form with this number was sent; why it is not taken where it was sent before."""
     if not once or len(once) > 40:
         raise AccessRefused(403, "the form has lost its number: open the page again")
     if once in console.used_forms:
-        return Refused("this form was sent before: what came of it is in the route's history", stale=True)
+        found = "this form was sent before: what came of it is in the route's history"
+        return ChangeRefusal(ChangeCode.FORM_USED, found, "a form that was not sent yet")
     console.used_forms[once] = None
     while len(console.used_forms) > USED_FORMS_MAX:
         del console.used_forms[next(iter(console.used_forms))]
-    route, name = wanted.route, secrets.token_hex(8)
-    intent = WeightsIntended(
-        name, route.route, wanted.rule, route.version, wanted.before, wanted.after, ACTOR, reason, time.time()
-    )
-    # Shielded: whoever asked may go away, and what was begun gets its end.  Each wait for the disk has its own.
-    try:
-        with trio.move_on_after(RECORDED_WITHIN, shield=True) as scope:
-            await console.append(intent)
-    except LogFullError as error:
-        return Refused(f"the change could not be recorded, so it was not made: {error}")
-    if scope.cancelled_caught:
-        late = f"the disk did not take the intent within {RECORDED_WITHIN:.0f} s, so nothing was written"
-        await _end(console, WeightsRefused(name, late))
-        return Refused(late)
-    try:
-        with trio.CancelScope(shield=True):
-            version = await console.write_weights(route, wanted.rule, wanted.touched)
-    except WeightsNotWritten as error:
-        await _end(console, WeightsRefused(name, str(error)))
-        return Refused(str(error), stale=error.stale)
-    await _end(console, WeightsWritten(name, version))
-    with trio.move_on_after(SEEN_WITHIN):
-        while console.state().routes.get(route.route, route).version == route.version:
-            await trio.sleep(0.02)
     return None
-
-
-async def _end(console: Console, event: WeightsWritten | WeightsRefused) -> None:
-    """Record what became of a change; a disk that stalls takes it later."""
-    with trio.move_on_after(RECORDED_WITHIN, shield=True):
-        await console.append(event)
