@@ -21,8 +21,7 @@ from pointsman.cli.bench.gateway_bytes import Gateway
 from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.epp import ExternalProcessor
 from pointsman.grpc.ext_proc.protocol import Load
-from pointsman.grpc.http2.machine import ServerConnection
-from pointsman.grpc.http2.sending import (
+from pointsman.grpc.http2.frames import (
     END_STREAM,
     HEADERS,
     PING,
@@ -33,6 +32,7 @@ from pointsman.grpc.http2.sending import (
     WINDOW_UPDATE,
     frame,
 )
+from pointsman.grpc.http2.machine import ServerConnection
 from pointsman.grpc.picking import PoolPicking
 from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 

@@ -21,7 +21,7 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
 from pointsman.grpc.epp import ExternalProcessor
 from pointsman.grpc.ext_proc.protocol import Load
-from pointsman.grpc.http2.sending import PREFACE, SETTINGS, WINDOW_UPDATE, frame
+from pointsman.grpc.http2.frames import PREFACE, SETTINGS, WINDOW_UPDATE, frame
 from pointsman.grpc.picking import PoolPicking
 from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 

@@ -5,7 +5,7 @@ import hpack
 from pointsman.grpc.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest
 from pointsman.grpc.epp import METHOD
-from pointsman.grpc.http2.sending import DATA, END_HEADERS, HEADERS, RST_STREAM, frame
+from pointsman.grpc.http2.frames import DATA, END_HEADERS, HEADERS, RST_STREAM, frame
 
 PATH_HEADERS = (":method", "POST"), (":scheme", "http"), (":authority", "127.0.0.1:19100"), (":path", "/v1/completions")
 MORE_HEADERS = ("content-type", "application/json"), ("x-forwarded-proto", "http"), ("x-envoy-internal", "true")

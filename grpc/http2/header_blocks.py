@@ -1,5 +1,7 @@
 """HTTP/2 header blocks, for a server: blocks in are remembered, blocks out never touch the peer's table.
 
+A block is a list of headers packed by HPACK (RFC 7541): what occurred before on the connection may be told
+by its index in the dynamic table, which both sides keep and which every block may change.
 A gateway sends nearly the same block for every stream.
 A block that leaves the dynamic table as it was decodes to the same headers until the table changes,
 so its bytes are enough to know it again.
@@ -8,31 +10,34 @@ Blocks out are literals without indexing (RFC 7541, section 6.2.2): the same hea
 
 import hpack
 import hpack.table
+from h2.errors import ErrorCodes
+from h2.exceptions import DenialOfServiceError, ProtocolError
 
 HEADERS_MAX = 256
-"""Fields in one block; more is an attack or a mistake."""
+"""Fields in one block; a gateway's own limit is 100, so more is an attack or a mistake."""
+CONTINUATIONS_MAX = 64
+"""Frames of one block behind its first, as in h2: a block of LIST_BYTES_MAX needs four."""
 LIST_BYTES_MAX = 65_536
 """SETTINGS_MAX_HEADER_LIST_SIZE: h2's default, and what a gateway's own limit (60 KiB in Envoy) fits in."""
 REMEMBERED_MAX = 256
 """Blocks remembered at a time, in and out: a gateway uses a handful."""
 
 Headers = list[tuple[str, str]]
+"""Names and values, in the order in which they came or go."""
 
 _CONNECTION_SPECIFIC = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _UPPERCASE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-class TooLarge(Exception):
-    """The decoded list is larger than was advertised; the table can no longer be trusted."""
-
-
-class Undecodable(Exception):
+class Undecodable(ProtocolError):
     """The block is not HPACK; the connection cannot go on."""
+
+    error_code = ErrorCodes.COMPRESSION_ERROR
 
 
 class Block:
-    """A decoded block: its headers, and what is wrong with it as a request or as trailers."""
+    """A decoded block: its headers, and what is wrong with it as a request or as trailers (empty where nothing is)."""
 
     __slots__ = ("as_request", "as_trailers", "content_length", "headers")
 
@@ -117,7 +122,7 @@ class HeaderReader:
         self._known: dict[bytes, Block] = {}
 
     def read(self, data: bytes) -> Block:
-        """Return the block of `data`; raises `TooLarge` or `Undecodable`."""
+        """Return the block of `data`; raises `Undecodable`, or `DenialOfServiceError` for more than was advertised."""
         block = self._known.get(data)
         if block is not None:
             return block
@@ -125,11 +130,11 @@ class HeaderReader:
         try:
             fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(data, raw=True)]
         except hpack.OversizedHeaderListError as error:
-            raise TooLarge(str(error)) from error
+            raise DenialOfServiceError(str(error)) from error
         except (hpack.HPACKError, IndexError, ValueError) as error:
             raise Undecodable(str(error)) from error
         if len(fields) > HEADERS_MAX:
-            raise TooLarge(f"{len(fields)} header fields, wanted at most {HEADERS_MAX}")
+            raise DenialOfServiceError(f"{len(fields)} header fields, wanted at most {HEADERS_MAX}")
         block = Block(fields)
         if self._table.changes != before:
             self._known.clear()

@@ -1,311 +1,124 @@
-"""The HTTP/2 state machine under grpclib, for servers: the half that reads (RFC 9113).
+"""The HTTP/2 state machine under grpclib, for servers (RFC 9113): bytes in, h2's events out; calls in, bytes out.
 
-It stands in the place of `h2.connection.H2Connection`: bytes in, h2's events out.
-Rules.  A connection error raises one of h2's `ProtocolError`s, after the GOAWAY was put into the output.
-A stream error resets the stream and is reported as `StreamReset(remote_reset=False)`.  Each bound is a constant.
+It stands in the place of `h2.connection.H2Connection` and has the part of it that grpclib's server uses, name for name.
+`streams.py` knows which streams are open, `receiving.py` reads frames, `windows.py` says how much may come,
+`sending.py` writes frames within what the peer allows.
 """
 
-from collections.abc import Callable
-
-from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    Event,
-    PriorityUpdated,
-    RequestReceived,
-    StreamEnded,
-    StreamReset,
-    TrailersReceived,
-    WindowUpdated,
-)
-from h2.exceptions import (
-    DenialOfServiceError,
-    FlowControlError,
-    FrameDataMissingError,
-    FrameTooLargeError,
-    ProtocolError,
-    StreamClosedError,
-    TooManyStreamsError,
-)
+from h2.settings import SettingCodes
 
-from pointsman.grpc.http2.control_frames import Controller, error_code
-from pointsman.grpc.http2.header_blocks import LIST_BYTES_MAX, Block, HeaderReader, Headers, TooLarge, Undecodable
-from pointsman.grpc.http2.sending import (
-    CONTINUATION,
-    CONTINUATIONS_MAX,
-    END_HEADERS,
-    END_STREAM,
-    FRAME_BYTES,
-    HAS_PRIORITY,
-    PADDED,
-    PREFACE,
-    RST_STREAM,
-    SETTINGS,
-    STREAMS_MAX,
-    WINDOW_MAX,
-    StreamState,
-    Taker,
-    frame,
-    read_head,
-)
+from pointsman.grpc.http2.frames import PING, WINDOW_DEFAULT, frame
+from pointsman.grpc.http2.header_blocks import LIST_BYTES_MAX
+from pointsman.grpc.http2.receiving import Accept, Receiver
+from pointsman.grpc.http2.sending import Sender
+from pointsman.grpc.http2.streams import Streams
+from pointsman.grpc.http2.windows import ReceiveWindows
+
+STREAMS_MAX = 4_096
+"""Streams open at a time: a gateway sends bursts of all its requests over a few connections.
+
+A stream over it is refused alone, and the connection lives; grpclib on h2 would close it at 101.
+"""
 
 
-class ServerConnection(Controller):
+class LocalSettings:
+    """What our server asks of the settings that the peer was sent."""
+
+    __slots__ = ("initial_window_size",)
+
+    def __init__(self) -> None:
+        self.initial_window_size = WINDOW_DEFAULT
+
+
+class ServerConnection:
     """One connection; not thread-safe, no I/O, no clock."""
 
     def __init__(self, config: object = None, streams_max: int = STREAMS_MAX) -> None:
-        super().__init__(streams_max)
-        self.accept: Callable[[int, Headers], Taker | None] | None = None
-        """Asked for each stream that begins, by its number and headers: who takes what comes on it; None for events."""
-        self._reader = HeaderReader()
-        self._input = b""
-        self._preface_seen = False
-        self._block: tuple[int, int, bytearray] | None = None
-        self._continuations = 0
-        self._readers = (
-            self._read_data,
-            self._read_headers,
-            self._read_priority,
-            self._read_reset,
-            self._read_settings,
-            self._read_push_promise,
-            self._read_ping,
-            self._read_goaway,
-            self._read_window_update,
-            self._read_continuation,
+        """`config` is there for h2's signature: what it says of headers holds here always."""
+        self._all = Streams()
+        self._sender = Sender(self._all)
+        self._windows = ReceiveWindows(self._all, self._sender.output)
+        self._receiver = Receiver(self._all, self._windows, self._sender, streams_max)
+        self._streams_max = streams_max
+        self.local_settings = LocalSettings()
+        self.state_machine = self._receiver.state_machine
+        self.streams = self._all.open
+        # What every request needs is handed out as it is, which saves a call.
+        self.receive_data = self._receiver.receive_data
+        self.send_whole = self._sender.send_whole
+        self.send_headers = self._sender.send_headers
+        self.send_data = self._sender.send_data
+
+    def hand_over(self, accept: Accept) -> None:
+        """Let `accept` say who takes what comes on a stream that begins."""
+        self._receiver.accept = accept
+
+    def forgive(self) -> None:
+        """Start counting frames that carry nothing anew; the owner, who has a clock, calls this once a second."""
+        self._receiver.forgive()
+
+    @property
+    def max_outbound_frame_size(self) -> int:
+        """Bytes of data in one frame."""
+        return self._sender.frame_bytes
+
+    @property
+    def outbound_flow_control_window(self) -> int:
+        """Bytes of data that may go out in all streams together."""
+        return self._sender.window
+
+    def local_flow_control_window(self, stream_id: int) -> int:
+        """Bytes of data that may go out on the stream."""
+        return self._sender.room(self._all.at(stream_id))
+
+    def initiate_connection(self) -> None:
+        """Send our SETTINGS, the server's part of the preface."""
+        self.update_settings(
+            {
+                SettingCodes.MAX_CONCURRENT_STREAMS: self._streams_max,
+                SettingCodes.MAX_HEADER_LIST_SIZE: LIST_BYTES_MAX,
+            }
         )
 
-    def receive_data(self, data: bytes) -> list[Event]:
-        """Read what came; raises a `ProtocolError` when the connection is over."""
-        if self._input:
-            data = self._input + data
-        position = 0
-        if not self._preface_seen:
-            if not data.startswith(PREFACE):
-                if PREFACE.startswith(data):
-                    self._input = data
-                    return []
-                self._fail(ProtocolError("connection starts with something else than HTTP/2's preface"))
-            self._preface_seen = True
-            self.state_machine.state = ConnectionState.SERVER_OPEN
-            position = len(PREFACE)
-        events: list[Event] = []
-        size = len(data)
-        while size - position >= 9:
-            length, flags, stream_id = read_head(data, position)
-            length, kind, stream_id = length >> 8, length & 255, stream_id & 0x7FFFFFFF
-            if length > FRAME_BYTES:
-                self._fail(FrameTooLargeError(f"frame of {length} bytes, wanted at most {FRAME_BYTES}"))
-            end = position + 9 + length
-            if end > size:
-                break
-            if not self._settings_seen and kind != SETTINGS:
-                self._fail(ProtocolError(f"first frame is of type {kind}, wanted SETTINGS"))
-            if self._block is not None and kind != CONTINUATION:
-                self._fail(ProtocolError(f"frame of type {kind} inside a header block, wanted CONTINUATION"))
-            if kind < 10:
-                self._readers[kind](flags, stream_id, data[position + 9 : end], events)
-            else:
-                self._nuisance()  # RFC 9113, section 5.5: unknown types are ignored
-            position = end
-        self._input = data[position:] if position < size else b""
-        return events
+    def update_settings(self, settings: dict[SettingCodes | int, int]) -> None:
+        """Send SETTINGS; a larger stream window counts from here on."""
+        self._sender.send_settings({int(code): value for code, value in settings.items()})
+        window = settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
+        if window is not None:
+            self._windows.resize_streams(window)
+            self.local_settings.initial_window_size = window
 
-    def _read_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        length = len(payload)
-        if flags & PADDED:
-            payload = self._unpadded(payload)
-        stream = self.streams.get(stream_id)
-        if stream is None and (stream_id == 0 or stream_id > self._highest or not stream_id & 1):
-            self._fail(ProtocolError(f"DATA on stream {stream_id}, which is not open"))
-        if length > self._inbound_window:
-            self._fail(FlowControlError(f"{length} bytes of data, connection window is {self._inbound_window}"))
-        self._inbound_window -= length
-        if stream is None or stream.remote_closed:
-            self._data_on_closed(stream_id, length, stream)
-            return
-        if length > stream.receivable:
-            self._fail(FlowControlError(f"{length} bytes of data, window of stream {stream_id} is {stream.receivable}"))
-        stream.receivable -= length
-        if stream.content_left is not None:
-            stream.content_left -= len(payload)
-            if stream.content_left < 0 or (flags & END_STREAM and stream.content_left):
-                self.acknowledge_received_data(length, 0)
-                self._stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR, events)
-                return
-        if not payload and not flags & END_STREAM:
-            self._nuisance()
-        if stream.taker is not None:
-            if stream.taker.take(payload, length):
-                self._unacknowledged += length
-                stream.unacknowledged += length
-                if self._unacknowledged * 2 >= self._inbound_limit or (
-                    stream.unacknowledged * 2 >= self._stream_window_in
-                ):
-                    self._open_windows(stream)
-        else:
-            events.append(DataReceived(stream_id=stream_id, data=payload, flow_controlled_length=length))
-        if flags & END_STREAM:
-            self._end_remote(stream, events)
+    def increment_flow_control_window(self, increment: int, stream_id: int | None = None) -> None:
+        """Let the peer send `increment` bytes more, on the connection or on one stream."""
+        self._windows.enlarge(increment, stream_id)
 
-    def _end_remote(self, stream: StreamState, events: list[Event]) -> None:
-        """The peer ends its side."""
-        self._close_remote(stream)
-        if stream.taker is not None:
-            stream.taker.half_closed()
-        else:
-            events.append(StreamEnded(stream_id=stream.id))
+    def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
+        """Count bytes as consumed; the peer is told when half a window is."""
+        self._windows.acknowledge(acknowledged_size, self.streams.get(stream_id))
 
-    def _data_on_closed(self, stream_id: int, length: int, stream: StreamState | None) -> None:
-        """The bytes still count for the connection; whoever closed decides what the peer hears (section 5.1)."""
-        self._nuisance()
-        if length:
-            self.acknowledge_received_data(length, 0)
-        if stream is not None:  # half closed by the peer
-            self._reset(stream_id, ErrorCodes.STREAM_CLOSED)
-        elif stream_id not in self._closed_by_us:
-            self._output.append(frame(RST_STREAM, 0, stream_id, int(ErrorCodes.STREAM_CLOSED).to_bytes(4, "big")))
+    def end_stream(self, stream_id: int) -> None:
+        """End our side of the stream."""
+        self._sender.send_data(stream_id, b"", end_stream=True)
 
-    def _unpadded(self, payload: bytes) -> bytes:
-        if not payload or payload[0] >= len(payload):
-            self._fail(ProtocolError("padding is as long as the frame, or longer"))
-        return payload[1 : len(payload) - payload[0]]
+    def reset_stream(self, stream_id: int, error_code: ErrorCodes | int = 0) -> None:
+        """Send RST_STREAM; frames of it that are under way are ignored."""
+        self._sender.reset(self._all.at(stream_id).id, error_code)
 
-    def _read_headers(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        if not stream_id & 1:
-            self._fail(ProtocolError(f"HEADERS on stream {stream_id}, wanted an odd one"))
-        if flags & PADDED:
-            payload = self._unpadded(payload)
-        priority: PriorityUpdated | None = None
-        if flags & HAS_PRIORITY:
-            if len(payload) < 5:
-                self._fail(FrameDataMissingError("HEADERS with priority of less than five bytes"))
-            priority = self._priority(stream_id, payload)
-            payload = payload[5:]
-        if flags & END_HEADERS:
-            self._header_block(stream_id, flags, payload, events)
-        else:
-            self._block = (stream_id, flags, bytearray(payload))
-            self._continuations = 0
-        if priority is not None:
-            events.append(priority)
+    def ping(self, opaque_data: bytes) -> None:
+        """Send PING with these eight bytes."""
+        self._sender.output.append(frame(PING, 0, 0, opaque_data))
 
-    def _read_continuation(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        if self._block is None or self._block[0] != stream_id:
-            self._fail(ProtocolError(f"CONTINUATION on stream {stream_id} without a header block"))
-        _, first_flags, block = self._block
-        block += payload
-        self._continuations += 1
-        if self._continuations > CONTINUATIONS_MAX or len(block) > LIST_BYTES_MAX:
-            self._fail(
-                DenialOfServiceError(f"header block of {len(block)} bytes in {self._continuations} continuations")
-            )
-        if flags & END_HEADERS:
-            self._block = None
-            self._header_block(stream_id, first_flags, bytes(block), events)
+    def close_connection(self, error_code: ErrorCodes | int = 0) -> None:
+        """Send GOAWAY: what is open goes on, nothing new is accepted."""
+        self._sender.go_away(error_code)
 
-    def _header_block(self, stream_id: int, flags: int, data: bytes, events: list[Event]) -> None:
-        try:
-            block = self._reader.read(data)
-        except TooLarge as error:
-            self._fail(DenialOfServiceError(str(error)))
-        except Undecodable as error:
-            self._fail(ProtocolError(str(error)), ErrorCodes.COMPRESSION_ERROR)
-        stream = self.streams.get(stream_id)
-        if stream is not None:
-            self._trailers(stream, flags, block, events)
-        elif stream_id > self._highest:
-            self._request(stream_id, flags, block, events)
-        elif stream_id in self._closed_by_us:
-            self._nuisance()
-        elif stream_id in self._closed_by_reset:
-            self._nuisance()
-            self._reset(stream_id, ErrorCodes.STREAM_CLOSED)
-        else:
-            self._fail(StreamClosedError(stream_id), ErrorCodes.STREAM_CLOSED)
-
-    def _request(self, stream_id: int, flags: int, block: Block, events: list[Event]) -> None:
-        self._highest = stream_id
-        if len(self.streams) >= self.local_settings.max_concurrent_streams:
-            self._nuisance()
-            if len(self.streams) >= 2 * self.local_settings.max_concurrent_streams:
-                self._fail(TooManyStreamsError(f"{len(self.streams)} streams are open"))
-            self._reset(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
-        if block.as_request or (flags & END_STREAM and block.content_length):
-            self._nuisance()
-            self._reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
-            return
-        if self._going_away:
-            self._reset(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
-        stream = self.streams[stream_id] = StreamState(stream_id, self._stream_window_in, self._stream_window_out)
-        stream.content_left = block.content_length
-        if self.accept is not None:
-            stream.taker = self.accept(stream_id, block.headers)
-        if stream.taker is None:
-            events.append(RequestReceived(stream_id=stream_id, headers=block.headers))  # type: ignore[arg-type]
-        if flags & END_STREAM:
-            self._end_remote(stream, events)
-
-    def _trailers(self, stream: StreamState, flags: int, block: Block, events: list[Event]) -> None:
-        if stream.remote_closed:
-            self._fail(StreamClosedError(stream.id), ErrorCodes.STREAM_CLOSED)
-        if not flags & END_STREAM or block.as_trailers or stream.content_left:
-            self._stream_error(stream.id, ErrorCodes.PROTOCOL_ERROR, events)
-            return
-        if stream.taker is None:
-            events.append(TrailersReceived(stream_id=stream.id, headers=block.headers))  # type: ignore[arg-type]
-        self._end_remote(stream, events)
-
-    def _stream_error(self, stream_id: int, code: ErrorCodes, events: list[Event]) -> None:
-        self._nuisance()
-        taker = self.streams[stream_id].taker
-        self._reset(stream_id, code)
-        if taker is not None:
-            taker.reset()
-        else:
-            events.append(StreamReset(stream_id=stream_id, error_code=code, remote_reset=False))
-
-    def _read_reset(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        if len(payload) != 4:
-            self._fail(FrameDataMissingError(f"RST_STREAM of {len(payload)} bytes, wanted 4"))
-        if stream_id == 0 or stream_id > self._highest or not stream_id & 1:
-            self._fail(ProtocolError(f"RST_STREAM on stream {stream_id}, which was never open"))
-        self._nuisance()
-        stream = self.streams.get(stream_id)
-        if stream is not None:
-            self._forget(stream_id, self._closed_by_reset)
-            if stream.taker is not None:
-                stream.taker.reset()
-            else:
-                code = int.from_bytes(payload, "big")
-                events.append(StreamReset(stream_id=stream_id, error_code=error_code(code)))
-
-    def _read_window_update(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        if len(payload) != 4:
-            self._fail(FrameDataMissingError(f"WINDOW_UPDATE of {len(payload)} bytes, wanted 4"))
-        increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
-        if stream_id == 0:
-            self._nuisance()
-            if not increment:
-                self._fail(ProtocolError("WINDOW_UPDATE by 0"))
-            self.outbound_flow_control_window += increment
-            if self.outbound_flow_control_window > WINDOW_MAX:
-                self._fail(FlowControlError(f"connection window is {self.outbound_flow_control_window}"))
-        else:
-            if stream_id > self._highest or not stream_id & 1:
-                self._fail(ProtocolError(f"WINDOW_UPDATE on stream {stream_id}, which was never open"))
-            self._nuisance()
-            stream = self.streams.get(stream_id)
-            if stream is None:
-                return
-            if not increment:
-                self._stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR, events)
-                return
-            stream.sendable += increment
-            if stream.sendable > WINDOW_MAX:
-                self._stream_error(stream_id, ErrorCodes.FLOW_CONTROL_ERROR, events)
-                return
-        events.append(WindowUpdated(stream_id=stream_id, delta=increment))
+    def data_to_send(self, amount: int | None = None) -> bytes:
+        """Return all that is to be written, once; `amount` is there for h2's signature and must be None."""
+        assert amount is None, "the whole output is taken at once"
+        output = self._sender.output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data

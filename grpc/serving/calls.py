@@ -24,7 +24,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import StreamClosedError
 
 from pointsman.grpc.http2.header_blocks import Headers, write_block
-from pointsman.grpc.http2.sending import Sender
+from pointsman.grpc.http2.machine import ServerConnection
 from pointsman.grpc.serving.grpc_messages import RefusedMessage, inflated
 from pointsman.grpc.serving.turn import Turn
 
@@ -70,8 +70,8 @@ class Answering(Protocol):
 class Http2Engine(Protocol):
     """What a call needs of the HTTP/2 engine."""
 
-    max_outbound_frame_size: int
-
+    @property
+    def max_outbound_frame_size(self) -> int: ...
     def send_headers(self, stream_id: int, headers: Headers, end_stream: bool = False) -> None: ...
     def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None: ...
     def reset_stream(self, stream_id: int, error_code: ErrorCodes | int = 0) -> None: ...
@@ -186,7 +186,7 @@ class Calls:
         self.engine = engine
         self.turn = turn
         self.message_bytes_max = message_bytes_max
-        self._send_whole = engine.send_whole if isinstance(engine, Sender) else None
+        self._send_whole = engine.send_whole if isinstance(engine, ServerConnection) else None
         self._write = write
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, Call] = {}

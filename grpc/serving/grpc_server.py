@@ -24,7 +24,7 @@ from hyperframe.frame import GoAwayFrame
 
 from pointsman.core.processes.settings import MESSAGE_BYTES_MAX, OWN_ENGINE, STOCK_ENGINE
 from pointsman.grpc.http2.header_blocks import Headers
-from pointsman.grpc.http2.machine import ServerConnection
+from pointsman.grpc.http2.machine import STREAMS_MAX, ServerConnection
 from pointsman.grpc.serving.calls import Answering, Call, Calls
 from pointsman.grpc.serving.grpc_messages import acceptable
 from pointsman.grpc.serving.turn import Turn
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from h2.config import H2Configuration
     from h2.events import Event
 
-STREAMS_MAX = 4096
-"""Concurrent streams of one connection: a gateway sends bursts of all its requests over a few connections."""
 
 HIGHEST_STREAM = 2**31 - 1
 """In a GOAWAY: open nothing more here, what is open goes on (RFC 9113, 6.8)."""
@@ -190,7 +188,7 @@ class _ServerConnection(H2Protocol):
         self.calls = Calls(self.engine, transport.write, server.turn, server.message_bytes_max)
         self.processor = _ServerEvents(self.handler, self.connection, server.answers, self.calls)
         if isinstance(self.engine, ServerConnection):
-            self.engine.accept = self.processor.accept
+            self.engine.hand_over(self.processor.accept)
         self._counted_from = 0.0
         self._server.connections.add(self)
 

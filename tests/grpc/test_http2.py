@@ -13,8 +13,10 @@ from h2.settings import SettingCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.grpc.http2 import sending
-from pointsman.grpc.http2.machine import ServerConnection
+from pointsman.grpc.http2 import frames
+from pointsman.grpc.http2.machine import STREAMS_MAX, ServerConnection
+from pointsman.grpc.http2.receiving import NUISANCES_MAX
+from pointsman.grpc.http2.streams import CLOSED_REMEMBERED
 
 REQUEST = [
     (":method", "POST"),
@@ -24,7 +26,7 @@ REQUEST = [
     ("content-type", "application/grpc"),
     ("te", "trailers"),
 ]
-GATEWAY = sending.PREFACE + sending.frame(sending.SETTINGS, 0, 0)
+GATEWAY = frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0)
 
 
 def ours() -> ServerConnection:
@@ -40,7 +42,7 @@ def theirs() -> h2.connection.H2Connection:
         h2.config.H2Configuration(client_side=False, header_encoding="latin-1", validate_outbound_headers=False)
     )
     connection.local_settings = h2.settings.Settings(
-        client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: sending.STREAMS_MAX}
+        client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_MAX}
     )
     connection.initiate_connection()
     connection.data_to_send()
@@ -182,7 +184,7 @@ def broken_frames() -> st.SearchStrategy[bytes]:
                 (b"", b"\0" * 4, b"\0" * 5, b"\0\0\0\x01", b"\xff" * 4, b"\0" * 8, b"\0\4\xff\xff\xff\xff")
             ),
         ),
-    ).map(lambda f: sending.frame(*f))
+    ).map(lambda f: frames.frame(*f))
     return st.lists(frame, min_size=1, max_size=6).map(b"".join)
 
 
@@ -240,7 +242,7 @@ def test_takers_are_told_what_events_tell(actions: list[tuple[str, int]], broken
     chunks = split(peer.connection.data_to_send() + broken, seed)
     told: list[tuple[object, ...]] = []
     taking = ours()
-    taking.accept = lambda stream_id, headers: Listed(stream_id, told) if stream_id % 4 == 1 else None
+    taking.hand_over(lambda stream_id, headers: Listed(stream_id, told) if stream_id % 4 == 1 else None)
 
     rest, failed = run(taking, chunks)
 
@@ -288,12 +290,12 @@ def test_replies_of_every_size_are_read_back_by_h2() -> None:
 
 
 FLOODS = {
-    "ping": sending.frame(sending.PING, 0, 0, b"\0" * 8),
-    "settings": sending.frame(sending.SETTINGS, 0, 0),
-    "priority": sending.frame(sending.PRIORITY, 0, 1, b"\0" * 5),
-    "empty data": sending.frame(sending.DATA, 0, 1),
-    "window": sending.frame(sending.WINDOW_UPDATE, 0, 0, b"\0\0\0\1"),
-    "unknown": sending.frame(77, 0, 0, b"x"),
+    "ping": frames.frame(frames.PING, 0, 0, b"\0" * 8),
+    "settings": frames.frame(frames.SETTINGS, 0, 0),
+    "priority": frames.frame(frames.PRIORITY, 0, 1, b"\0" * 5),
+    "empty data": frames.frame(frames.DATA, 0, 1),
+    "window": frames.frame(frames.WINDOW_UPDATE, 0, 0, b"\0\0\0\1"),
+    "unknown": frames.frame(77, 0, 0, b"x"),
 }
 
 
@@ -306,7 +308,7 @@ def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(flood: str) ->
     connection.receive_data(peer.data_to_send())
 
     with pytest.raises(h2.exceptions.DenialOfServiceError, match="carry nothing"):
-        connection.receive_data(FLOODS[flood] * (sending.NUISANCES_MAX + 1))
+        connection.receive_data(FLOODS[flood] * (NUISANCES_MAX + 1))
 
 
 def test_streams_opened_and_reset_at_once_are_forgotten_and_bounded() -> None:
@@ -321,8 +323,8 @@ def test_streams_opened_and_reset_at_once_are_forgotten_and_bounded() -> None:
         connection.data_to_send()
 
     assert not connection.streams
-    assert len(connection._closed_order) <= sending.CLOSED_REMEMBERED
-    for stream in range(20_001, 20_001 + 2 * sending.NUISANCES_MAX, 2):
+    assert len(connection._all._resets) <= CLOSED_REMEMBERED
+    for stream in range(20_001, 20_001 + 2 * NUISANCES_MAX, 2):
         peer.send_headers(stream, REQUEST)
         peer.reset_stream(stream)
     with pytest.raises(h2.exceptions.DenialOfServiceError):
@@ -332,9 +334,9 @@ def test_streams_opened_and_reset_at_once_are_forgotten_and_bounded() -> None:
 def test_an_endless_header_block_ends_the_connection() -> None:
     connection = ours()
     connection.receive_data(GATEWAY)
-    start = sending.frame(sending.HEADERS, 0, 1, b"\x00\x01a\x01b" * 100)
+    start = frames.frame(frames.HEADERS, 0, 1, b"\x00\x01a\x01b" * 100)
 
-    more = sending.frame(sending.CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 10)
+    more = frames.frame(frames.CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 10)
     with pytest.raises(h2.exceptions.DenialOfServiceError):
         connection.receive_data(start + more * 65)
 
@@ -345,7 +347,7 @@ def test_a_small_block_that_unpacks_to_a_large_list_ends_the_connection() -> Non
     bomb = b"\x40\x01a\x7f\x81\x1e" + b"b" * 3968 + b"\xbe" * 100
 
     with pytest.raises(h2.exceptions.ProtocolError):
-        connection.receive_data(sending.frame(sending.HEADERS, sending.END_HEADERS, 1, bomb))
+        connection.receive_data(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, bomb))
 
 
 def test_memory_of_a_connection_stays_bounded_by_its_window() -> None:
@@ -354,10 +356,10 @@ def test_memory_of_a_connection_stays_bounded_by_its_window() -> None:
     peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     peer.initiate_connection()
     peer.send_headers(1, REQUEST)
-    connection.receive_data(peer.data_to_send()[len(sending.PREFACE) :])
+    connection.receive_data(peer.data_to_send()[len(frames.PREFACE) :])
 
     with pytest.raises(h2.exceptions.FlowControlError):
-        connection.receive_data(sending.frame(sending.DATA, 0, 1, b"x" * 16_384) * 5)
+        connection.receive_data(frames.frame(frames.DATA, 0, 1, b"x" * 16_384) * 5)
 
 
 def mutated(base: bytes, count: int, seed: int) -> None:
@@ -367,7 +369,7 @@ def mutated(base: bytes, count: int, seed: int) -> None:
     while done < count:
         data = bytearray(base)
         for _ in range(source.randrange(1, 12)):
-            data[source.randrange(len(sending.PREFACE), len(data))] = source.randrange(256)
+            data[source.randrange(len(frames.PREFACE), len(data))] = source.randrange(256)
         connection = ours()
         try:
             for chunk in split(bytes(data), source.randrange(1 << 30)):
