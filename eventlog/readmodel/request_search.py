@@ -14,13 +14,14 @@ from pointsman.core.events import (
     ResponseStarted,
     decode,
 )
+from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.stores.reading import LogReader
 
 RECENT = 50_000
-"""Entries at the end of the log that are looked through before anything else: the index is behind the log."""
+"""Entries at the end of the log that are looked through whatever the index says: it is behind by some seconds."""
 
 OUTCOME_WITHIN = 500_000
-"""Entries after a decision in which its outcome is looked for."""
+"""Entries after a decision in which its outcome is looked for: minutes of a busy log, read in seconds."""
 
 
 class RequestHistory(msgspec.Struct, frozen=True):
@@ -78,10 +79,8 @@ def history(reader: LogReader, position: int) -> RequestHistory:
 
 
 def index_positions(read_model: Path, request_id: str) -> list[int]:
-    """What the read model's file knows of a request id; empty where there is no such file."""
+    """Positions that the read model's file has for a request id; empty where there is no such file."""
     if not read_model.exists():
         return []
-    from pointsman.eventlog.readmodel.opening import open_read_model
-
     with open_read_model(read_model) as model:
         return list(model.find_request(request_id))

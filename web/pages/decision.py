@@ -21,7 +21,7 @@ from pointsman.web.recomputing.worker import unavailable
 PATIENCE = 0.05
 """Seconds that a page waits for replay, half of what a page may take: what is stored is shown, the matrix follows."""
 FRAGMENT_PATIENCE = 3.0
-"""Seconds that the matrix itself waits: a folded second takes one, and whoever reads the page asks again."""
+"""Seconds that the part with the matrix waits: three times what an old decision takes; then one can look again."""
 NEIGHBOURS = 3
 """Decisions shown before and after."""
 

@@ -22,7 +22,7 @@ LOOK = 5.0
 """Seconds between two looks at the newest decisions, while somebody looks at pages."""
 
 _answer = msgspec.msgpack.Decoder(Replayed)
-_checked = msgspec.msgpack.Decoder(NewestVerified)
+_newest = msgspec.msgpack.Decoder(NewestVerified)
 
 
 class ReplayerBusy(Exception):
@@ -30,7 +30,7 @@ class ReplayerBusy(Exception):
 
 
 class _Asked:
-    """A position and whoever waits for its answer."""
+    """A question that waits for the worker; `done` is set once `answer` stands."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
@@ -107,7 +107,7 @@ class Replayer:
 
     async def _check(self) -> NewestVerified:
         try:
-            return _checked.decode(await self._exchange(0))
+            return _newest.decode(await self._exchange(0))
         except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError, trio.TooSlowError):
             await self._stop()
             return NewestVerified()
