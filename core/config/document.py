@@ -28,7 +28,7 @@ class ConfigError(Exception):
 
 
 class _DocumentPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What all parts of the envelope share."""
+    """The options that all parts of the envelope have."""
 
 
 class PluginSpec(_DocumentPart, frozen=True):
@@ -78,7 +78,7 @@ class DataLayer(_DocumentPart, frozen=True):
 
 
 class PriorityBand(_DocumentPart, frozen=True):
-    """A band of `flowControl`."""
+    """One of the priority bands of `flowControl`."""
 
     priority: int = 0
     max_bytes: int | str | None = None
@@ -118,7 +118,7 @@ class Saturation(_DocumentPart, frozen=True):
 
 
 class ConfigDocument(_DocumentPart, frozen=True):
-    """The whole."""
+    """The whole document."""
 
     api_version: str = ""
     kind: str = ""

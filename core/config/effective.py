@@ -18,8 +18,9 @@ from pointsman.core.values.quantities import decode_duration, encode_duration
 BYTES_A_TOKEN = 4
 """The estimate of GIE and llm-d-router where a size is given in tokens."""
 PREFIX_BLOCKS_MAX = 256
-"""The most hashes that request facts hold."""
+"""Limit of hashes in request facts."""
 DEFAULT_PRODUCER = "approx-prefix-cache-producer"
+"""Name of the producer that a prefix-cache-scorer takes its parameters from where it names none."""
 
 
 class PickingFlags(msgspec.Struct, frozen=True):
@@ -29,11 +30,11 @@ class PickingFlags(msgspec.Struct, frozen=True):
     disable_endpoint_subset_filter: bool = False
     allow_experimental_plugins: bool = False
     queue_depth_threshold: int | None = None
-    """`SD_QUEUE_DEPTH_THRESHOLD`: the detector's where the file declares none."""
+    """Threshold of the detector that defaults add, from `SD_QUEUE_DEPTH_THRESHOLD`."""
     kv_cache_util_threshold: float | None = None
-    """`SD_KV_CACHE_UTIL_THRESHOLD`, likewise."""
+    """The same from `SD_KV_CACHE_UTIL_THRESHOLD`."""
     metrics_staleness_threshold: float | None = None
-    """`SD_METRICS_STALENESS_THRESHOLD` in seconds, likewise."""
+    """The same in seconds, from `SD_METRICS_STALENESS_THRESHOLD`."""
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -62,12 +63,12 @@ class PrefixParameters(msgspec.Struct, frozen=True):
     """The shape of the prefix index."""
 
     block_bytes: int = 64
-    """GIE's default: 16 tokens."""
+    """Size of a block; the default is GIE's, 16 tokens."""
     blocks_max: int = PREFIX_BLOCKS_MAX
     lru_capacity: int = 31250
     """Blocks remembered for each server: GIE's default, 2 M tokens of 64 bytes a block."""
     auto_tune: bool = True
-    """Take block size and capacity from the model server where it tells them."""
+    """Whether block size and capacity come from the model server where it tells them."""
 
 
 Parameters = TypeVar("Parameters", bound=msgspec.Struct)
@@ -79,16 +80,16 @@ class EffectiveConfig(msgspec.Struct, frozen=True):
     plugins: tuple[Declared, ...]
     profiles: tuple[ProfileConfig, ...]
     saturation_detector: str
-    """A plugin's name, as are the following."""
+    """Name of a plugin, as are the next four."""
     parsers: tuple[str, ...] = ()
     metrics_sources: tuple[str, ...] = ()
     metrics_extractors: tuple[str, ...] = ()
     file_discovery: str = ""
-    """Empty where endpoints do not come from a file."""
+    """Name of the file discovery; empty where endpoints do not come from a file."""
     feature_gates: dict[str, bool] = {}
     flags: PickingFlags = PickingFlags()
     warnings: tuple[str, ...] = ()
-    """What was accepted and has no effect, with the line."""
+    """What was accepted without having an effect, each with its line."""
 
     def encode(self) -> bytes:
         """JSON with sorted keys: equal configurations, equal bytes."""

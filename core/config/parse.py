@@ -179,4 +179,4 @@ DEFAULT_CONFIG = parse_config(
     {},
     PickingFlags(),
 )
-"""Where the operator gives none: the Go EPP's."""
+"""The configuration where the operator gives none: the Go EPP's."""

@@ -1,8 +1,9 @@
 """Scores: clamped to 0 to 1, weighted, summed in the order of the configuration.
 
-What standing scorers say holds for every request until the cluster state changes, so it is kept:
-samples come a hundred times a second, requests thousands of times.  Kept or not, the sums are the same.
-So they are whether few candidates are summed as plain numbers or many as arrays.
+A standing scorer depends on the cluster state alone, so its scores are kept until that changes: samples come a
+hundred times a second, requests thousands of times.
+The sums are the same to the last bit whether scores were kept or not, and whether few candidates are summed as
+plain numbers or many as arrays.
 """
 
 import weakref
@@ -22,7 +23,7 @@ from pointsman.core.values.packing import Ints
 from pointsman.core.view import Cycle, View, rows_of
 
 NEUTRAL = 0.5
-"""A load scorer's score for each candidate while the feed is lost."""
+"""Score that a load scorer gives each candidate while the feed is lost."""
 
 Scorers = Sequence[tuple[str, Scorer, float]]
 """(plugin, what scores, weight), in the order of the configuration."""
@@ -37,18 +38,19 @@ class Standing(msgspec.Struct, frozen=True):
     """What the standing scorers say of the candidates; rows are plain lists where there are few."""
 
     numbers: Ints
-    """Of the endpoints that are scored."""
+    """Numbers of the endpoints that are scored."""
     rows: tuple[Scores | None, ...]
     """A row for each scorer; None for those that look at the request."""
     weighted: tuple[Scores | None, ...]
+    """The same rows times their weights."""
     leading: int
-    """How many scorers stand before the first that looks at the request."""
+    """Number of scorers before the first that looks at the request."""
     sums: Scores
-    """Of the leading ones."""
+    """Sums of the weighted rows of those leading scorers."""
     plain: tuple[tuple[list[float], ...], list[float]]
     """`weighted` and `sums` as plain numbers, where there are few."""
     digest: bytes
-    """Over the numbers, the columns they read and what they said."""
+    """Hash over the numbers, the columns that were read and the rows."""
 
 
 class KeptScores:
@@ -58,7 +60,7 @@ class KeptScores:
         self._by_pool: dict[str, tuple[weakref.ref[ClusterState], int, Slots, Standing]] = {}
 
     def find(self, cluster: ClusterState, pool: str, slots: Slots) -> Standing | None:
-        """Those of `slots`, which are the pool's ready ones; None where something changed since."""
+        """The scores of `slots`, which are the pool's ready ones; None where something changed since."""
         kept = self._by_pool.get(pool)
         # `ready` makes another array when membership changes
         if kept is None or kept[1] != cluster.load_version or kept[2] is not slots or kept[0]() is not cluster:
@@ -139,7 +141,7 @@ def _row(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> S
 
 
 def _few(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> list[float]:
-    """The same as plain numbers."""
+    """As `_row`, in plain numbers."""
     if degraded and scorer.load:
         return [NEUTRAL] * view.size
     listed: list[float] = scorer.score(request, view).tolist()

@@ -1,4 +1,4 @@
-"""Requests of Anthropic API."""
+"""Requests of the Anthropic API."""
 
 import msgspec
 

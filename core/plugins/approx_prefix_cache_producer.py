@@ -10,9 +10,9 @@ class ApproxPrefixCacheProducer(msgspec.Struct, frozen=True, forbid_unknown_fiel
     """Shapes the prefix index of the picker process, which reads the parameters (`EffectiveConfig.prefix`)."""
 
     block_size_tokens: int | None = None
-    """Tokens of 4 bytes."""
+    """Tokens of 4 bytes a block."""
     block_size: int | None = None
-    """Tokens: the deprecated name."""
+    """The same by its deprecated name."""
     max_prefix_tokens_to_match: int | None = None
     max_prefix_blocks_to_match: int | None = None
     lru_capacity_per_server: int | None = None

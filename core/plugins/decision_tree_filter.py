@@ -66,7 +66,7 @@ class Step(msgspec.Struct, frozen=True):
     view: View
     codes: Reasons
     indices: np.ndarray[tuple[int], np.dtype[np.int64]]
-    """Where the candidates it saw stand among those that the tree was given."""
+    """Places of the candidates it saw among those that the tree was given."""
 
 
 class BoundTree:

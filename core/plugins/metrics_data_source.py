@@ -13,7 +13,7 @@ class MetricsDataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     scheme: str = "http"
     path: str = "/metrics"
     port: int | None = None
-    """Instead of the endpoint's own."""
+    """Port of the page; None for the endpoint's own."""
     insecure_skip_verify: bool = True
     ca_cert_path: str = ""
     client_cert_path: str = ""

@@ -10,7 +10,7 @@ from pointsman.core.view import View
 _HASH_BYTES = 8
 _ONE = np.ones(())
 _BYTES_A_TOKEN = 4
-"""The estimate of GIE and llm-d-router."""
+"""Bytes a token is taken to have: the estimate of GIE and llm-d-router."""
 
 
 @scorer("prefix-cache-scorer", version=1, load=False, bounded=True, advantage="longer cached prefix")
@@ -26,11 +26,11 @@ class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     match_length_scale_tokens: int = 8192
     prefix_match_info_producer_name: str = ""
     hash_block_size: int | None = None
-    """Bytes: the name in GIE v0.5 and v1.0."""
+    """Bytes a block, by its name in GIE v0.5 and v1.0."""
     block_size: int | None = None
-    """Bytes: the name in GIE v1.1 to v1.3."""
+    """Bytes a block, by its name in GIE v1.1 to v1.3."""
     block_size_tokens: int | None = None
-    """Tokens of 4 bytes: the name since GIE v1.4."""
+    """Tokens of 4 bytes a block, by its name since GIE v1.4."""
     max_prefix_blocks_to_match: int | None = None
     max_prefix_tokens_to_match: int | None = None
     lru_capacity_per_server: int | None = None
