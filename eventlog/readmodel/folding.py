@@ -41,7 +41,8 @@ from pointsman.eventlog.readmodel.sqlite.answering import (
     as_span,
     from_request,
 )
-from pointsman.eventlog.sqlite.segments import SQL_ERRORS, placeholders, refusals, rows
+from pointsman.eventlog.sqlite.segments import SQL_ERRORS, refusals
+from pointsman.eventlog.sqlite.tables import text_rows
 from pointsman.eventlog.stores.writing import Commit
 
 VERSION = 7
@@ -173,7 +174,7 @@ class ReadModelWriter:
 
     def _resume(self, connection: Connection) -> None:
         """Take up where the file ends, or begin again where it is not of this log and version."""
-        found = {str(name): value for name, value in rows(connection, "SELECT name, value FROM meta")}
+        found = {str(name): value for name, value in text_rows(connection, "SELECT name, value FROM meta")}
         position, digest = found.get("position"), found.get("digest")
         if (
             found.get("version") != VERSION
@@ -189,18 +190,18 @@ class ReadModelWriter:
         self._summary.resume(
             [
                 as_endpoint(row)
-                for row in rows(connection, f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE left IS NULL")
+                for row in text_rows(connection, f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE left IS NULL")
             ],
             [
                 as_request(row)
-                for row in rows(
+                for row in text_rows(
                     connection, f"SELECT {REQUEST_COLUMNS} FROM requests WHERE {UNUSUAL} AND status IS NULL"
                 )
             ],
-            [as_span(row) for row in rows(connection, f"SELECT {SPAN_COLUMNS} FROM spans WHERE start = {last}")],
+            [as_span(row) for row in text_rows(connection, f"SELECT {SPAN_COLUMNS} FROM spans WHERE start = {last}")],
             [
                 as_change(row)
-                for row in rows(
+                for row in text_rows(
                     connection,
                     f"SELECT {CHANGE_COLUMNS} FROM changes WHERE state = 'writing'"
                     " OR position IN (SELECT max(position) FROM changes GROUP BY route)",
@@ -208,7 +209,7 @@ class ReadModelWriter:
             ],
             [
                 as_move(row)
-                for row in rows(
+                for row in text_rows(
                     connection,
                     f"SELECT {MOVE_COLUMNS} FROM moves WHERE position IN (SELECT max(position) FROM moves GROUP BY route)",
                 )
@@ -313,7 +314,7 @@ def _of_the_disk(error: BaseException) -> bool:
 
 def _tables(connection: Connection) -> list[str]:
     statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-    return [str(row[0]) for row in rows(connection, statement)]
+    return [str(row[0]) for row in text_rows(connection, statement)]
 
 
 def _occurring(requests: Iterable[RequestRow]) -> list[tuple[object, ...]]:
@@ -346,7 +347,7 @@ def _put(connection: Connection, table: str, values: list[tuple[object, ...]], o
     cursor = connection.connection.cursor()
     width, verb = len(values[0]), "INSERT" if otherwise else "INSERT OR REPLACE"
     stride = max(1, PARAMETERS // width)
-    one = f"({placeholders(values[0])})"
+    one = f"({', '.join('?' * width)})"
     for start in range(0, len(values), stride):
         some = values[start : start + stride]
         statement = f"{verb} INTO {table} VALUES {', '.join([one] * len(some))} {otherwise}"

@@ -1,27 +1,37 @@
 """One segment file, read."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Executable
 
 from pointsman.core.events import Class, Entry
 from pointsman.eventlog.chain import Batch
 from pointsman.eventlog.errors import corrupt
 from pointsman.eventlog.sqlite.segments import (
-    BATCH_COLUMNS,
     SQL_ERRORS,
-    SqlRow,
-    SqlValue,
     as_batch,
     connect_read_only,
     first_position,
     last_batch,
-    placeholders,
     read_meta,
     reason,
+)
+from pointsman.eventlog.sqlite.tables import (
+    ALL_ENTRIES,
+    ENDS,
+    ENTRIES_OF_CLASSES,
+    NEXT_BATCHES,
+    RARE_ENTRIES,
+    RECORDED_BEFORE,
+    SNAPSHOT_AT,
+    SNAPSHOT_BEFORE,
+    SOME_ENTRIES,
+    TAGGED_ENTRIES,
+    SqlParameters,
+    SqlRow,
     rows,
 )
 from pointsman.eventlog.stores.reading import SegmentMeta
@@ -29,9 +39,6 @@ from pointsman.eventlog.stores.snapshots import StoredSnapshot
 
 OPEN_MAX = 4
 """Connections kept; readers walk forwards, so the newest and their own place suffice."""
-
-_ENTRIES = "SELECT position, recorded_at, kind, body FROM entries"
-_SNAPSHOTS = "SELECT position, version, state, digest FROM snapshots"
 
 
 class OpenSegments:
@@ -92,50 +99,43 @@ class Segment:
         """What the segment says of itself."""
         return self._open.get(self.path)[1]
 
-    def _rows(self, statement: str, parameters: tuple[SqlValue, ...] = ()) -> list[SqlRow]:
+    def _rows(self, statement: Executable, parameters: SqlParameters) -> Sequence[SqlRow]:
         try:
-            return list(rows(self._open.get(self.path)[0], statement, parameters))
+            return rows(self._open.get(self.path)[0], statement, parameters)
         except SQL_ERRORS as error:
             raise corrupt(self._open.directory, self.where, reason(error)) from error
 
     def page(self, first: int, last: int, classes: Collection[int] | None, limit: int) -> list[Entry]:
         """The first entries in a span of positions, of these classes."""
-        where = "position BETWEEN ? AND ?"
-        parameters: tuple[SqlValue, ...] = (first, last)
-        if classes is not None:
-            rare = "kind < 3 AND " if max(classes, default=9) < Class.LOAD else ""
-            where += f" AND {rare}kind IN ({placeholders(classes)})"
-            parameters += tuple(int(kind) for kind in classes)
-        found = self._rows(f"{_ENTRIES} WHERE {where} ORDER BY position LIMIT {limit}", parameters)
+        span = {"first": first, "last": last, "limit": limit}
+        if classes is None:
+            found = self._rows(SOME_ENTRIES, span)
+        else:
+            statement = RARE_ENTRIES if max(classes, default=9) < Class.LOAD else ENTRIES_OF_CLASSES
+            found = self._rows(statement, {**span, "classes": [int(kind) for kind in classes]})
         return [Entry(*row) for row in found]  # type: ignore[arg-type]  # the chain is what checks them
 
     def entries(self, first: int, last: int) -> list[Entry]:
         """All entries in a span of positions, in order."""
-        found = self._rows(f"{_ENTRIES} WHERE position BETWEEN ? AND ? ORDER BY position", (first, last))
+        found = self._rows(ALL_ENTRIES, {"first": first, "last": last})
         return [Entry(*row) for row in found]  # type: ignore[arg-type]  # the chain is what checks them
 
     def tagged(self, tag: str, span: tuple[int, int], since: float, limit: int) -> list[tuple[int, bytes]]:
         """Position and body of the newest traffic entries in a span that have a tag."""
-        begins = msgspec.msgpack.encode(tag)  # behind the one byte that says how many fields there are
-        statement = (
-            f"SELECT position, body FROM entries WHERE position BETWEEN ? AND ? AND kind = {int(Class.TRAFFIC)}"
-            f" AND recorded_at >= ? AND substr(body, 2, {len(begins)}) = ? ORDER BY position DESC LIMIT {limit}"
-        )
-        found = self._rows(statement, (*span, since, begins))
+        begins = msgspec.msgpack.encode(tag)
+        looked_for: SqlParameters = {"since": since, "tag": begins, "tag_bytes": len(begins)}
+        found = self._rows(TAGGED_ENTRIES, {"first": span[0], "last": span[1], "limit": limit, **looked_for})
         return [(position, body) for position, body in found]  # type: ignore[misc]  # the schema says what it is
 
     def recorded_before(self, position: int) -> float | None:
         """When the entry before `position` was recorded, where the segment has one."""
-        found = self._rows(
-            "SELECT recorded_at FROM entries WHERE position < ? ORDER BY position DESC LIMIT 1", (position,)
-        )
+        found = self._rows(RECORDED_BEFORE, {"before": position})
         return found[0][0] if found else None  # type: ignore[return-value]  # the schema says what it is
 
     def batches(self, after: int, limit: int) -> list[Batch]:
         """The next batches that end after `after`, in order."""
-        statement = f"SELECT {BATCH_COLUMNS} FROM batches WHERE last > ? ORDER BY last LIMIT ?"
         try:
-            return [as_batch(row) for row in self._rows(statement, (after, limit))]
+            return [as_batch(row) for row in self._rows(NEXT_BATCHES, {"after": after, "limit": limit})]
         except ValueError as error:
             raise corrupt(self._open.directory, self.where, str(error)) from error
 
@@ -148,22 +148,20 @@ class Segment:
 
     def snapshot(self, position: int) -> StoredSnapshot | None:
         """The snapshot of exactly this position, unchecked."""
-        return self._snapshot(f"{_SNAPSHOTS} WHERE position = ?", (position,))
+        return self._snapshot(SNAPSHOT_AT, {"at": position})
 
     def snapshot_before(self, position: int, version: int) -> StoredSnapshot | None:
         """The newest snapshot at or before `position` that a projection of this version made, unchecked."""
-        statement = f"{_SNAPSHOTS} WHERE position <= ? AND version = ? ORDER BY position DESC LIMIT 1"
-        return self._snapshot(statement, (position, version))
+        return self._snapshot(SNAPSHOT_BEFORE, {"at": position, "of_version": version})
 
-    def _snapshot(self, statement: str, parameters: tuple[SqlValue, ...]) -> StoredSnapshot | None:
+    def _snapshot(self, statement: Executable, parameters: SqlParameters) -> StoredSnapshot | None:
         found = self._rows(statement, parameters)
         return StoredSnapshot(*found[0]) if found else None  # type: ignore[arg-type]  # the digest is what checks it
 
     def stray_entry(self) -> str | None:
         """What is wrong with the segment's first or last entry, where that is in no batch."""
         begins = self.meta().first
-        statement = "SELECT min(position), max(position), (SELECT coalesce(max(last), ?) FROM batches) FROM entries"
-        lowest, highest, last = self._rows(statement, (begins - 1,))[0]
+        lowest, highest, last = self._rows(ENDS, {"otherwise": begins - 1})[0]
         if isinstance(highest, int) and isinstance(last, int) and highest > last:
             return f"entry {highest} is in no batch: the last batch ends at {last}"
         if isinstance(lowest, int) and lowest < begins:

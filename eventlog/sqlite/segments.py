@@ -10,50 +10,34 @@ Nobody opens these files but through SQLite: closing another descriptor of a fil
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pointsman.eventlog.chain import Batch
 from pointsman.eventlog.errors import StoreRefusedError, corrupt
+from pointsman.eventlog.sqlite.tables import ADD_META, ADD_SNAPSHOT, ALL_META, LAST_BATCH, SEGMENT, SqlRow, rows
 from pointsman.eventlog.stores.reading import SegmentMeta
 from pointsman.eventlog.stores.snapshots import StoredSnapshot
 
 APPLICATION_ID = 0x50545331
 """`PTS1` in the SQLite header."""
 FORMAT = 1
-"""Of the tables below; `user_version` in the SQLite header."""
+"""Version of a segment's tables; `user_version` in the SQLite header."""
 SQLITE_MIN = (3, 32, 0)
-"""The first with 32,766 parameters to a statement."""
-
-# `rare` finds control and membership entries without reading the traffic between them; it costs traffic nothing.
-SCHEMA = (
-    """CREATE TABLE entries (
-        position INTEGER PRIMARY KEY, recorded_at REAL NOT NULL, kind INTEGER NOT NULL, body BLOB NOT NULL)""",
-    "CREATE INDEX rare ON entries (position) WHERE kind < 3",
-    """CREATE TABLE batches (
-        last INTEGER PRIMARY KEY, first INTEGER NOT NULL, recorded_at REAL NOT NULL,
-        digest BLOB NOT NULL, classes BLOB NOT NULL)""",
-    """CREATE TABLE snapshots (
-        position INTEGER PRIMARY KEY, version INTEGER NOT NULL, state BLOB NOT NULL, digest BLOB NOT NULL)""",
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-)
+"""First version with 32,766 parameters to a statement."""
 
 _NAME = re.compile(r"(\d{20})\.segment")
 _UNFINISHED = ".unfinished"
 
 SQL_ERRORS = (DBAPIError, sqlite3.Error)
 """What SQLite's refusals arrive as: through SQLAlchemy when a statement starts, from the driver while rows come."""
-
-SqlValue: TypeAlias = int | float | str | bytes | None
-SqlRow: TypeAlias = tuple[SqlValue, ...]
 
 
 def segment_path(directory: Path, first: int) -> Path:
@@ -120,16 +104,6 @@ def connect_writer(path: Path) -> Connection:
     return connection
 
 
-def rows(connection: Connection, statement: str, parameters: tuple[SqlValue, ...] = ()) -> Sequence[SqlRow]:
-    """All rows of a query, as the driver's plain tuples; the read transaction is over when this returns."""
-    result = connection.exec_driver_sql(statement, parameters)
-    cursor = result.cursor
-    assert cursor is not None
-    found: Sequence[SqlRow] = cursor.fetchall()
-    result.close()
-    return found
-
-
 def create_segment(directory: Path, meta: SegmentMeta, snapshot: StoredSnapshot) -> Path:
     """Put a new segment on disk, whole or not at all; a finished one that is already there is kept."""
     path = segment_path(directory, meta.first)
@@ -143,11 +117,13 @@ def create_segment(directory: Path, meta: SegmentMeta, snapshot: StoredSnapshot)
         connection = connect_writer(unfinished)
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            for statement in (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={FORMAT}", *SCHEMA):
-                connection.exec_driver_sql(statement)
-            for name, value in msgspec.structs.asdict(meta).items():
-                blob = msgspec.msgpack.encode(value)
-                connection.exec_driver_sql("INSERT INTO meta VALUES (?, ?)", (name, blob))
+            connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.exec_driver_sql(f"PRAGMA user_version={FORMAT}")
+            SEGMENT.create_all(connection, checkfirst=False)
+            said = msgspec.structs.asdict(meta).items()
+            connection.execute(
+                ADD_META, [{"name": name, "value": msgspec.msgpack.encode(value)} for name, value in said]
+            )
             insert_snapshot(connection, snapshot)
             connection.exec_driver_sql("COMMIT")
         finally:
@@ -190,16 +166,15 @@ def sync(path: Path) -> None:
 
 def insert_snapshot(connection: Connection, snapshot: StoredSnapshot) -> None:
     """Add a snapshot; the same position again is the same snapshot."""
-    values = (snapshot.position, snapshot.version, snapshot.state, snapshot.digest)
-    connection.exec_driver_sql("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?)", values)
+    connection.execute(ADD_SNAPSHOT, msgspec.structs.asdict(snapshot))
 
 
 def read_meta(connection: Connection, path: Path) -> SegmentMeta:
     """What the segment says of itself; `LogCorruptError` where it is not one of ours."""
     where = f"segment {path}"
     try:
-        (application,) = rows(connection, "PRAGMA application_id")[0]
-        (version,) = rows(connection, "PRAGMA user_version")[0]
+        (application,) = rows(connection, text("PRAGMA application_id"))[0]
+        (version,) = rows(connection, text("PRAGMA user_version"))[0]
         if application != APPLICATION_ID:
             raise corrupt(
                 path.parent, where, f"application id is {application!r}, wanted {APPLICATION_ID}: not a log's"
@@ -208,7 +183,7 @@ def read_meta(connection: Connection, path: Path) -> SegmentMeta:
             raise corrupt(path.parent, where, f"format is {version!r}, wanted {FORMAT}: written by another version")
         found = {
             str(name): msgspec.msgpack.decode(value)
-            for name, value in rows(connection, "SELECT name, value FROM meta")
+            for name, value in rows(connection, ALL_META)
             if isinstance(value, bytes)
         }
         meta = msgspec.convert(found, SegmentMeta)
@@ -237,22 +212,14 @@ def refusals() -> Iterator[None]:
 
 
 def as_batch(row: SqlRow) -> Batch:
-    """The batch of a row of BATCH_COLUMNS; `ValueError` where its values are of other types."""
+    """The batch of a row of NEXT_BATCHES; `ValueError` where its values are of other types."""
     try:
         return msgspec.convert(dict(zip(Batch.__struct_fields__, row, strict=True)), Batch, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise ValueError(f"batch {row[0]!r} to {row[1]!r} holds other values than were written: {error}") from error
 
 
-BATCH_COLUMNS = "first, last, recorded_at, digest, classes"
-
-
 def last_batch(connection: Connection) -> Batch | None:
     """The newest batch of a segment, None in one that has none yet."""
-    found = rows(connection, f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY last DESC LIMIT 1")
+    found = rows(connection, LAST_BATCH)
     return as_batch(found[0]) if found else None
-
-
-def placeholders(values: Iterable[object]) -> str:
-    """`?, ?, ?` for an IN list."""
-    return ", ".join("?" for _ in values)

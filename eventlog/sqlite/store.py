@@ -10,22 +10,21 @@ from bisect import bisect_right
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from pointsman.eventlog.chain import Batch, runs, seal
 from pointsman.eventlog.errors import StoreMovedError
 from pointsman.eventlog.sqlite.segments import (
-    SqlRow,
     connect_writer,
     create_segment,
     insert_snapshot,
     last_batch,
     refusals,
-    rows,
     segment_path,
     settle,
 )
+from pointsman.eventlog.sqlite.tables import ADD_BATCH, SqlRow, rows
 from pointsman.eventlog.stores.reading import LogHead, SegmentMeta
 from pointsman.eventlog.stores.snapshots import LogSnapshot, stored
 from pointsman.eventlog.stores.writing import Prepared, StoreLimits
@@ -39,7 +38,7 @@ The driver keeps so many prepared.
 _ROWS = [f"(?1 + {row}, ?2, ?3, ?{row + 4})" for row in range(STRIDES[-1])]
 _INSERT = {stride: f"INSERT INTO entries VALUES {', '.join(_ROWS[:stride])}" for stride in STRIDES}
 """The first row's position, the time and the class of all rows, and each row's body: binding a value is what costs."""
-_INSERT_BATCH = "INSERT INTO batches (first, last, recorded_at, digest, classes) VALUES (?, ?, ?, ?, ?)"
+_CHECKPOINT = text("PRAGMA wal_checkpoint(PASSIVE)")
 _ENTRY_OVERHEAD = 22
 """Bytes that SQLite needs for an entry beside its body, about."""
 
@@ -93,7 +92,7 @@ class SegmentStore:
             return  # the attempt before this one got further than its error said
         self._tried = prepared
         try:
-            # On the driver's cursor: a dozen statements a hundred times a second, which SQLAlchemy would wrap each.
+            # On the driver's cursor: docs/adr/0007-statements.md has what SQLAlchemy would cost.
             cursor = connection.connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             self._insert(cursor, prepared)
@@ -120,8 +119,7 @@ class SegmentStore:
                 some = bodies[start : start + stride]
                 cursor.execute(_INSERT[stride], (batch.first + start, batch.recorded_at, kind, *some))
                 start += stride
-        row = (batch.first, batch.last, batch.recorded_at, batch.digest, batch.classes)
-        cursor.execute(_INSERT_BATCH, row)
+        cursor.execute(ADD_BATCH, (batch.last, batch.first, batch.recorded_at, batch.digest, batch.classes))
 
     def _writable(self) -> Connection:
         """The connection, opened where there is none."""
@@ -157,7 +155,7 @@ class SegmentStore:
         if self._connection is None:
             return (0, 0)
         self._check_in_place()
-        found: SqlRow = rows(self._connection, "PRAGMA wal_checkpoint(PASSIVE)")[0]
+        found: SqlRow = rows(self._connection, _CHECKPOINT)[0]
         return (int(found[1] or 0), int(found[2] or 0))
 
     def _check_in_place(self) -> None:
@@ -200,7 +198,7 @@ class SegmentStore:
         meta, snapshot = self._next
         create_segment(self.directory, meta, stored(snapshot, self.head.digest))
         if self._connection is not None:
-            rows(self._connection, "PRAGMA wal_checkpoint(PASSIVE)")  # nobody will, once this connection is gone
+            rows(self._connection, _CHECKPOINT)  # nobody will, once this connection is gone
         self.disconnect()
         self._meta, self._next = meta, None
         self._writable()

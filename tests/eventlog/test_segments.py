@@ -9,6 +9,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from worlds.logs import SMALL, same, some, with_appender, write
 
 from pointsman.core.events import ClockStepped, encode
@@ -21,9 +22,9 @@ from pointsman.eventlog.sqlite.segments import (
     connect_read_only,
     connect_writer,
     first_position,
-    rows,
     segment_paths,
 )
+from pointsman.eventlog.sqlite.tables import rows
 from pointsman.eventlog.stores.snapshots import Projection, restore
 from pointsman.eventlog.stores.writing import StoreLimits
 
@@ -183,7 +184,7 @@ def test_readers_cannot_write_or_checkpoint(tmp_path: Path, statement: str) -> N
     wal = path.with_name(path.name + "-wal")
     before = (path.stat().st_mtime_ns, path.stat().st_size, wal.stat().st_size)
     with contextlib.closing(connect_read_only(path)) as connection, contextlib.suppress(*SQL_ERRORS):
-        rows(connection, statement)
+        rows(connection, text(statement))
 
     assert before[2] > 0
     assert (path.stat().st_mtime_ns, path.stat().st_size, wal.stat().st_size) == before
@@ -214,7 +215,7 @@ def test_the_pragmas_are_those_that_the_durability_rests_on(tmp_path: Path) -> N
     write(tmp_path, some(10))
     with connect_writer(segment_paths(tmp_path)[0]) as connection:
         found = {
-            name: rows(connection, f"PRAGMA {name}")[0][0]
+            name: rows(connection, text(f"PRAGMA {name}"))[0][0]
             for name in ("journal_mode", "synchronous", "wal_autocheckpoint")
         }
 

@@ -14,7 +14,8 @@ from sqlalchemy.pool import NullPool
 from pointsman.eventlog.errors import ReadModelUnavailableError
 from pointsman.eventlog.readmodel.queries import PAGE_MAX, DecisionPage, Filters, ReadModelState
 from pointsman.eventlog.readmodel.rollups import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
-from pointsman.eventlog.sqlite.segments import SQL_ERRORS, SqlRow, SqlValue, reason, rows
+from pointsman.eventlog.sqlite.segments import SQL_ERRORS, reason
+from pointsman.eventlog.sqlite.tables import SqlRow, SqlValue, text_rows
 
 ROLLUPS_MAX = 10_000
 """A day of one pool at the finest."""
@@ -114,7 +115,7 @@ def _within(
     statement = f"""
         SELECT {REQUEST_COLUMNS} FROM requests {_index(filters)}
         WHERE {condition} ORDER BY position {order} LIMIT ?"""
-    return [as_request(row) for row in rows(connection, statement, (*bounds, *parameters, limit))]
+    return [as_request(row) for row in text_rows(connection, statement, (*bounds, *parameters, limit))]
 
 
 def as_span(row: SqlRow) -> Span:
@@ -185,7 +186,7 @@ class SqliteReadModel:
 
     def _rows(self, statement: str, parameters: tuple[SqlValue, ...] = ()) -> list[SqlRow]:
         with self._connected() as connection:
-            return list(rows(connection, statement, parameters))
+            return list(text_rows(connection, statement, parameters))
 
     def state(self) -> ReadModelState:
         """How far the read model has got."""
@@ -254,7 +255,7 @@ class SqliteReadModel:
         if not conditions or _index(filters):
             return [bounds]
         statement = f"{_STRETCHES} SELECT stretch FROM stretches WHERE {' AND '.join(conditions)} ORDER BY 1 {order}"
-        found = [row[0] for row in rows(connection, statement, tuple(parameters)) if isinstance(row[0], int)]
+        found = [row[0] for row in text_rows(connection, statement, tuple(parameters)) if isinstance(row[0], int)]
         return [(max(bounds[0], at << STRETCH), min(bounds[1], (at + 1 << STRETCH) - 1)) for at in found]
 
     def _position_at(self, at: float) -> int:
@@ -265,14 +266,14 @@ class SqliteReadModel:
         )
         step = "SELECT recorded_at FROM requests WHERE position >= ? ORDER BY position LIMIT 1"
         with self._connected() as connection:
-            [(low, high)] = rows(connection, bounds, (span, span))
+            [(low, high)] = text_rows(connection, bounds, (span, span))
             if not isinstance(low, int):
                 return 1 << 62
-            last = next(row[0] for row in rows(connection, "SELECT max(position) FROM requests"))
+            last = next(row[0] for row in text_rows(connection, "SELECT max(position) FROM requests"))
             end = high if isinstance(high, int) else (last + 1 if isinstance(last, int) else low)
             while low < end:
                 middle = (low + end) // 2
-                found = list(rows(connection, step, (middle,)))
+                found = list(text_rows(connection, step, (middle,)))
                 if found and isinstance(found[0][0], float) and found[0][0] < at:
                     low = middle + 1
                 else:
