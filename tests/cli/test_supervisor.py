@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from worlds.system import alive
+from worlds.waiting import wait_for
 
 from pointsman.cli.supervising.child import Child, ChildPlan, Role
 from pointsman.core.processes.last_page import LastPage
@@ -67,23 +69,8 @@ def supervised(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
             process.wait()
 
 
-def wait_for(condition: Callable[[], bool], within: float = 10.0) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + within, "it did not come to be"
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
 def lives(home: Path, name: str) -> list[int]:
     return [int(pid) for pid in (home / name).read_text().split()]
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_whatever_is_killed_is_back_within_two_seconds(tmp_path: Path) -> None:
@@ -94,7 +81,7 @@ def test_whatever_is_killed_is_back_within_two_seconds(tmp_path: Path) -> None:
             took = wait_for(lambda name=name: len(lives(tmp_path, name)) == 2)  # type: ignore[misc]
 
             assert took < 2.0
-            assert running(lives(tmp_path, name)[1])
+            assert alive(lives(tmp_path, name)[1])
         assert process.poll() is None
 
 
@@ -167,7 +154,7 @@ def test_a_signal_ends_everything_in_order(tmp_path: Path) -> None:
             code = process.wait(10)
 
             assert code == 0
-            assert not any(running(pid) for pid in pids)
+            assert not any(alive(pid) for pid in pids)
             assert encode(Drain(0.0)) + encode(Stop(4.0)) in (home / "picker.heard").read_bytes()
             assert encode(Stop(4.0)) in (home / "control.heard").read_bytes()
 
@@ -181,7 +168,7 @@ def test_a_second_signal_ends_what_does_not_listen(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(4)
 
-        assert not any(running(pid) for pid in pids)
+        assert not any(alive(pid) for pid in pids)
 
 
 def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
@@ -190,7 +177,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         process.kill()
         process.wait()
 
-        wait_for(lambda: not any(running(pid) for pid in pids), within=2.0)
+        wait_for(lambda: not any(alive(pid) for pid in pids), within=2.0)
 
 
 def test_what_ends_together_with_the_control_process_is_told_to_the_next_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds.waiting import HUNG
 
 from pointsman.cluster.manifests.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints
 from pointsman.cluster.manifests.watch import watch_endpoints
@@ -112,7 +113,7 @@ class Log:
             self.state.apply_event(self.state.position + 1, event)
 
     async def until(self, kind: type[Event]) -> Event:
-        with trio.fail_after(10):
+        with trio.fail_after(HUNG):
             while not any(isinstance(event, kind) for event in self.events):
                 await trio.sleep(0.01)
         found = next(event for event in self.events if isinstance(event, kind))

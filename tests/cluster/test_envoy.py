@@ -9,8 +9,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from worlds.envoy import FixedPickers, Gateway, envoy_binary, gateway_files, run_envoy, run_gateway, wait_until
+from worlds.envoy import FixedPickers, Gateway, envoy_binary, gateway_files, run_envoy, run_gateway
 from worlds.pools import NEW, OLD, Client, folded, pool, rollout, split, two_servers
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES, GatewayPorts, write_xds, xds
 from pointsman.core.events import BackendRef, EndpointJoined, HeaderMatch, RouteMatch, RouteObserved, RouteRule
@@ -53,10 +54,10 @@ def test_new_weights_rewrite_only_the_routes_and_leave_a_waiting_request_with_it
 
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_until(lambda: len(pickers.asked[ports[OLD]]) == 1, 5, "the old pool's picker is asked")
+        wait_for(lambda: len(pickers.asked[ports[OLD]]) == 1, 5, "the old pool's picker is asked")
         pid = gateway.process.pid
         written = gateway.write(gateway_files(tmp_path, after, ports, gateway.port))
-        wait_until(lambda: _picked_by(gateway) == str(ports[NEW]), 5, "the new weights are in force")
+        wait_for(lambda: _picked_by(gateway) == str(ports[NEW]), 5, "the new weights are in force")
         pickers.release(ports[OLD])
         thread.join(10)
 
@@ -88,7 +89,7 @@ def test_without_its_picker_a_pool_answers_5xx_at_once_and_again_when_it_is_back
                 assert 500 <= status < 600
                 assert time.monotonic() - started < 1
             pickers.start(pickers.named[ports[OLD]], ports[OLD])
-            wait_until(lambda: _status(gateway) == 200, 1, "the picker is asked again")
+            wait_for(lambda: _status(gateway) == 200, 1, "the picker is asked again")
 
 
 def test_a_picker_that_hangs_holds_its_requests_for_seconds_only(tmp_path: Path) -> None:
@@ -178,9 +179,9 @@ def test_routes_appear_and_go_without_a_restart(tmp_path: Path) -> None:
         with run_gateway(tmp_path, empty, ports) as gateway:
             assert _status(gateway) == 404
             gateway.write(gateway_files(tmp_path, full, ports, gateway.port))
-            wait_until(lambda: _status(gateway) == 200, 5, "the route is there")
+            wait_for(lambda: _status(gateway) == 200, 5, "the route is there")
             gateway.write(gateway_files(tmp_path, empty, ports, gateway.port))
-            wait_until(lambda: _status(gateway) == 404, 5, "the route is gone")
+            wait_for(lambda: _status(gateway) == 404, 5, "the route is gone")
 
 
 def test_rules_match_as_gateway_api_says(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import pytest
 import trio
 from worlds.simulated import FOOD, LLAMA, ask, completion, metric, simulated
+from worlds.waiting import HUNG
 
 from pointsman.cluster.simulator.engine.batching import ServerModel
 
@@ -227,7 +228,7 @@ def test_adapters_wait_until_they_are_loaded_and_while_the_batch_has_no_room() -
         async with trio.open_nursery() as nursery:
             for name in (FOOD, "second"):
                 nursery.start_soon(ask, server, "/v1/completions", {**body, "model": name})
-                with trio.fail_after(2):
+                with trio.fail_after(HUNG):
                     while name not in (newest := await newest_adapters(server)):
                         await trio.sleep(0.005)
             assert newest == f'max_lora="1",running_lora_adapters="{FOOD}",waiting_lora_adapters="second"'

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 from worlds.simulated import FOOD, LLAMA, QUICK, Reply, ask, completion, metric, simulated
+from worlds.waiting import HUNG
 
 from pointsman.cluster.simulator.engine.batching import ServerModel
 from pointsman.cluster.simulator.engine.sequence import Sequence
@@ -101,7 +102,7 @@ def test_bytes_that_are_not_http_end_only_their_connection() -> None:
             async with await trio.open_tcp_stream(host, int(port)) as stream:
                 await stream.send_all(rubbish)
                 await stream.send_eof()
-                with trio.fail_after(2):
+                with trio.fail_after(HUNG):
                     while await stream.receive_some(1_000):
                         pass
         assert (await ask(server, "/health")).status == 200
@@ -177,7 +178,7 @@ def test_a_request_withdrawn_at_once_does_not_put_its_server_to_sleep() -> None:
             server.withdraw([withdrawn])
             await trio.testing.wait_all_tasks_blocked()
             server.submit([Sequence(10, [], 1, "length")], asker)
-            with trio.fail_after(5):
+            with trio.fail_after(HUNG):
                 await asker.told.wait()
             nursery.cancel_scope.cancel()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 import trio.lowlevel
+from worlds.waiting import HUNG
 
 from pointsman.cluster.manifests.watch import watch_manifests
 from pointsman.core.events import Event, SourceAccepted, SourceRejected
@@ -54,7 +55,7 @@ class World:
         os.replace(self.directory / f".{name}.new", self.directory / name)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(HUNG):
             while not condition():
                 await trio.sleep(0.01)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from worlds.evidence import entries, verified
 from worlds.load import LLAMA, Load, completion
-from worlds.system import NEW, OLD, System, serve, wait_for
+from worlds.system import NEW, OLD, System, serve
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import (

@@ -13,7 +13,8 @@ import pytest
 import trio
 from playwright.sync_api import Page, expect
 from worlds.browser import chromium, visit
-from worlds.system import POINTSMAN, System, demo, wait_for
+from worlds.system import POINTSMAN, System, demo
+from worlds.waiting import wait_for
 
 from pointsman.cli.commands.console_client import ask
 from pointsman.cli.supervising.console_place import running_console, tunnel

@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from pathlib import Path
 import pytest
 from worlds.evidence import lines
 from worlds.ports import free_port
-from worlds.system import POINTSMAN, alive, children, pointsman, wait_for
+from worlds.system import POINTSMAN, alive, children, ended, pointsman
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 
@@ -50,10 +50,8 @@ class Demo:
 
     def stop(self) -> float:
         """Ctrl-C; the seconds it took."""
-        began = time.monotonic()
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(30) == 0
-        return time.monotonic() - began
+        return ended(self.process, self.output)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from worlds.evidence import entries, verified
 from worlds.load import Load
-from worlds.system import System, demo, pointsman, serve, wait_for
+from worlds.system import System, demo, pointsman, serve
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import ConfigAccepted, RequestRouted

@@ -13,7 +13,8 @@ import pytest
 from worlds.evidence import entries, verified
 from worlds.load import LLAMA, Load
 from worlds.ports import free_port
-from worlds.system import MARK, OLD, System, demo, manifests, marked, pointsman, wait_for
+from worlds.system import MARK, OLD, System, demo, manifests, marked, pointsman
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import (

@@ -13,7 +13,8 @@ import pytest
 from worlds.evidence import entries, verified
 from worlds.forgery import copy_log, rewrite
 from worlds.load import FOOD, LLAMA, Load
-from worlds.system import demo, pointsman, wait_for
+from worlds.system import demo, pointsman
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import EndpointJoined, Entry, Event, LoadSampled, RequestRouted

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from worlds.logs import SMALL, some, with_appender, write
+from worlds.waiting import HUNG
 
 from pointsman.core.events import ClockStepped, PoolApplied
 from pointsman.eventlog.appender import Appender
@@ -35,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def wait_stalled(appender: Appender) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HUNG):
         while appender.statistics().stalled_since is None:
             await trio.sleep(0.005)
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import trio
 from worlds.logs import POOL, SMALL, same, some, with_appender, write
+from worlds.waiting import HUNG
 
 from pointsman.core.events import Class, ClockStepped, LogCreated, PoolApplied, class_of, encode
 from pointsman.core.state.marks import skim
@@ -159,7 +160,7 @@ def test_what_on_commit_raises_ends_the_appender_and_what_is_queued_is_written(t
             await nursery.start(appender.run)
             for _ in range(300):
                 appender.append_nowait(ClockStepped(1.0))
-            with trio.fail_after(10):
+            with trio.fail_after(HUNG):
                 await trio.sleep_forever()
 
     with pytest.raises(ExceptionGroup) as raised:

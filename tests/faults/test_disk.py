@@ -21,7 +21,8 @@ from worlds.evidence import (
 )
 from worlds.load import Load
 from worlds.preloaded import compiled
-from worlds.system import alive, demo, serve, wait_for
+from worlds.system import alive, demo, serve
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
 from pointsman.core.events import Entry, FeedLost, FeedRestored, RequestRouted

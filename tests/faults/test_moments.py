@@ -109,7 +109,7 @@ def test_of_both_that_die_within_their_work_nothing_is_lost_that_is_not_told(
         report = verified(system.data)
         told(found, load, deaths, report["checked"])
         assert len(undecided(found)) <= found.entries_lost
-        assert lost_elsewhere(found, log, deaths) == []
+        assert lost_elsewhere(found, log, load, deaths) == []
         assert disagreements(found) == []
         assert without_one_end(found) == []
         assert unaccounted(found) == []

@@ -10,8 +10,9 @@ from http.client import HTTPConnection
 import h2.connection
 import h2.events
 import pytest
-from worlds.envoy import envoy_binary, wait_until
+from worlds.envoy import envoy_binary
 from worlds.gateway import Site, envoy_config
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import envoy_command
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
@@ -29,7 +30,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(envoy_command(binary, config), stdout=log, stderr=log)
         try:
-            wait_until(lambda: process.poll() is not None or answers(site.port), 20, "Envoy listens")
+            wait_for(lambda: process.poll() is not None or answers(site.port), 20, "Envoy listens")
             assert process.poll() is None, (home / "log").read_text()
             yield site
         finally:
@@ -45,7 +46,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def site(running: Site) -> Site:
     """The site, with nothing recorded yet."""
-    wait_until(lambda: running.load.streams == 0, 5, "no stream of an earlier test")
+    wait_for(lambda: running.load.streams == 0, 5, "no stream of an earlier test")
     running.feed.events.clear()
     running.feed.restart()
     return running

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from worlds.feed_processes import Answer, Child
 from worlds.feed_world import POOL, Control, MemoryLog, fed_picker, identity, members, route
+from worlds.waiting import wait_for
 
 from pointsman.core.events import (
     EntriesLost,
@@ -86,14 +87,16 @@ def settled(picker: Child) -> Answer:
     return answer
 
 
-def wait_until(picker: Child, *, degraded: bool) -> Answer:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        answer = picker.status()
-        if answer.statistics.degraded == degraded:
-            return answer
-        time.sleep(0.02)
-    raise AssertionError(f"still {answer.statistics}, wanted degraded={degraded}")
+def when(picker: Child, *, degraded: bool) -> Answer:
+    """The first answer of a picker that says so."""
+    answers: list[Answer] = []
+
+    def told() -> bool:
+        answers.append(picker.status())
+        return answers[-1].statistics.degraded == degraded
+
+    wait_for(told, 5, lambda: f"degraded={degraded} after {answers[-1].statistics}")
+    return answers[-1]
 
 
 def test_under_load_everything_is_in_the_log_once_and_the_states_are_the_same(tmp_path: Path) -> None:
@@ -111,12 +114,12 @@ def test_a_control_process_killed_under_load_loses_nothing(tmp_path: Path) -> No
         for _ in range(3):
             time.sleep(0.2)
             control.kill()
-            lost = wait_until(picker, degraded=True)
+            lost = when(picker, degraded=True)
             assert lost.statistics.cause == "the socket is closed"
             time.sleep(0.1)
             control = start_control(tmp_path)
             try:
-                restored = wait_until(picker, degraded=False)
+                restored = when(picker, degraded=False)
             except BaseException:
                 control.kill()
                 raise
@@ -166,11 +169,11 @@ def test_decisions_go_on_while_the_control_process_is_stopped(tmp_path: Path) ->
         time.sleep(0.2)
         control.send(signal.SIGSTOP)
         before = picker.status()
-        lost = wait_until(picker, degraded=True)
+        lost = when(picker, degraded=True)
         assert lost.statistics.cause == "nothing came"
         during = picker.status()
         control.send(signal.SIGCONT)
-        wait_until(picker, degraded=False)
+        when(picker, degraded=False)
         answer = settled(picker)
 
         assert during.statistics.last_n > before.statistics.last_n + 300
@@ -183,7 +186,7 @@ def test_a_full_buffer_bounds_memory_and_the_log_says_what_was_lost(tmp_path: Pa
         small = picker.status("burst 1000")
         large = picker.status("burst 50000")
         control.send(signal.SIGCONT)
-        wait_until(picker, degraded=False)
+        when(picker, degraded=False)
         answer = settled(picker)
         picker.status("burst 1")
         answer = settled(picker)

@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 import trio.lowlevel
 from worlds.console_world import OLD, World, served, world
+from worlds.waiting import HUNG
 
 from pointsman.web import console_server as server
 from pointsman.web.stream import GAPS, HEARTBEAT, STREAMS_MAX, Broadcast, Subscription
@@ -252,7 +253,7 @@ def test_a_reader_that_goes_away_frees_its_place_at_once(tmp_path: Path) -> None
             for _ in range(50):
                 async with opened(url) as reader:
                     await reader.topics()
-            with trio.fail_after(2):
+            with trio.fail_after(HUNG):
                 while made.broadcast.statistics().streams:
                     await trio.sleep(0.01)
 

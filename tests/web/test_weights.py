@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 from worlds.console_world import NEW, OLD, ROUTE, Answer, Running, events_of, running, served, world
+from worlds.waiting import HUNG
 
 from pointsman.core.events import RouteObserved, WeightsIntended, WeightsRefused, WeightsWritten
 from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
@@ -284,12 +285,12 @@ def test_a_person_who_leaves_does_not_stop_what_was_begun(tmp_path: Path) -> Non
                     f"Content-Length: {len(body)}\r\n\r\n".encode()
                     + body
                 )
-                with trio.fail_after(5):
+                with trio.fail_after(HUNG):
                     await begun.wait()
                 await stream.aclose()
                 await trio.sleep(0.1)
                 go_on.set()
-                with trio.fail_after(5):
+                with trio.fail_after(HUNG):
                     while made.state.pending_changes or not made.written:
                         await trio.sleep(0.01)
             last = events_of(made.appender)[-1]

@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from grpclib.const import Cardinality, Handler
 from grpclib.protocol import H2Protocol
 from grpclib.server import Server, Stream
+from worlds.waiting import wait_for
 
 from pointsman.cluster.gateway.envoy import (
     BOOTSTRAP,
@@ -67,14 +67,6 @@ def reserve_port(address: str = "127.0.0.1") -> socket.socket:
     return held
 
 
-def wait_until(condition: Callable[[], bool], within: float, what: str) -> None:
-    """Look every 20 ms until `condition` holds; an error that names `what` where it does not."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {within} s"
-        time.sleep(0.02)
-
-
 class Gateway:
     """A running Envoy and its files."""
 
@@ -90,9 +82,7 @@ class Gateway:
     def access_log(self, lines: int, within: float = 5.0) -> list[dict[str, object]]:
         """The access log, once it has at least that many lines."""
         path = self.home / "access.jsonl"
-        wait_until(
-            lambda: path.exists() and path.read_bytes().count(b"\n") >= lines, within, f"{lines} lines in {path}"
-        )
+        wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= lines, within, f"{lines} lines in {path}")
         return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -106,7 +96,7 @@ def run_envoy(home: Path, files: Callable[[int], XdsFiles]) -> Iterator[Gateway]
         with (home / "envoy.log").open("wb") as log:
             process = subprocess.Popen(envoy_command(binary, home / "xds" / BOOTSTRAP), stdout=log, stderr=log)
         try:
-            wait_until(lambda: process.poll() is not None or _listening(port), START_MAX, "Envoy listens")
+            wait_for(lambda: process.poll() is not None or _listening(port), START_MAX, "Envoy listens")
             assert process.poll() is None, (home / "envoy.log").read_text()
             yield Gateway(home, process, port)
         finally:

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPMessage, HTTPResponse
 from typing import NamedTuple
 
-from worlds.envoy import reserve_port, wait_until
+from worlds.envoy import reserve_port
+from worlds.waiting import wait_for
 from worlds.wire import FixedPicking, MemoryFeed
 
 from pointsman.core.events import RequestFinished
@@ -218,7 +219,7 @@ class Site:
 
     def events(self, kind: type[RequestFinished], count: int = 1) -> list[RequestFinished]:
         """The ends, once there are so many."""
-        wait_until(lambda: len(self.feed.of(kind)) >= count, 5, f"{count} of {kind.__name__}")
+        wait_for(lambda: len(self.feed.of(kind)) >= count, 5, f"{count} of {kind.__name__}")
         return self.feed.of(kind)
 
 

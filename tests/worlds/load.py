@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
+from worlds.waiting import wait_for
+
 LLAMA, FOOD = "meta-llama/Llama-3.1-8B-Instruct", "food-review-1"
 SHARED = [
     f"You are helpful assistant {i} of a railway. Answer in a word, and never leave the line. " * 12 for i in range(16)
@@ -164,11 +166,12 @@ class Load:
 
     def wait_sent(self, count: int, within: float) -> None:
         """Return once so many have been sent, since the beginning."""
-        deadline = time.monotonic() + within
-        while len(self.outcomes) < count:
-            assert time.monotonic() < deadline, f"{len(self.outcomes)} requests were sent, wanted {count}"
-            assert self._thread.is_alive(), "the clients have ended"
-            time.sleep(0.01)
+        wait_for(
+            lambda: len(self.outcomes) >= count or not self._thread.is_alive(),
+            within,
+            lambda: f"request {count} after {len(self.outcomes)}",
+        )
+        assert len(self.outcomes) >= count, "the clients have ended"
 
     def under_way(self) -> list[Outcome]:
         """What is open now."""

@@ -1,8 +1,9 @@
 """Deaths at planned moments: a library that is preloaded, and kills its own process within a call (`moments.c`)."""
 
+import math
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from worlds.evidence import Evidence, undecided
+from worlds.load import Load
 from worlds.preloaded import compiled
+from worlds.waiting import wait_for
 
 from pointsman.core.events import Entry, PickerEnded, RequestRouted
 
@@ -99,11 +102,12 @@ class Moments:
 
     def wait_all(self, within: float, said: Callable[[], str]) -> list[Death]:
         """Wait until all that were planned have come, each where it was planned."""
-        deadline = time.monotonic() + within
-        while len(found := self.deaths()) < len(self._planned):
-            missing = set(self._planned) - {death.moment for death in found}
-            assert time.monotonic() < deadline, f"{missing} did not come within {within:.0f} s: {said()}"
-            time.sleep(0.02)
+        wait_for(
+            lambda: len(self.deaths()) >= len(self._planned),
+            within,
+            lambda: f"{set(self._planned) - {death.moment for death in self.deaths()}}, with {said()}",
+        )
+        found = self.deaths()
         assert {death.moment for death in found} == set(self._planned)
         return found
 
@@ -114,32 +118,33 @@ def counted(deaths: Iterable[Death]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
-SLACK = 0.5
-"""Seconds from a decision to the server's note of the request, on a machine with other work."""
-
-
-def lost_elsewhere(found: Evidence, log: list[Entry], deaths: Iterable[Death]) -> list[str]:
+def lost_elsewhere(found: Evidence, log: list[Entry], load: Load, deaths: Iterable[Death]) -> list[str]:
     """Requests without a decision that no `entries-lost` can be about.
 
-    What it names was decided after the epoch's last decision in the log, and before its picker died.
+    What it names was decided after the entries of its epoch that the log has before it, and not later than those after
+    it, or the death of its picker.  A client sends a request before it is decided, a server notes one afterwards:
+    so no time that anything takes is assumed.
     """
     offset = time.time() - time.monotonic()
     died = sorted(death.at + offset for death in deaths if death.moment.role == "picker")
     ends = [entry.event for entry in log if isinstance(entry.event, PickerEnded)]
     if len(ends) != len(died) + 1:
         return [f"{len(died)} pickers died and one ended in order, and the log has {len(ends)} ends"]
-    last: dict[tuple[str, int], float] = {}
+    until = dict(zip(((end.picker, end.epoch) for end in ends), [*died, math.inf], strict=True))
+    decided: dict[tuple[str, int], list[tuple[int, float]]] = defaultdict(list)
     for event in (entry.event for entry in log if isinstance(entry.event, RequestRouted)):
-        last[event.origin.picker, event.origin.epoch] = event.decided_at
-    lost = {(event.picker, event.epoch) for event in found.lost}
-    began = [0.0, *died]
+        decided[event.origin.picker, event.origin.epoch].append((event.origin.n, event.decided_at))
     spans = [
-        (last.get((end.picker, end.epoch), since) - SLACK, until + SLACK)
-        for end, since, until in zip(ends, began, died, strict=False)
-        if (end.picker, end.epoch) in lost
+        (
+            max((at for n, at in decided[key] if n < lost.first), default=0.0),
+            min((at for n, at in decided[key] if n > lost.last), default=until[key]),
+        )
+        for lost in found.lost
+        for key in [(lost.picker, lost.epoch)]
     ]
+    sent = {outcome.id: outcome.began + offset for outcome in load.outcomes}
     return [
         request
         for request in undecided(found)
-        if not any(since <= found.times[request] <= until for since, until in spans)
+        if not any(since <= found.times[request] and sent[request] <= end for since, end in spans)
     ]

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import trio
 from grpclib.health.v1.health_pb2 import HealthCheckResponse
-from worlds.envoy import wait_until
+from worlds.waiting import HUNG, wait_for
 
 from pointsman.core.events import (
     Event,
@@ -81,7 +81,7 @@ class Control:
 
     def of(self, kind: type[E], count: int = 1) -> list[E]:
         """The committed events of one type, once there are so many."""
-        wait_until(lambda: sum(isinstance(e, kind) for e in self.events) >= count, 5, f"{count} {kind.__name__}")
+        wait_for(lambda: sum(isinstance(e, kind) for e in self.events) >= count, 5, f"{count} {kind.__name__}")
         return [e for e in self.events if isinstance(e, kind)]
 
 
@@ -96,7 +96,7 @@ class PickerProcess:
             PickerSettings("picker-0", str(control.feed), "test", str(self.page), options, stop_within)
         )
         self.leash, theirs = socket.socketpair()
-        self.leash.settimeout(10)
+        self.leash.settimeout(HUNG)
         self.process = subprocess.Popen(
             (sys.executable, "-P", "-c", PROGRAM, text),
             env=os.environ | {LEASH: str(theirs.fileno())},
@@ -132,7 +132,7 @@ class PickerProcess:
     def end(self) -> str:
         """Wait for the exit; what it wrote."""
         self.leash.close()
-        _, written = self.process.communicate(timeout=15)
+        _, written = self.process.communicate(timeout=HUNG)
         return written.decode()
 
 

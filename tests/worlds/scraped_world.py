@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
+from worlds.waiting import HUNG
 
 from pointsman.cluster.scraping.scraper import Scraper, ScrapeSettings
 from pointsman.core.events import (
@@ -112,7 +113,7 @@ class World:
             cause for event in self.told(ScrapeFailed) if isinstance(event, ScrapeFailed) for _, cause in event.causes
         ]
 
-    async def until(self, condition: Callable[[], bool], limit: float = 5) -> None:
+    async def until(self, condition: Callable[[], bool], limit: float = HUNG) -> None:
         with trio.fail_after(limit):
             while not condition():
                 await trio.sleep(0.005)

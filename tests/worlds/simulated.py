@@ -10,6 +10,7 @@ from pathlib import Path
 import h11
 import msgspec
 import trio
+from worlds.waiting import HUNG
 
 from pointsman.cluster.simulator.engine.batching import ServerModel
 from pointsman.cluster.simulator.server import SimulatorSpec
@@ -67,7 +68,7 @@ async def ask(
 
 
 def simulated(
-    test: Callable[[str], Awaitable[None]], model: ServerModel = QUICK, log: Path | None = None, within: float = 10.0
+    test: Callable[[str], Awaitable[None]], model: ServerModel = QUICK, log: Path | None = None, within: float = HUNG
 ) -> None:
     """Run `test` against one server."""
 

@@ -10,14 +10,14 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from worlds.ports import free_port
+from worlds.waiting import STRETCH_MAX, Stopwatch, wait_for
 
 POINTSMAN = (sys.executable, "-P", "-m", "pointsman.cli")
 MARK = "POINTSMAN_TEST_SYSTEM"
@@ -31,15 +31,6 @@ ARGS = (
     "--model meta-llama/Llama-3.1-8B-Instruct --max-num-seqs 256 --enable-lora --max-loras 2"
     " --lora-modules food-review-1=/adapters/food-review-1"
 ).split()
-
-
-def wait_for(condition: Callable[[], object], within: float, what: str = "it") -> float:
-    """Look every 10 ms until `condition` holds; the seconds it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + within, f"{what} did not come to be within {within} s"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def alive(pid: int) -> bool:
@@ -196,17 +187,22 @@ class System:
         before = {name: self.pids()[name] for name in names}
         for pid in before.values():
             os.kill(pid, signal.SIGKILL)
-        began = time.monotonic()
-        wait_for(lambda: all(self.pids().get(n, p) != p for n, p in before.items()), within, f"{names} again")
-        return time.monotonic() - began
+        return wait_for(lambda: all(self.pids().get(n, p) != p for n, p in before.items()), within, f"{names} again")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> float:
         """End it in order; the seconds it took."""
-        began = time.monotonic()
         self.process.send_signal(number)
-        code = self.process.wait(STOP_MAX)
-        assert code == 0, f"exit code {code}: {self.said()}"
-        return time.monotonic() - began
+        return ended(self.process, self.output)
+
+
+def ended(process: subprocess.Popen[Any], output: Path) -> float:
+    """Wait until a supervisor that was told to end has ended in order; the seconds it took."""
+    watch = Stopwatch()
+    code = process.wait(STOP_MAX * STRETCH_MAX)
+    took = watch.seconds()
+    assert code == 0, f"exit code {code}: {output.read_text()}"
+    assert took < STOP_MAX, f"it ended after {took:.1f} s: {output.read_text()}"
+    return took
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -244,7 +240,7 @@ def demo(home: Path, *words: str, **how: Any) -> Iterator[System]:
     command = ["demo", "--data-dir", str(data), "--rate", "0", *flags, *words]
     with _running(command, home, "Ctrl-C ends everything.", mark) as process:
         yield System(process, home, ports["port"], ports["metrics-port"])
-    wait_for(lambda: not marked(mark), 5.0, f"the end of {marked(mark)}")
+    wait_for(lambda: not marked(mark), 5.0, lambda: f"the end of {marked(mark)}")
 
 
 @contextmanager
@@ -264,7 +260,7 @@ def serve(home: Path, *words: str, **how: Any) -> Iterator[System]:
         _running(["serve", "--gateway", "envoy", *flags, *words], home, ": ready:", mark) as process,
     ):
         yield System(process, home, ports["gateway-port"], ports["metrics-port"])
-    wait_for(lambda: not marked(mark), 5.0, f"the end of {marked(mark)}")
+    wait_for(lambda: not marked(mark), 5.0, lambda: f"the end of {marked(mark)}")
 
 
 @contextmanager
@@ -274,16 +270,16 @@ def _running(words: Sequence[str], home: Path, ready: str, mark: str) -> Iterato
     before = output.stat().st_size if output.exists() else 0
     process = _start(words, output, mark)
     try:
-        deadline = time.monotonic() + START_MAX
-        while ready not in (said := output.read_text()[before:]):
-            assert process.poll() is None, f"it ended with {process.returncode}: {said}"
-            assert time.monotonic() < deadline, f"it is not ready: {said}"
-            time.sleep(0.02)
+
+        def said() -> str:
+            return output.read_text()[before:]
+
+        wait_for(lambda: ready in said() or process.poll() is not None, START_MAX, lambda: f"{ready!r} after {said()}")
+        assert process.poll() is None, f"it ended with {process.returncode}: {said()}"
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(STOP_MAX)
-            assert code == 0, f"exit code {code}: {output.read_text()[before:]}"
+            ended(process, output)
     finally:
         process.kill()
         process.wait()
