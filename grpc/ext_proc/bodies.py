@@ -21,9 +21,9 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 
 VARINT, BYTES = 0, 2
-"""Wire types."""
+"""Protobuf's wire types: how a field's value is written."""
 SMALL: Final = 128
-"""Field numbers and lengths below take one byte."""
+"""Number that is the first to need two bytes as a varint, so that tags and lengths below take one."""
 
 
 def tag_of(message: Descriptor, field: str, kind: int) -> int:
@@ -35,12 +35,12 @@ def tag_of(message: Descriptor, field: str, kind: int) -> int:
 REQUEST_BODY: Final = tag_of(ProcessingRequest.DESCRIPTOR, "request_body", BYTES)
 RESPONSE_BODY: Final = tag_of(ProcessingRequest.DESCRIPTOR, "response_body", BYTES)
 BODIES: Final = (RESPONSE_BODY, REQUEST_BODY)
-"""First bytes of messages."""
+"""First bytes of the messages that hold a body."""
 _BODY: Final = tag_of(HttpBody.DESCRIPTOR, "body", BYTES)
 _END: Final = bytes((tag_of(HttpBody.DESCRIPTOR, "end_of_stream", VARINT), 1))
 
 NO_METADATA: Final = bytes((tag_of(ProcessingRequest.DESCRIPTOR, "metadata_context", BYTES), 0))
-"""What Envoy puts behind each body."""
+"""Bytes that Envoy puts behind each body: an empty `metadata_context`."""
 
 _ANSWER_BODY: Final = tag_of(StreamedBodyResponse.DESCRIPTOR, "body", BYTES)
 _ANSWER_END: Final = bytes((tag_of(StreamedBodyResponse.DESCRIPTOR, "end_of_stream", VARINT), 1))
@@ -49,7 +49,7 @@ _INNER: Final = (
     tag_of(CommonResponse.DESCRIPTOR, "body_mutation", BYTES),
     tag_of(BodyResponse.DESCRIPTOR, "response", BYTES),
 )
-"""From the innermost message outwards."""
+"""Tags of the messages around a chunk in an answer, from the innermost outwards."""
 _OUTER: Final = {
     True: tag_of(ProcessingResponse.DESCRIPTOR, "request_body", BYTES),
     False: tag_of(ProcessingResponse.DESCRIPTOR, "response_body", BYTES),

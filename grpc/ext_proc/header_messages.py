@@ -50,11 +50,11 @@ class HeaderMessage(NamedTuple):
     """What a header message says."""
 
     fields: Fields
-    """Those that are wanted, in order, names in lower case."""
+    """Headers that are wanted, in order, names in lower case."""
     end: bool
-    """No body follows."""
+    """Whether no body follows."""
     modes: tuple[int, int] | None
-    """How bodies are sent, the request's and the response's; None where that is not told."""
+    """Modes in which bodies are sent, the request's and the response's; None where that is not told."""
 
 
 class HeadReader:
@@ -64,9 +64,9 @@ class HeadReader:
         """Names in lower case."""
         self._tag = REQUEST_HEADERS if request else RESPONSE_HEADERS
         self._names: dict[bytes, str | None] = {name.encode(): name for name in names}
-        """And, as they are met, those that are not wanted."""
+        """Names that are wanted, and, as they are met, those that are not, with None."""
         self._entries: dict[bytes, tuple[str, bytes] | None] = {}
-        """Whole entries, None where their names are not wanted: most come again and again."""
+        """Entries as they came, and what they say, None where their names are not wanted: most come again and again."""
 
     def read(self, message: bytes) -> HeaderMessage | None:
         """What `message` says; None where protobuf has to be asked."""

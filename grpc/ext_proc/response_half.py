@@ -31,13 +31,13 @@ class ObservedHeaders(NamedTuple):
     """What a response's headers say."""
 
     status: int
-    """0 where they do not say it."""
+    """Status of the response; 0 where the headers do not say it."""
     streamed: bool
-    """The body is server-sent events."""
+    """Whether the body is server-sent events."""
     plain: bool
-    """The body is not compressed."""
+    """Whether the body is not compressed, so that its usage can be read."""
     end: bool
-    """There is no body."""
+    """Whether there is no body."""
     served: str
     """The endpoint that the data plane says it used; empty where it says none."""
 

@@ -33,7 +33,7 @@ BACKLOG_MAX = 2**20
 SWEEP = 0.1
 """Seconds between two looks at deadlines: what a deadline may be late by."""
 PREFIX_BYTES = 5
-"""Of a gRPC message: compressed or not, and its length."""
+"""Bytes before each gRPC message: one that says whether it is compressed, four with its length."""
 
 _RESPONSE: Headers = [(":status", "200"), ("content-type", "application/grpc+proto")]
 _OK: Headers = [("grpc-status", "0")]
@@ -41,7 +41,7 @@ _RESPONSE_BLOCK, _OK_BLOCK = write_block(_RESPONSE), write_block(_OK)
 _unprefix = struct.Struct(">BI").unpack_from
 
 _seconds = lru_cache(maxsize=256)(decode_timeout)
-"""What a `grpc-timeout` leaves: gateways send few different ones."""
+"""Seconds that a `grpc-timeout` leaves; remembered, since gateways send few different ones."""
 
 
 class Answering(Protocol):
@@ -104,18 +104,21 @@ class Call:
         self.answering = answering
         self.deadline = deadline
         self.buffer = b""
+        """Bytes of a message that has not come whole."""
         self.out: deque[bytes] | None = None
         """Framed messages that wait for the window; None until some had to."""
         self.backlog = 0
+        """Bytes in `out`."""
         self.unacknowledged = 0
+        """Bytes that came and are not acknowledged, since the peer reads too slowly."""
         self.begun = False
-        """The response's headers were sent."""
+        """Whether the response's headers were sent."""
         self.ended: Headers | None = None
-        """The trailers, once nothing more will be answered."""
+        """Trailers to end with, once nothing more will be answered."""
         self.gone = False
-        """Nothing more can be sent."""
+        """Whether the stream is over, so that nothing can be sent."""
         self.touched = False
-        """It is among those that have something to send."""
+        """Whether it is in the list of calls that have something to send."""
 
     def take(self, data: bytes, size: int) -> bool:
         """Bytes came; `size` is what they count for in the windows.  Whether they are acknowledged now."""

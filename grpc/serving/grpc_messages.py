@@ -1,4 +1,4 @@
-"""gRPC messages and calls as they come: which may be answered here, and what is under a compressed one."""
+"""gRPC messages of `Process` as they come: parsed, decompressed, or refused with a gRPC status."""
 
 import zlib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import Proc
 
 
 class RefusedMessage(Exception):
-    """A message that no call may hold."""
+    """A message that a call cannot go on with; the call ends with this status."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class RefusedMessage(Exception):
 
 
 def parsed(data: bytes) -> ProcessingRequest:
-    """The message that is told by its fields."""
+    """The message as protobuf reads it; raises `RefusedMessage` where the bytes are none."""
     try:
         return ProcessingRequest.FromString(data)
     except DecodeError as error:
@@ -26,7 +26,7 @@ def parsed(data: bytes) -> ProcessingRequest:
 
 
 def inflated(data: bytes, bytes_max: int) -> bytes:
-    """The message under gzip (or zlib), whose size counts as it will be."""
+    """A gzip (or zlib) message, decompressed; `bytes_max` bounds what comes out, so that a small message cannot fill memory."""
     try:
         inflated = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, bytes_max + 1)
     except zlib.error as error:

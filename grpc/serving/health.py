@@ -22,10 +22,10 @@ class Condition:
 
     def __init__(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
-        """Whether there is cluster state with a pool in it."""
+        """Function that says whether there is cluster state with a pool in it."""
         self.draining = False
         self.leader: bool | None = None
-        """None without leader election."""
+        """Whether this picker leads; None without leader election."""
 
     def status(self, service: str) -> HealthCheckResponse.ServingStatus.ValueType:
         """The answer for a service name.

@@ -19,13 +19,14 @@ class Turn:
     def __init__(self, flush_feed: Callable[[], None]) -> None:
         self._flush_feed = flush_feed
         self.dirty: dict[Sends, None] = {}
-        """What has something to send."""
+        """Senders that have something to send, in the order in which they said so."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: Sized | None = None
-        """What the loop has still to run in this turn; None where it does not say."""
+        """Callbacks that the loop has still to run in this turn; None where the loop does not show them."""
         self._scheduled = False
         self._reading = False
         self.decided = False
+        """Whether a decision was recorded in this turn, so that the feed is flushed before anything is sent."""
 
     def wants(self, sender: Sends) -> None:
         """Have `sender` send what it has when this turn ends."""
