@@ -61,6 +61,16 @@ def test_the_table_of_exceptions_holds_nothing_that_has_shrunk() -> None:
     assert loose == {}, "lower these in tests/layout.json to what they are"
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in modules():
+        for name in classes(path):
+            places[name].append(str(path.relative_to(ROOT)))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+
+    assert twice == {}, "a reader who searches for one finds the other"
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circle(imports()) == []
 
@@ -103,6 +113,17 @@ def modules() -> Iterator[Path]:
     for path in sources():
         if path.relative_to(ROOT).parts[0] in FOLDERS and not path.is_relative_to(ROOT / "grpc/protos"):
             yield path
+
+
+def classes(path: Path) -> Iterator[str]:
+    """The classes and the named types that a module defines."""
+    for node in ast.parse(path.read_text()).body:
+        match node:
+            case ast.ClassDef(name=name):
+                yield name
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                if name[0].isupper() and not name.isupper():
+                    yield name
 
 
 @cache

@@ -24,10 +24,10 @@ from pointsman.core.processes.leash import (
     ChildMessage,
     Drain,
     LeashError,
+    LeashMessage,
     LifeRecorded,
     Listen,
     ListenHealth,
-    Message,
     OperatorLine,
     PickerGone,
     PickerLife,
@@ -293,7 +293,7 @@ class Supervisor:
         if child.process is not None:
             os.kill(child.pid, signal.SIGKILL)
 
-    def _tell(self, child: Child, message: Message, handed: Iterable[socket.socket] = ()) -> bool:
+    def _tell(self, child: Child, message: LeashMessage, handed: Iterable[socket.socket] = ()) -> bool:
         """Say it over the child's leash; False where nobody is there to hear."""
         if child.leash is None:
             return False
@@ -309,7 +309,7 @@ class Supervisor:
     def _hand(self, picker: Child, pool: str, bound: socket.socket) -> None:
         self._tell(picker, Listen(pool, _port(bound), self.listening.tls), [bound])
 
-    def _tell_control(self, message: Message) -> None:
+    def _tell_control(self, message: LeashMessage) -> None:
         for child in self.children:
             if child.plan.role is Role.CONTROL:
                 self._tell(child, message)

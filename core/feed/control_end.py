@@ -55,8 +55,9 @@ from pointsman.core.feed.frames import (
     decode_to_control,
     encode_frame,
 )
-from pointsman.core.feed.tail import Key, Tail, TailBatch
+from pointsman.core.feed.tail import Tail, TailBatch
 from pointsman.core.state.marks import Mark, decode_mark
+from pointsman.core.state.membership import EpochKey
 from pointsman.core.state.open_requests import OpenRequests
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.snapshot import encode_snapshot
@@ -97,7 +98,7 @@ class FeedHealth(msgspec.Struct, frozen=True):
 class Ledger:
     """What the control process has of one epoch's entries, whichever connection brought them."""
 
-    def __init__(self, key: Key, taken: int, adopted_to: int) -> None:
+    def __init__(self, key: EpochKey, taken: int, adopted_to: int) -> None:
         self.key = key
         self.taken = taken
         self.committed = taken
@@ -128,7 +129,7 @@ class ControlFeed:
         self.tail = tail
         self.warms = warms
         """The shell answers what pickers ask with Cold."""
-        self.ledgers: dict[Key, Ledger] = {}
+        self.ledgers: dict[EpochKey, Ledger] = {}
         self.advised: dict[int, int] = {}
         """Endpoint to the head at which its removal was seen."""
         self.health = FeedHealth()
@@ -161,11 +162,11 @@ class ControlFeed:
         for number in numbers:
             self.advised.pop(number, None)
 
-    def open_epochs(self) -> list[Key]:
+    def open_epochs(self) -> list[EpochKey]:
         """The epochs that have not ended."""
         return [key for key, ledger in self.ledgers.items() if not ledger.ended]
 
-    def end_epoch(self, key: Key, cause: str, last_n: int) -> None:
+    def end_epoch(self, key: EpochKey, cause: str, last_n: int) -> None:
         """Put the end of an epoch in line, after all that its socket brought, and what died with it before that."""
         ledger = self.ledgers.get(key)
         if ledger is None:
@@ -303,9 +304,9 @@ class ControlEnd:
         else:
             self._send_snapshot(encode_snapshot(feed.log.state), ledger.key)
 
-    def _send_snapshot(self, state: bytes, key: Key) -> None:
+    def _send_snapshot(self, state: bytes, key: EpochKey) -> None:
         feed = self.feed
-        others: Mapping[Key, dict[int, int]] = feed.log.open_requests.by_epoch
+        others: Mapping[EpochKey, dict[int, int]] = feed.log.open_requests.by_epoch
         open_there = tuple(
             [OpenEpoch(*other, dict(requests)) for other, requests in sorted(others.items()) if other != key]
         )

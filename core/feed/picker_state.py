@@ -25,6 +25,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.feed.frames import OWN, UNREADABLE, BatchFrame, EpochRefusedError, FeedError, SnapshotFrame
 from pointsman.core.state.marks import RefusedMark
+from pointsman.core.state.membership import EpochKey
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.snapshot import decode_snapshot
 from pointsman.core.state.traffic import PrefixRoom
@@ -47,7 +48,7 @@ class TrafficSide(Protocol):
         """Take an entry of anybody else."""
         ...
 
-    def replace_foreign(self, requests: Mapping[tuple[str, int], Mapping[int, int]], cluster: ClusterState) -> None:
+    def replace_foreign(self, requests: Mapping[EpochKey, Mapping[int, int]], cluster: ClusterState) -> None:
         """Take the open requests of other epochs in place of what was known."""
         ...
 
@@ -79,7 +80,7 @@ class TrafficSide(Protocol):
 class FedState:
     """A picker's cluster state, through all connections of its feed."""
 
-    def __init__(self, key: tuple[str, int], traffic: TrafficSide) -> None:
+    def __init__(self, key: EpochKey, traffic: TrafficSide) -> None:
         self.cluster: ClusterState | None = None
         self.digest = b""
         """Digest of the batch that ended at the cluster state's position."""

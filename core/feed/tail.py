@@ -5,11 +5,12 @@ A cursor is the position up to which a picker was sent everything; it always sta
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from pointsman.core.events import PICKER_EVENTS, Class, Event
 from pointsman.core.feed.frames import OWN, BatchFrame, FeedError, encode_frame
 from pointsman.core.state.marks import MARKS, Mark, skim
+from pointsman.core.state.membership import EpochKey
 
 TAIL_BYTES_MAX = 32 << 20
 """Ten seconds of other pickers' traffic at 10,000 entries/s; a snapshot costs less than more of it."""
@@ -18,7 +19,6 @@ TAIL_COMMITS_MAX = 8192
 
 _TRAFFIC = (*MARKS, *PICKER_EVENTS)
 
-Key: TypeAlias = tuple[str, int]
 """Picker and epoch."""
 
 
@@ -73,15 +73,15 @@ class TailCommit:
         self.last = commit.last
         self.digest = commit.digest
         self.previous_digest = previous_digest
-        self.highest: dict[Key, int] = {}
+        self.highest: dict[EpochKey, int] = {}
         """The highest `n` of each epoch that has entries in it."""
         self.body_bytes = sum(map(len, commit.bodies))
         self._recorded_at = commit.recorded_at
         self._kinds, self._bodies = commit.kinds, commit.bodies
-        self._owner: Key | None = None
+        self._owner: EpochKey | None = None
         """Who wrote all of it, where it is traffic of one epoch, as it nearly always is with one picker."""
-        self._owners: list[Key | None] = []
-        self._own: dict[Key, int] = {}
+        self._owners: list[EpochKey | None] = []
+        self._own: dict[EpochKey, int] = {}
         self._whole: bytes | None = None
         events = commit.events or list(map(skim, commit.kinds, commit.bodies))
         if not self._note_one_owner(events):
@@ -102,7 +102,7 @@ class TailCommit:
         self._own[self._owner] = self.body_bytes
         return True
 
-    def _note_owner(self, kind: int, body: bytes, event: Event | Mark) -> Key | None:
+    def _note_owner(self, kind: int, body: bytes, event: Event | Mark) -> EpochKey | None:
         if kind == Class.TRAFFIC:
             assert isinstance(event, _TRAFFIC), "the class of an entry says what it holds"
             key = (event.origin.picker, event.origin.epoch)
@@ -113,11 +113,11 @@ class TailCommit:
             self.highest[event.origin.picker, event.origin.epoch] = event.origin.n
         return None
 
-    def bytes_for(self, key: Key) -> int:
+    def bytes_for(self, key: EpochKey) -> int:
         """About how long the frame for this epoch is."""
         return self.body_bytes - self._own.get(key, 0) + 5 * len(self._kinds) + 64
 
-    def frame_for(self, key: Key) -> bytes:
+    def frame_for(self, key: EpochKey) -> bytes:
         """The Batch for this epoch, its own traffic left out."""
         if key not in self.highest:
             if self._whole is None:
@@ -179,7 +179,7 @@ class Tail:
         found = self._commits.get(position)
         return None if found is None else found.previous_digest
 
-    def shorter_than(self, limit: int, position: int, key: Key) -> bool:
+    def shorter_than(self, limit: int, position: int, key: EpochKey) -> bool:
         """Whether the frames after `position` for this epoch have at most `limit` bytes together."""
         total = 0
         while total <= limit and (commit := self.after(position)) is not None:

@@ -160,7 +160,7 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
 
 PickerMessage: TypeAlias = Listen | ListenHealth | Unlisten | Drain | Stop
 
-Message: TypeAlias = ChildMessage | ControlMessage | PickerMessage
+LeashMessage: TypeAlias = ChildMessage | ControlMessage | PickerMessage
 
 
 # --- lines ------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class LeashLines(Generic[M]):
             raise LeashError(f"found {line[:80]!r}, wanted a message that this end knows: {error}") from error
 
 
-def encode(message: Message) -> bytes:
+def encode(message: LeashMessage) -> bytes:
     """One message as it travels."""
     return _encode(message) + b"\n"
 

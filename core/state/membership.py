@@ -1,11 +1,17 @@
 """What the cluster state holds beside its columns: endpoints, adapters, epochs."""
 
+from typing import TypeAlias
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 Slots = npt.NDArray[np.int64]
 """Rows of the cluster state's columns."""
+
+
+EpochKey: TypeAlias = tuple[str, int]
+"""A life of a picker process: its picker's name, and the epoch's number."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from pointsman.core.events import (
     RequestRouted,
 )
 from pointsman.core.state.marks import FinishedMark, Mark, RoutedMark
+from pointsman.core.state.membership import EpochKey
 from pointsman.core.values.packing import unpack
 
 
@@ -21,7 +22,7 @@ class OpenRequests:
     """
 
     def __init__(self) -> None:
-        self.by_epoch: dict[tuple[str, int], dict[int, int]] = {}
+        self.by_epoch: dict[EpochKey, dict[int, int]] = {}
         """Open requests of each (picker, epoch): `n` of the decision, and number of its chosen endpoint."""
 
     def apply_event(self, event: Event | Mark) -> None:

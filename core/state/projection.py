@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pointsman.core import events
 from pointsman.core.state.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark, skim
-from pointsman.core.state.membership import Adapters, Endpoint, Epoch, Slots
+from pointsman.core.state.membership import Adapters, Endpoint, Epoch, EpochKey, Slots
 from pointsman.core.state.objects import Objects
 from pointsman.core.values.facts import Applied, Deleted
 from pointsman.core.values.packing import unpack, unpack_floats
@@ -71,7 +71,7 @@ class ClusterState:
         self.rejected_sources: dict[str, events.SourceRejected] = {}
         self.pending_changes: dict[str, events.WeightsIntended] = {}
         """Changes of weights that are recorded as wanted, and not yet as written or refused."""
-        self.epochs: dict[tuple[str, int], Epoch] = {}
+        self.epochs: dict[EpochKey, Epoch] = {}
         self.interval = 0.0
         self.threshold = 0.0
         self.endpoints: dict[int, Endpoint] = {}

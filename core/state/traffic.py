@@ -26,7 +26,7 @@ from pointsman.core.events import (
     RequestRouted,
 )
 from pointsman.core.prefix.index import INDEX_BLOCKS_MAX, SERVER_BLOCKS, PrefixIndex, PrefixStatistics
-from pointsman.core.state.membership import Slots
+from pointsman.core.state.membership import EpochKey, Slots
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import Ints, unpack
 
@@ -125,7 +125,7 @@ class TrafficState:
         """Room of each pool, as its configuration says; servers already known keep the capacity they have."""
         self._in_flight: Ints = np.zeros(16, dtype=np.int64)
         self._open: dict[int, _Place] = {}
-        self._foreign: dict[tuple[str, int], dict[int, _Place]] = {}
+        self._foreign: dict[EpochKey, dict[int, _Place]] = {}
         self._advised: set[int] = set()
         self._avoided: Slots = np.zeros(0, dtype=np.int64)
         self._cluster: ClusterState | None = None
@@ -228,7 +228,7 @@ class TrafficState:
             case _:
                 pass
 
-    def replace_foreign(self, requests: Mapping[tuple[str, int], Mapping[int, int]], cluster: ClusterState) -> None:
+    def replace_foreign(self, requests: Mapping[EpochKey, Mapping[int, int]], cluster: ClusterState) -> None:
         """Take the open requests of other epochs, as `OpenRequests.by_epoch` has them, in place of what was known."""
         for known in self._foreign.values():
             for place in known.values():

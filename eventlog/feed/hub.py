@@ -24,8 +24,9 @@ import trio
 from pointsman.core.events import Class, Event, PickerEnded
 from pointsman.core.feed.control_end import ControlFeed, FeedHealth, LogView
 from pointsman.core.feed.frames import HEARTBEAT, Cold, FeedError, Hello
-from pointsman.core.feed.tail import Key, Tail, TailBatch
+from pointsman.core.feed.tail import Tail, TailBatch
 from pointsman.core.state.marks import Mark
+from pointsman.core.state.membership import EpochKey
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed.picker_connection import PickerConnection
@@ -79,8 +80,8 @@ class FeedHub:
         digest_at: Callable[[int], bytes | None],
         *,
         queued: Callable[[], int],
-        ended_among: Callable[[Collection[Key]], Collection[Key]] = lambda keys: keys,
-        read_warming: Callable[[Key, Cold], bytes] | None = None,
+        ended_among: Callable[[Collection[EpochKey]], Collection[EpochKey]] = lambda keys: keys,
+        read_warming: Callable[[EpochKey, Cold], bytes] | None = None,
     ) -> None:
         self.feed = ControlFeed(log, tail, warms=read_warming is not None)
         self._log = log
@@ -91,7 +92,7 @@ class FeedHub:
         self._ended_among = ended_among
         self._read_warming = read_warming
         self._one_reader = trio.CapacityLimiter(1)
-        self._connections: dict[Key, PickerConnection] = {}
+        self._connections: dict[EpochKey, PickerConnection] = {}
         self._changed = trio.Event()
         self._progress_at: float | None = None
         self._scraped_at: float | None = None
@@ -152,7 +153,7 @@ class FeedHub:
         self.feed.end_epoch(key, cause, last_n)
         self._empty_backlogs()
 
-    def end_unreported(self, alive: Collection[Key], last_n: Mapping[Key, int]) -> list[Key]:
+    def end_unreported(self, alive: Collection[EpochKey], last_n: Mapping[EpochKey, int]) -> list[EpochKey]:
         """End every open epoch that is not among those which the supervisor reports alive; which these were.
 
         `last_n` is of lives that ended lately: one of them may have come and gone without a commit in between,
@@ -190,7 +191,7 @@ class FeedHub:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def _has_backlog(self, key: Key) -> bool:
+    def _has_backlog(self, key: EpochKey) -> bool:
         ledger = self.feed.ledgers.get(key)
         return ledger is not None and bool(ledger.backlog)
 
@@ -201,7 +202,7 @@ class FeedHub:
                     connection.room.set()
                 self._note()
 
-    def _empty(self, key: Key) -> bool:
+    def _empty(self, key: EpochKey) -> bool:
         """Move an epoch's backlog into the log's queue; whether all of it found room."""
         backlog = self.feed.ledgers[key].backlog
         if not backlog:
@@ -280,7 +281,7 @@ class FeedHub:
         connection.drop(f"{hello.picker} is refused: {connection.end.refused}")
         return False
 
-    async def _serve_picker(self, connection: PickerConnection, key: Key) -> None:
+    async def _serve_picker(self, connection: PickerConnection, key: EpochKey) -> None:
         if (former := self._connections.get(key)) is not None:
             former.drop("it was connected anew")  # what this one did not bring is sent again there
         self._connections[key] = connection
@@ -297,7 +298,7 @@ class FeedHub:
             self._empty(key)
             self._note()
 
-    async def _read(self, connection: PickerConnection, key: Key) -> None:
+    async def _read(self, connection: PickerConnection, key: EpochKey) -> None:
         while data := await connection.read_some():
             self._receive(connection, data)
             if self._empty(key):
@@ -306,7 +307,7 @@ class FeedHub:
                 connection.room = trio.Event()
                 await connection.room.wait()  # ends with the next commit; the picker's own buffer is bounded
 
-    def _read_now(self, connection: PickerConnection, key: Key, now: float) -> bool:
+    def _read_now(self, connection: PickerConnection, key: EpochKey, now: float) -> bool:
         """Read what has come since the last commit; False where the connection's own task has to go on with it."""
         data = connection.read_nowait()
         if not data:
@@ -323,7 +324,7 @@ class FeedHub:
         if connection.end.cold is not None:
             connection.asked.set()
 
-    async def _warm(self, connection: PickerConnection, key: Key) -> None:
+    async def _warm(self, connection: PickerConnection, key: EpochKey) -> None:
         """Answer what the picker asks for, a piece at a time: it asks for the next when it has taken that in."""
         while self._read_warming is not None:
             await connection.asked.wait()
@@ -371,7 +372,7 @@ def listen_at(path: Path) -> trio.SocketListener:
         os.umask(mask)
 
 
-def _ended_among(directory: Path, keys: Collection[Key]) -> set[Key]:
+def _ended_among(directory: Path, keys: Collection[EpochKey]) -> set[EpochKey]:
     """Epochs that the log has lately said to have ended."""
     with open_reader(directory) as reader:
         first = max(reader.first(), reader.head().position - LOOK_BACK)

@@ -12,8 +12,8 @@ import msgspec
 
 from pointsman.core.events import Origin
 from pointsman.core.feed.frames import Cold, GivenBlocks, Warming, encode_frame
-from pointsman.core.feed.tail import Key
 from pointsman.core.state.marks import FactsMark
+from pointsman.core.state.membership import EpochKey
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
@@ -49,7 +49,7 @@ class _Routed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=ROUTED
 _decode = msgspec.msgpack.Decoder(_Routed).decode
 
 
-def read_warming(directory: Path, key: Key, cold: Cold) -> bytes:
+def read_warming(directory: Path, key: EpochKey, cold: Cold) -> bytes:
     """The encoded Warming that answers `cold` of the epoch `key`: the newest of what is asked for, and how far it goes."""
     try:
         with open_reader(directory) as reader:
@@ -61,7 +61,7 @@ def read_warming(directory: Path, key: Key, cold: Cold) -> bytes:
     return encode_frame(Warming(cold.until, cold.until, last=True, decisions=0, given=()))
 
 
-def _read(reader: LogReader, key: Key, cold: Cold) -> Warming:
+def _read(reader: LogReader, key: EpochKey, cold: Cold) -> Warming:
     since = reader.head().recorded_at - AGE_MAX
     span = (max(cold.after + 1, cold.until - PIECE_POSITIONS + 1), cold.until)
     page = reader.tagged(ROUTED, span, since, PIECE_DECISIONS)
@@ -72,7 +72,7 @@ def _read(reader: LogReader, key: Key, cold: Cold) -> Warming:
     return Warming(cold.until, first, first <= max(cold.after + 1, reader.first()) or too_old, taken, given)
 
 
-def gather(newest_first: Iterable[bytes], key: Key) -> tuple[int, tuple[GivenBlocks, ...]]:
+def gather(newest_first: Iterable[bytes], key: EpochKey) -> tuple[int, tuple[GivenBlocks, ...]]:
     """How many of the decisions make a piece, and what they gave endpoints; the epoch `key` is left out."""
     blocks: dict[int, list[bytes]] = {}
     pools: dict[int, str] = {}

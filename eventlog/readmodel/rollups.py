@@ -24,9 +24,8 @@ from pointsman.core.events import (
 )
 from pointsman.core.rollout.outcome import UNKNOWN_CODES
 from pointsman.core.state.marks import MARKS, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
+from pointsman.core.state.membership import EpochKey
 from pointsman.core.values.packing import unpack, unpack_floats
-
-EpochKey = tuple[str, int]
 
 SPAN = 10
 """Seconds of a roll-up: half a line of a chart over five minutes."""

@@ -4,14 +4,11 @@ A picker decides before the entry that tells of its start is committed, so the c
 need not know its epoch.  The entries that tell are control entries and stand before the decisions they are about.
 """
 
-from typing import TypeAlias
-
 from pointsman.core.events import Class, EntriesAdopted, Origin, PickerStarted
-from pointsman.core.state.membership import Epoch
+from pointsman.core.state.membership import Epoch, EpochKey
 from pointsman.eventlog.errors import NotKeptError
 from pointsman.eventlog.stores.reading import LogReader
 
-EpochName: TypeAlias = tuple[str, int]
 """A picker and the number of its epoch."""
 
 
@@ -22,8 +19,8 @@ class EpochRegister:
         self._reader = reader
         self._next = 0
         """First position that was not looked at; 0 before the first look."""
-        self._epochs: dict[EpochName, Epoch] = {}
-        self._adopted: dict[EpochName, list[tuple[int, int]]] = {}
+        self._epochs: dict[EpochKey, Epoch] = {}
+        self._adopted: dict[EpochKey, list[tuple[int, int]]] = {}
         """First and last `n` of each run of entries that was decided on another log."""
 
     def read_to(self, position: int) -> None:

@@ -19,8 +19,8 @@ from pointsman.core.processes.leash import (
     Drain,
     LeashError,
     LeashLines,
+    LeashMessage,
     Listen,
-    Message,
     PickerMessage,
     Stop,
     encode,
@@ -30,7 +30,7 @@ from pointsman.core.processes.leash import (
 TIMED = {Stop, Drain}
 
 
-def messages_of(kinds: object) -> st.SearchStrategy[Message]:
+def messages_of(kinds: object) -> st.SearchStrategy[LeashMessage]:
     """Messages of all kinds of a union."""
     return st.one_of(
         [st.builds(k, seconds=st.floats(0, 60)) if k in TIMED else st.from_type(k) for k in get_args(kinds)]
@@ -38,9 +38,9 @@ def messages_of(kinds: object) -> st.SearchStrategy[Message]:
 
 
 @given(st.lists(messages_of(ControlMessage), max_size=5), st.lists(st.integers(1, 40)))
-def test_messages_come_out_as_they_went_in_however_they_are_cut(messages: list[Message], cuts: list[int]) -> None:
+def test_messages_come_out_as_they_went_in_however_they_are_cut(messages: list[LeashMessage], cuts: list[int]) -> None:
     data = b"".join(encode(message) for message in messages)
-    lines, found = LeashLines(TO_CONTROL), list[Message]()
+    lines, found = LeashLines(TO_CONTROL), list[LeashMessage]()
     for cut in cuts:
         found += lines.feed(data[:cut])
         data = data[cut:]
@@ -50,7 +50,7 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(messages: list[M
 
 
 @given(messages_of(ChildMessage), messages_of(ControlMessage), messages_of(PickerMessage))
-def test_each_end_reads_what_is_sent_to_it(said: Message, told: Message, ordered: Message) -> None:
+def test_each_end_reads_what_is_sent_to_it(said: LeashMessage, told: LeashMessage, ordered: LeashMessage) -> None:
     assert LeashLines(FROM_CHILD).feed(encode(said)) == [said]
     assert LeashLines(TO_CONTROL).feed(encode(told)) == [told]
     assert LeashLines(TO_PICKER).feed(encode(ordered)) == [ordered]

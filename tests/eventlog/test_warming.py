@@ -15,7 +15,7 @@ from worlds.strategies import ints
 
 from pointsman.core.events import RequestRefused, RequestRouted
 from pointsman.core.feed.frames import Cold, Warming, decode_to_picker
-from pointsman.core.feed.tail import Key
+from pointsman.core.state.membership import EpochKey
 from pointsman.eventlog.feed import warming_pages as warming
 from pointsman.eventlog.feed.warming_pages import read_warming
 from pointsman.eventlog.opening import open_reader
@@ -25,7 +25,7 @@ SOMEBODY = ("picker-9", 1)
 Blocks = dict[tuple[int, str], bytes]
 
 
-def pieces(directory: Path, after: int = 0, key: Key = SOMEBODY, until: int = 0) -> list[Warming]:
+def pieces(directory: Path, after: int = 0, key: EpochKey = SOMEBODY, until: int = 0) -> list[Warming]:
     """All that a cold picker is given."""
     with open_reader(directory) as reader:
         until = until or reader.head().position
@@ -163,7 +163,7 @@ def test_nobody_waits_for_the_log_to_be_read_backwards(tmp_path: Path) -> None:
     released = threading.Event()
     asked: list[Cold] = []
 
-    def read_slowly(directory: Path, key: Key, cold: Cold) -> bytes:
+    def read_slowly(directory: Path, key: EpochKey, cold: Cold) -> bytes:
         asked.append(cold)
         assert released.wait(20)
         return read_warming(directory, key, cold)

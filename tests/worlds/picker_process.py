@@ -18,7 +18,7 @@ from pointsman.core.events import (
     Event,
 )
 from pointsman.core.processes.last_page import PAGE_BYTES
-from pointsman.core.processes.leash import LEASH, Listen, ListenHealth, Message, Ready, encode
+from pointsman.core.processes.leash import LEASH, LeashMessage, Listen, ListenHealth, Ready, encode
 from pointsman.core.processes.settings import PickerOptions, PickerSettings
 from pointsman.core.processes.settings import encode as encode_settings
 from pointsman.eventlog.appender import Appender
@@ -105,7 +105,7 @@ class PickerProcess:
         )
         theirs.close()
 
-    def tell(self, message: Message, sock: socket.socket | None = None) -> None:
+    def tell(self, message: LeashMessage, sock: socket.socket | None = None) -> None:
         data = encode(message)
         if sock is None:
             self.leash.sendall(data)

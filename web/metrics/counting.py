@@ -13,7 +13,7 @@ import msgspec
 from pointsman.core.deciding.refusals import refusal
 from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, PickerEnded, ScrapeFailed
 from pointsman.core.state.marks import MARKS, FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
-from pointsman.core.state.membership import Endpoint
+from pointsman.core.state.membership import Endpoint, EpochKey
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import unpack
 from pointsman.web.metrics.exposition import MANY, Bounded, Histogram
@@ -155,7 +155,7 @@ class Metrics:
         self._by_facts: dict[tuple[str, str, str, int], RequestSeries] = {}
         self._attempts_known: dict[tuple[str, int], AttemptLabels] = {}
         """Of a target and an endpoint's number, which is never used again."""
-        self._open: dict[tuple[str, int], dict[int, RequestSeries]] = {}
+        self._open: dict[EpochKey, dict[int, RequestSeries]] = {}
         self._pending: list[Event | Mark] = []
         self._endpoints: dict[int, Endpoint] = {}
         self._membership = -1
