@@ -18,8 +18,6 @@ from pointsman.core.events import (
     EndpointJoined,
     EndpointLeft,
     Event,
-    OpenRequestsListed,
-    PickerEnded,
     Read,
     RequestFacts,
     RequestFinished,
@@ -27,6 +25,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.prefix.index import INDEX_BLOCKS_MAX, SERVER_BLOCKS, PrefixIndex, PrefixStatistics
 from pointsman.core.state.membership import EpochKey, Slots
+from pointsman.core.state.open_requests import OpenByEpoch
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import Ints, unpack
 
@@ -125,7 +124,8 @@ class TrafficState:
         """Room of each pool, as its configuration says; servers already known keep the capacity they have."""
         self._in_flight: Ints = np.zeros(16, dtype=np.int64)
         self._open: dict[int, _Place] = {}
-        self._foreign: dict[EpochKey, dict[int, _Place]] = {}
+        self._foreign = OpenByEpoch[_Place]()
+        """Places of the open requests of other epochs."""
         self._advised: set[int] = set()
         self._avoided: Slots = np.zeros(0, dtype=np.int64)
         self._cluster: ClusterState | None = None
@@ -157,7 +157,7 @@ class TrafficState:
             gone = self._replaced(cluster)
             for slot in gone:
                 self._clear(slot)
-            for requests in (self._open, *self._foreign.values()):
+            for requests in (self._open, *self._foreign.by_epoch.values()):
                 requests.update({n: _NOWHERE for n, place in requests.items() if place[0] in gone})
         elif known != cluster.generation:
             for slot, (before, after) in enumerate(zip(known, cluster.generation, strict=False)):
@@ -210,30 +210,23 @@ class TrafficState:
         """Take on a committed entry of anybody else; call `follow` before."""
         match event:
             case RequestRouted(origin):
-                self._foreign.setdefault((origin.picker, origin.epoch), {})[origin.n] = self._begin(event, cluster)
+                self._foreign.of((origin.picker, origin.epoch))[origin.n] = self._begin(event, cluster)
             case RequestFinished(origin, request_n):
-                place = self._foreign.get((origin.picker, origin.epoch), {}).pop(request_n, None)
+                place = self._foreign.of((origin.picker, origin.epoch)).pop(request_n, None)
                 if place is not None:
-                    self._end(place)
-            case OpenRequestsListed(origin, listed):
-                keep = set(unpack(listed).tolist())
-                requests = self._foreign.get((origin.picker, origin.epoch), {})
-                for n in [n for n in requests if n not in keep]:
-                    self._end(requests.pop(n))
-            case PickerEnded(picker, epoch):
-                for place in self._foreign.pop((picker, epoch), {}).values():
                     self._end(place)
             case EndpointJoined(number) | EndpointChanged(number) | EndpointLeft(number):
                 self.withdraw((number,))
             case _:
-                pass
+                for _, place in self._foreign.take_ended(event):
+                    self._end(place)
 
     def replace_foreign(self, requests: Mapping[EpochKey, Mapping[int, int]], cluster: ClusterState) -> None:
         """Take the open requests of other epochs, as `OpenRequests.by_epoch` has them, in place of what was known."""
-        for known in self._foreign.values():
+        for known in self._foreign.by_epoch.values():
             for place in known.values():
                 self._end(place)
-        self._foreign = {
+        self._foreign.by_epoch = {
             epoch: {n: self._enter(endpoint, cluster) for n, endpoint in open_there.items()}
             for epoch, open_there in requests.items()
         }
@@ -306,7 +299,7 @@ class TrafficState:
         """Return how much it holds."""
         return TrafficStatistics(
             open=len(self._open),
-            foreign=sum(len(requests) for requests in self._foreign.values()),
+            foreign=sum(len(requests) for requests in self._foreign.by_epoch.values()),
             late=self._late,
             avoided=len(self._avoided),
             prefix=self.prefix.statistics(),

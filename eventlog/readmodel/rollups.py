@@ -24,7 +24,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.rollout.outcome import UNKNOWN_CODES
 from pointsman.core.state.marks import MARKS, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
-from pointsman.core.state.membership import EpochKey
+from pointsman.core.state.open_requests import OpenByEpoch
 from pointsman.core.values.packing import unpack, unpack_floats
 
 SPAN = 10
@@ -152,7 +152,7 @@ class Summary:
         """Start of a span to the first position recorded in it."""
         self.pool_of: dict[int, EndpointRow] = {}
         """Present endpoints."""
-        self.open: dict[EpochKey, dict[int, RequestRow]] = {}
+        self.open = OpenByEpoch[RequestRow]()
         self.changes: dict[str, ChangeRow] = {}
         self.moves: list[MoveRow] = []
         self._routes: dict[str, MoveRow] = {}
@@ -178,7 +178,7 @@ class Summary:
         """Take up what an earlier summary had written down; of changes and moves the last of each route, and pending."""
         self.pool_of = {member.number: member for member in members}
         for row in open_rows:
-            self.open.setdefault((row.origin.picker, row.origin.epoch), {})[row.origin.n] = row
+            self.open.of((row.origin.picker, row.origin.epoch))[row.origin.n] = row
             self._in_flight[row.pool] = self._in_flight.get(row.pool, 0) + 1
         for span in spans:
             self._start = max(self._start, span.start)
@@ -214,7 +214,7 @@ class Summary:
             origin = mark.origin
             if origin.epoch != epoch or origin.picker != picker:
                 picker, epoch = origin.picker, origin.epoch
-                mine = self.open.setdefault((picker, epoch), {})
+                mine = self.open.of((picker, epoch))
             if type(mark) is RoutedMark:
                 mine[origin.n] = self._routed(position, recorded_at, mark)
             elif type(mark) is FinishedMark:
@@ -242,10 +242,10 @@ class Summary:
         match event:
             case LoadSampled():
                 self._sampled(event)
-            case OpenRequestsListed(origin, listed):
-                self._lose(position, (origin.picker, origin.epoch), set(unpack(listed).tolist()))
-            case PickerEnded(picker, epoch):
-                self._lose(position, (picker, epoch), set())
+            case OpenRequestsListed() | PickerEnded():
+                for _, row in self.open.take_ended(event):
+                    self._finished(position, row, FinishedMark(row.origin, row.origin.n, "lost", 0, 0.0))
+                    row.duration = None
             case WeightsIntended():
                 self._intended(position, event)
             case WeightsWritten(change):
@@ -349,16 +349,6 @@ class Summary:
         span.prompt_tokens += event.prompt_tokens or 0
         span.completion_tokens += event.completion_tokens or 0
         span.cached_tokens += event.cached_tokens or 0
-
-    def _lose(self, position: int, key: EpochKey, keep: set[int]) -> None:
-        mine = self.open.get(key, {})
-        for n in [n for n in mine if n not in keep]:
-            row = mine.pop(n)
-            ended = FinishedMark(Origin(*key, 0, 0), n, "lost", 0, 0.0)
-            self._finished(position, row, ended)
-            row.duration = None
-        if not mine:
-            self.open.pop(key, None)
 
     def _sampled(self, event: LoadSampled) -> None:
         waiting, running = unpack(event.waiting).tolist(), unpack(event.running).tolist()

@@ -13,7 +13,8 @@ import msgspec
 from pointsman.core.deciding.refusals import refusal
 from pointsman.core.events import Event, LoadSampled, OpenRequestsListed, PickerEnded, ScrapeFailed
 from pointsman.core.state.marks import MARKS, FactsMark, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
-from pointsman.core.state.membership import Endpoint, EpochKey
+from pointsman.core.state.membership import Endpoint
+from pointsman.core.state.open_requests import OpenByEpoch
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import unpack
 from pointsman.web.metrics.exposition import MANY, Bounded, Histogram
@@ -155,7 +156,7 @@ class Metrics:
         self._by_facts: dict[tuple[str, str, str, int], RequestSeries] = {}
         self._attempts_known: dict[tuple[str, int], AttemptLabels] = {}
         """Of a target and an endpoint's number, which is never used again."""
-        self._open: dict[EpochKey, dict[int, RequestSeries]] = {}
+        self._open = OpenByEpoch[RequestSeries]()
         self._pending: list[Event | Mark] = []
         self._endpoints: dict[int, Endpoint] = {}
         self._membership = -1
@@ -224,7 +225,7 @@ class Metrics:
             origin = mark.origin
             if origin.epoch != epoch or origin.picker != picker:
                 picker, epoch = origin.picker, origin.epoch
-                mine = self._open.setdefault((picker, epoch), {})
+                mine = self._open.of((picker, epoch))
             if type(mark) is RoutedMark:
                 mine[origin.n] = series = self._series_of(mark.request)
                 routed[series].append(mark.request.body_bytes)
@@ -248,13 +249,8 @@ class Metrics:
         match event:
             case LoadSampled(numbers):
                 self._samples += len(unpack(numbers))
-            case OpenRequestsListed(origin, listed):
-                kept = set(unpack(listed).tolist())
-                mine = self._open.get((origin.picker, origin.epoch), {})
-                for n in [n for n in mine if n not in kept]:
-                    self._lost(mine.pop(n))
-            case PickerEnded(picker, epoch):
-                for series in self._open.pop((picker, epoch), {}).values():
+            case OpenRequestsListed() | PickerEnded():
+                for _, series in self._open.take_ended(event):
                     self._lost(series)
             case ScrapeFailed(endpoints):
                 self._scrapes_failed += len(unpack(endpoints))
