@@ -4,6 +4,7 @@ Rules.  The log is opened first and closed last; everything between lives in one
 Nothing here waits for a picker, a browser or a model server.
 """
 
+import faulthandler
 import gc
 import os
 import signal
@@ -43,6 +44,9 @@ from pointsman.web.stream import Broadcast
 
 STOP_GRACE = 1.0
 """Seconds that the end waits for a disk that refuses; the appender adds its own."""
+
+END_MAX = 30.0
+"""Seconds that the end may take.  The supervisor ends us long before; this is for an end that outlives the supervisor."""
 
 CLOCK_LOOK = 1.0
 CLOCK_STEP = 0.5
@@ -155,6 +159,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         await leash.say(Ready())
         _settle_memory()
         await leash.run(hub, appender, control.wake)
+        _bound_the_end()
         nursery.cancel_scope.cancel()
     return causes[-1]
 
@@ -174,7 +179,13 @@ async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:
             causes.append("SIGTERM")
+            _bound_the_end()
             scope.cancel()
+
+
+def _bound_the_end() -> None:
+    """Have the process ended within `END_MAX`, with every thread's place in its output, whatever it waits for."""
+    faulthandler.dump_traceback_later(END_MAX, exit=True)
 
 
 async def _watch_clock(appender: Appender) -> None:
