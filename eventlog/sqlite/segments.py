@@ -13,15 +13,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from pointsman.eventlog.chain import Batch
 from pointsman.eventlog.errors import StoreRefusedError, corrupt
+from pointsman.eventlog.sqlite.engines import connect
 from pointsman.eventlog.sqlite.tables import ADD_META, ADD_SNAPSHOT, ALL_META, LAST_BATCH, SEGMENT, SqlRow, rows
 from pointsman.eventlog.stores.reading import SegmentMeta
 from pointsman.eventlog.stores.snapshots import StoredSnapshot
@@ -66,13 +65,7 @@ def _connect(path: Path, *, write: bool) -> Connection:
     mode = "rw" if write else "ro"
     if not write and not os.access(target.parent, os.W_OK) and not _has_wal(target):
         mode = "ro&immutable=1"  # SQLite cannot put its shared memory file beside a database it may not write to
-    uri = f"file:{quote(str(target))}?mode={mode}"
-    engine = create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False),
-        poolclass=NullPool,
-    )
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    return connect(target, mode)
 
 
 def _wal(path: Path) -> Path:

@@ -33,7 +33,7 @@ from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters, ReadModel
 from pointsman.eventlog.readmodel.rollups import Span
-from pointsman.eventlog.readmodel.sqlite.answering import STRETCH
+from pointsman.eventlog.readmodel.sqlite.tables import STRETCH
 from pointsman.eventlog.sqlite.segments import segment_paths
 from pointsman.eventlog.stores.writing import Commit
 

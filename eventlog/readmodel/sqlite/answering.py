@@ -1,38 +1,35 @@
 """Answering questions from the read model's SQLite file, while it is written."""
 
-import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
 
-import msgspec
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import TEXT, ColumnElement, Connection, Executable, Integer, bindparam, func, select
 
 from pointsman.eventlog.errors import ReadModelUnavailableError
 from pointsman.eventlog.readmodel.queries import PAGE_MAX, DecisionPage, Filters, ReadModelState
 from pointsman.eventlog.readmodel.rollups import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
+from pointsman.eventlog.readmodel.sqlite.tables import (
+    CHANGES,
+    ENDPOINTS,
+    META,
+    MOMENTS,
+    MOVES,
+    OCCURRING,
+    REQUESTS,
+    SPANS,
+    STRETCH,
+    UNUSUAL,
+    as_request,
+    as_value,
+)
+from pointsman.eventlog.sqlite.engines import connect
 from pointsman.eventlog.sqlite.segments import SQL_ERRORS, reason
-from pointsman.eventlog.sqlite.tables import SqlRow, SqlValue, text_rows
+from pointsman.eventlog.sqlite.tables import SqlParameters, SqlRow, SqlValue, rows, text_rows
 
 ROLLUPS_MAX = 10_000
 """A day of one pool at the finest."""
-
-STRETCH = 12
-"""Bits of a position within a stretch of the log: about a thousand decisions.
-
-Searches go from stretch to stretch.  Ids are random: an index over all of them would have every fold touch all its
-pages, and one that begins with the stretch has it touch some.  Of other fields, what occurs in a stretch is kept, and
-no index over each decision.
-"""
-
-OCCURRING = ("model", "endpoint")
-"""The fields of which is kept what occurs in each stretch."""
-
-UNUSUAL = "status IS NOT 200"
-"""What an index over statuses holds: it would be of little use for the one that nearly all have."""
 
 _STRETCHES = f"""
     WITH RECURSIVE stretches (stretch) AS (
@@ -46,32 +43,7 @@ _STRETCHES = f"""
 _LAST = 1 << 62
 """Beyond every position."""
 
-REQUEST_SEARCHED = RequestRow.__struct_fields__.index("status") + 1
-"""Fields of a request that have a column of their own, because questions are asked with them."""
-
-REQUEST_COLUMNS = ", ".join([*RequestRow.__struct_fields__[:REQUEST_SEARCHED], "rest"])
-"""A column costs more than the same value among the others in one, so what is only shown lies in `rest`."""
-SPAN_COLUMNS = ", ".join(Span.__struct_fields__)
-CHANGE_COLUMNS = ", ".join(ChangeRow.__struct_fields__)
-MOVE_COLUMNS = ", ".join(MoveRow.__struct_fields__)
-ENDPOINT_COLUMNS = ", ".join(EndpointRow.__struct_fields__)
-
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def as_request(row: SqlRow) -> RequestRow:
-    """The row of REQUEST_COLUMNS."""
-    *searched, rest = row
-    assert isinstance(rest, bytes)
-    return msgspec.convert([*searched, *msgspec.msgpack.decode(rest)], RequestRow)
-
-
-def from_request(row: RequestRow) -> tuple[object, ...]:
-    """The values of REQUEST_COLUMNS."""
-    values = msgspec.structs.astuple(row)
-    # A `bytearray`, because the driver looks for an adapter for each `bytes`.
-    return (*values[:REQUEST_SEARCHED], bytearray(_encode(values[REQUEST_SEARCHED:])))
+_REQUEST = ", ".join(REQUESTS.c.keys())
 
 
 def _conditions(filters: Filters) -> tuple[list[str], list[SqlValue]]:
@@ -113,76 +85,80 @@ def _within(
     where, parameters = _conditions(filters)
     condition = " AND ".join(["position BETWEEN ? AND ?", *where])
     statement = f"""
-        SELECT {REQUEST_COLUMNS} FROM requests {_index(filters)}
+        SELECT {_REQUEST} FROM requests {_index(filters)}
         WHERE {condition} ORDER BY position {order} LIMIT ?"""
     return [as_request(row) for row in text_rows(connection, statement, (*bounds, *parameters, limit))]
 
 
-def as_span(row: SqlRow) -> Span:
-    """The row of SPAN_COLUMNS."""
-    values: dict[str, object] = dict(zip(Span.__struct_fields__, row, strict=True))
-    values["refused"] = msgspec.json.decode(str(values["refused"]))
-    return msgspec.convert(values, Span)
-
-
-def as_change(row: SqlRow) -> ChangeRow:
-    """The row of CHANGE_COLUMNS."""
-    values: dict[str, object] = dict(zip(ChangeRow.__struct_fields__, row, strict=True))
-    for name in ("before", "after"):
-        values[name] = msgspec.json.decode(str(values[name]))
-    return msgspec.convert(values, ChangeRow)
-
-
-def as_move(row: SqlRow) -> MoveRow:
-    """The row of MOVE_COLUMNS."""
-    values: dict[str, object] = dict(zip(MoveRow.__struct_fields__, row, strict=True))
-    for name in ("backends", "before"):
-        values[name] = msgspec.json.decode(str(values[name]))
-    return msgspec.convert(values, MoveRow)
-
-
-def as_endpoint(row: SqlRow) -> EndpointRow:
-    """The row of ENDPOINT_COLUMNS."""
-    return msgspec.convert(dict(zip(EndpointRow.__struct_fields__, row, strict=True)), EndpointRow)
-
-
-def _merged(name: str, start: str) -> str:
+def _merged(column: ColumnElement[object], start: ColumnElement[object]) -> ColumnElement[object]:
     """How a column of several spans becomes one."""
-    match name:
-        case "pool" | "refused":
-            return f"max({name})"
+    match column.key:
+        case "pool" | "refused" | "in_flight_last":
+            return func.max(column)
         case "start":
             return start
-        case "in_flight_last":
-            return "max(in_flight_last)"
-        case _:
-            return f"max({name})" if name.endswith("_max") else f"sum({name})"
+        case name:
+            return func.max(column) if str(name).endswith("_max") else func.sum(column)
+
+
+_META = select(META.c.name, META.c.value)
+_REQUEST_AT = select(REQUESTS).where(REQUESTS.c.position == bindparam("at"))
+
+_OF_ROUTE, _MOST = bindparam("of_route", type_=TEXT), bindparam("most", type_=Integer)
+_CHANGES = select(CHANGES).where(CHANGES.c.route == _OF_ROUTE).order_by(CHANGES.c.position.desc()).limit(_MOST)
+_MOVES = select(MOVES).where(MOVES.c.route == _OF_ROUTE).order_by(MOVES.c.position.desc()).limit(_MOST)
+
+_ENDPOINTS = select(ENDPOINTS).order_by(ENDPOINTS.c.number)
+_ENDPOINTS_OF_POOL = _ENDPOINTS.where(ENDPOINTS.c.pool == bindparam("of_pool"))
+_ENDPOINTS_NAMED = select(ENDPOINTS).where(ENDPOINTS.c.number.in_(bindparam("numbers", expanding=True)))
+
+_NEXT_MOMENT = select(func.min(MOMENTS.c.start), func.min(MOMENTS.c.first)).where(MOMENTS.c.start > bindparam("after"))
+_COUNTS_SINGLY = (
+    select(REQUESTS.c.pool, func.count())
+    .where(REQUESTS.c.position > bindparam("after"), REQUESTS.c.position < bindparam("before"))
+    .group_by(REQUESTS.c.pool)
+)
+_COUNTS_BY_SPAN = (
+    select(SPANS.c.pool, func.sum(SPANS.c.routed + SPANS.c.refused_count))
+    .where(SPANS.c.start >= bindparam("from_start"))
+    .group_by(SPANS.c.pool)
+)
+"""Decisions by pool: between two positions, and in all spans from one on."""
+
+_BEGINS = (SPANS.c.start - SPANS.c.start % bindparam("width", type_=Integer)).label("begins")
+_ROLLUPS = (
+    select(*(_merged(column, _BEGINS) for column in SPANS.c))
+    .where(SPANS.c.pool == bindparam("of_pool"), SPANS.c.start >= bindparam("low"), SPANS.c.start < bindparam("high"))
+    .group_by(_BEGINS)
+    .order_by(_BEGINS)
+    .limit(ROLLUPS_MAX)
+)
+"""The spans of a pool from `low` to before `high`, `width` seconds to a row: some twenty columns, so it is made once."""
 
 
 class SqliteReadModel:
     """Read-only; each question opens the file anew, so that a rebuilt one is found."""
 
     def __init__(self, path: Path) -> None:
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-        self._engine = create_engine(
-            "sqlite://",
-            creator=lambda: sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False),
-            poolclass=NullPool,
-        )
+        self._path = path
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.dispose()
+        """Nothing is open between questions."""
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
         try:
-            with self._engine.connect() as connection:
+            with connect(self._path, "ro") as connection:
                 yield connection
         except SQL_ERRORS as error:
             raise ReadModelUnavailableError(reason(error)) from error
+
+    def _ask(self, statement: Executable, parameters: SqlParameters | None = None) -> Sequence[SqlRow]:
+        with self._connected() as connection:
+            return rows(connection, statement, parameters)
 
     def _rows(self, statement: str, parameters: tuple[SqlValue, ...] = ()) -> list[SqlRow]:
         with self._connected() as connection:
@@ -190,7 +166,7 @@ class SqliteReadModel:
 
     def state(self) -> ReadModelState:
         """How far the read model has got."""
-        found = {str(name): value for name, value in self._rows("SELECT name, value FROM meta")}
+        found = {str(name): value for name, value in self._ask(_META)}
         return ReadModelState(str(found.get("log_id", "")), int(found.get("position") or 0))
 
     def find_request(self, request_id: str) -> list[int]:
@@ -200,14 +176,14 @@ class SqliteReadModel:
     def requests(self, request_id: str) -> list[RequestRow]:
         """The decisions about a request id, newest first: clients choose ids, so there may be several."""
         statement = f"""{_STRETCHES}
-            SELECT {REQUEST_COLUMNS}
+            SELECT {_REQUEST}
             FROM stretches CROSS JOIN requests ON position >> {STRETCH} = stretch AND request_id = ?3
             ORDER BY position DESC LIMIT ?4"""
         return [as_request(row) for row in self._rows(statement, (0, _LAST, request_id, PAGE_MAX))]
 
     def decision(self, position: int) -> RequestRow | None:
         """The decision at a position."""
-        found = self._rows(f"SELECT {REQUEST_COLUMNS} FROM requests WHERE position = ?", (position,))
+        found = self._ask(_REQUEST_AT, {"at": position})
         return as_request(found[0]) if found else None
 
     def decisions(
@@ -285,32 +261,26 @@ class SqliteReadModel:
 
         Spans in which nothing happened are left out; the reasons of refusals are told only at the finest width.
         """
-        start = f"start - start % {int(width)}"
-        columns = ", ".join(_merged(name, start) for name in Span.__struct_fields__)
-        statement = f"SELECT {columns} FROM spans WHERE pool = ? AND start >= ? AND start < ? GROUP BY {start} ORDER BY 2 LIMIT ?"
-        bounds = (int(since // width) * width, int(until // width) * width + width)
-        return [as_span(row) for row in self._rows(statement, (pool, *bounds, ROLLUPS_MAX))]
+        bounds = {"low": int(since // width) * width, "high": int(until // width) * width + width}
+        found = self._ask(_ROLLUPS, {"of_pool": pool, "width": width, **bounds})
+        return [as_value(row, Span) for row in found]
 
     def changes(self, route: str, limit: int) -> list[ChangeRow]:
         """The latest changes of a route's weights, newest first."""
-        statement = f"SELECT {CHANGE_COLUMNS} FROM changes WHERE route = ? ORDER BY position DESC LIMIT ?"
-        return [as_change(row) for row in self._rows(statement, (route, limit))]
+        return [as_value(row, ChangeRow) for row in self._ask(_CHANGES, {"of_route": route, "most": limit})]
 
     def moves(self, route: str, limit: int) -> list[MoveRow]:
         """The latest times at which a route's weights became others, newest first."""
-        statement = f"SELECT {MOVE_COLUMNS} FROM moves WHERE route = ? ORDER BY position DESC LIMIT ?"
-        return [as_move(row) for row in self._rows(statement, (route, limit))]
+        return [as_value(row, MoveRow) for row in self._ask(_MOVES, {"of_route": route, "most": limit})]
 
     def counts_after(self, position: int, recorded_at: float) -> dict[str, int]:
         """Decisions by pool after an entry that was recorded at `recorded_at`: at most ten seconds are counted singly."""
-        [(boundary, until)] = self._rows(
-            "SELECT coalesce(min(start), 1 << 62), coalesce(min(first), 1 << 62) FROM moments WHERE start > ?",
-            (int(recorded_at // SPAN) * SPAN,),
-        )
-        singly = "SELECT pool, count(*) FROM requests WHERE position > ? AND position < ? GROUP BY pool"
-        whole = "SELECT pool, sum(routed + refused_count) FROM spans WHERE start >= ? GROUP BY pool"
+        [found] = self._ask(_NEXT_MOMENT, {"after": int(recorded_at // SPAN) * SPAN})
+        boundary, until = (_LAST if value is None else value for value in found)
+        singly = self._ask(_COUNTS_SINGLY, {"after": position, "before": until})
+        whole = self._ask(_COUNTS_BY_SPAN, {"from_start": boundary})
         counts: dict[str, int] = {}
-        for pool, count in (*self._rows(singly, (position, until)), *self._rows(whole, (boundary,))):
+        for pool, count in (*singly, *whole):
             assert isinstance(count, int)
             counts[str(pool)] = counts.get(str(pool), 0) + count
         return counts
@@ -318,11 +288,10 @@ class SqliteReadModel:
     def endpoint_names(self, numbers: Iterable[int]) -> dict[int, EndpointRow]:
         """The endpoints of these numbers, as far as they are known."""
         wanted = sorted(set(numbers))[:PAGE_MAX]
-        marks = ", ".join("?" * len(wanted))
-        statement = f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE number IN ({marks})"
-        return {row.number: row for row in map(as_endpoint, self._rows(statement, tuple(wanted)))}
+        found = self._ask(_ENDPOINTS_NAMED, {"numbers": wanted})
+        return {row.number: row for row in (as_value(one, EndpointRow) for one in found)}
 
     def endpoints(self, pool: str | None = None) -> list[EndpointRow]:
         """Endpoints that ever joined, by number."""
-        statement = f"SELECT {ENDPOINT_COLUMNS} FROM endpoints WHERE ?1 IS NULL OR pool = ?1 ORDER BY number"
-        return [as_endpoint(row) for row in self._rows(statement, (pool,))]
+        found = self._ask(_ENDPOINTS) if pool is None else self._ask(_ENDPOINTS_OF_POOL, {"of_pool": pool})
+        return [as_value(row, EndpointRow) for row in found]
