@@ -1,6 +1,6 @@
-"""The Trio end of the log: a bounded queue in front of the writer thread, and what happens after each commit.
+"""Appending to a log: a bounded queue in front of the writer thread, and what happens after each commit.
 
-Rules.  Positions are settled when an entry is queued: the queue is the order.
+Rules.  An entry gets its position when it is queued, so entries stand in the log in the order of the queue.
 The projection and `on_commit` follow the commits, in order, in the Trio thread; nothing there sees an entry
 that is not on disk.
 """
@@ -24,10 +24,10 @@ CLOSE_GRACE = 5.0
 """Seconds that closing waits for the disk to take what is queued."""
 
 DURATIONS = 1000
-"""Commits that the percentile is of: ten seconds at full rate."""
+"""Commits over which the percentile is taken: ten seconds at full rate."""
 
 TRAFFIC_COST, CLUSTER_COST = 1, 6
-"""What folding an entry costs, in units of a traffic entry: snapshots follow the cost, not the count."""
+"""Cost of folding an entry of traffic, and any other; a snapshot is taken when they add up to the limit's cost."""
 
 
 class AppenderStatistics(msgspec.Struct, frozen=True):
@@ -41,13 +41,13 @@ class AppenderStatistics(msgspec.Struct, frozen=True):
     commit_duration: float
     """Seconds that the last commit took."""
     commit_duration_p99: float
-    """Of the last thousand."""
+    """Seconds that 99 of 100 commits stayed within, among the last thousand."""
     checkpoint_duration: float
     wal_pages: int
     stalled_since: float | None
     stalled_because: str
     refused_events: int
-    """Entries that found the queue full."""
+    """Count of entries that found the queue full."""
     segment: str
     entries_by_class: dict[int, int]
     bytes_today_by_class: dict[int, int]
@@ -68,7 +68,7 @@ class Appender:
         self._queued_bytes = 0
         self._bytes_easy = log.limits.queue_bytes * 7 // 8
         self._position_easy = log.head.position + log.limits.queue_events * 7 // 8
-        """Up to these two nobody is refused."""
+        """Bytes and position up to which the queue takes everything, without a closer look."""
         self._refused = 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._done: deque[Done | None] = deque()

@@ -24,9 +24,13 @@ class ClassRecord(msgspec.Struct, frozen=True):
     """What one class has in a batch."""
 
     kind: int
+    """Number of the class."""
     entries: int
+    """Count of its entries."""
     body_bytes: int
+    """Bytes of their bodies."""
     digest: bytes
+    """Digest over each entry's position, time, class, length and body."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -35,9 +39,11 @@ class Batch(msgspec.Struct, frozen=True):
     first: int
     last: int
     recorded_at: float
+    """Time of the commit, seconds since 1970."""
     digest: bytes
+    """Digest of the chain after the batch."""
     classes: bytes
-    """The packed class records, ascending by class."""
+    """Packed class records, ascending by class."""
 
     @property
     def records(self) -> list[ClassRecord]:
@@ -51,7 +57,7 @@ def genesis(log_id: str) -> bytes:
 
 
 def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], bodies: Sequence[bytes]) -> Batch:
-    """Return the batch of entries from `first` on, given their classes and bodies; an empty one is nobody's to seal."""
+    """Return the batch of entries from `first` on, given their classes and bodies; there is at least one."""
     assert kinds, "a batch holds at least one entry"
     last = first + len(kinds) - 1
     # Without a loop over the entries in Python: this runs for everything that is ever written.
@@ -68,7 +74,7 @@ def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], 
 
 
 def runs(kinds: Sequence[int]) -> list[tuple[int, int]]:
-    """Classes of entries that follow each other, and how many of each; nearly always there is one."""
+    """Split classes into runs of the same: each run's class, and how many it has.  Nearly always there is one."""
     if kinds.count(kinds[0]) == len(kinds):
         return [(kinds[0], len(kinds))]
     return [(kind, len(list(group))) for kind, group in groupby(kinds)]

@@ -35,23 +35,23 @@ class RequestRow(msgspec.Struct, array_like=True, gc=False):
     """A decision and what came of it, as far as lists and searches show it; the log has the rest."""
 
     position: int
-    """Of the decision."""
+    """Position of the decision."""
     request_id: str
     pool: str
     model: str
     endpoint: int | None
     """Number of the chosen endpoint; None where the request was refused."""
     reason: str
-    """Why it was refused; empty where it was routed."""
+    """Reason why it was refused; empty where it was routed."""
     recorded_at: float
     status: int | None
-    """What the client got: None while open, 0 where nothing came."""
+    """HTTP status that the client got: None while open, 0 where nothing came."""
     decided_at: float
     origin: Origin
-    """Of the decision."""
+    """Origin of the decision."""
     degraded: bool
     cause: str = ""
-    """How a routed request ended; empty while open."""
+    """Cause of a routed request's end; empty while open."""
     started: int | None = None
     """Position of the ResponseStarted."""
     finished: int | None = None
@@ -70,20 +70,20 @@ class Span(msgspec.Struct):
     routed: int = 0
     refused_count: int = 0
     refused: dict[str, int] = {}
-    """By reason."""
+    """Count of refusals by reason."""
     finished: int = 0
     errors: int = 0
-    """Finished with a status of 500 or more, or not complete."""
+    """Count of requests that finished with a status of 500 or more, or not complete."""
     degraded: int = 0
     duration_sum: float = 0.0
     first_tokens: int = 0
-    """Finished requests with a first token."""
+    """Count of finished requests with a first token."""
     first_token_sum: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     samples: int = 0
-    """Endpoint samples: what the next sums are divided by."""
+    """Count of samples of an endpoint: what the next sums are divided by."""
     waiting_sum: int = 0
     waiting_max: int = 0
     running_sum: int = 0
@@ -112,7 +112,7 @@ class ChangeRow(msgspec.Struct):
 
     change: str
     position: int
-    """Of the intent."""
+    """Position of the intent."""
     route: str
     rule: int
     at: float
@@ -135,7 +135,7 @@ class MoveRow(msgspec.Struct):
     recorded_at: float
     version: str
     backends: tuple[tuple[BackendRef, ...], ...]
-    """By rule."""
+    """Backends of each rule."""
     before: tuple[tuple[BackendRef, ...], ...] = ()
     change: str = ""
     """The change that asked for these weights; empty where somebody wrote them elsewhere."""
@@ -149,9 +149,9 @@ class Summary:
         self.spans: dict[tuple[str, int], Span] = {}
         self.endpoints: dict[int, EndpointRow] = {}
         self.moments: dict[int, int] = {}
-        """Start of a span to the first position recorded in it."""
+        """First position recorded in a span, by the span's start."""
         self.pool_of: dict[int, EndpointRow] = {}
-        """Present endpoints."""
+        """Present endpoints, by number."""
         self.open = OpenByEpoch[RequestRow]()
         self.changes: dict[str, ChangeRow] = {}
         self.moves: list[MoveRow] = []
@@ -161,10 +161,10 @@ class Summary:
         """The last change of each route."""
         self._pending: dict[str, ChangeRow] = {}
         self._in_flight: dict[str, int] = {}
-        """By pool, where the span before the current one ended."""
+        """Open requests by pool, where the span before the current one ended."""
         self._current: dict[str, Span] = {}
         self._touched: dict[str, Span] = {}
-        """Those of `_current` that are in `spans`."""
+        """Spans of `_current` that are in `spans` already, by pool."""
         self._start = -1
 
     def resume(

@@ -30,9 +30,10 @@ from pointsman.eventlog.stores.snapshots import LogSnapshot, stored
 from pointsman.eventlog.stores.writing import Prepared, StoreLimits
 
 STRIDES = (*range(1, 65), 128, 256, 512)
-"""Rows to one INSERT: fewer statements cost less, and each gives up the interpreter lock once and waits for it.
+"""Numbers of rows that an INSERT may have.
 
-The driver keeps so many prepared.
+Fewer statements cost less, and each gives up the interpreter lock once and waits to get it back; the driver keeps
+each of these prepared.
 """
 
 _ROWS = [f"(?1 + {row}, ?2, ?3, ?{row + 4})" for row in range(STRIDES[-1])]
@@ -40,7 +41,7 @@ _INSERT = {stride: f"INSERT INTO entries VALUES {', '.join(_ROWS[:stride])}" for
 """The first row's position, the time and the class of all rows, and each row's body: binding a value is what costs."""
 _CHECKPOINT = text("PRAGMA wal_checkpoint(PASSIVE)")
 _ENTRY_OVERHEAD = 22
-"""Bytes that SQLite needs for an entry beside its body, about."""
+"""Bytes that SQLite needs for an entry beside its body, about; a segment's size is counted, not asked for."""
 
 
 class SegmentStore:

@@ -28,6 +28,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.values.packing import pack
 from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.errors import ReadModelUnavailableError
 from pointsman.eventlog.opening import DEFAULT_LIMITS, open_reader
 from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
 from pointsman.eventlog.readmodel.opening import open_read_model
@@ -269,7 +270,7 @@ def test_it_is_built_again_where_the_log_is_another_one(tmp_path: Path) -> None:
         assert (model.state().position, model.state().log_id) == (101, reader.log_id)
 
 
-@pytest.mark.parametrize("damage", ["garbage", "version", "tables"])
+@pytest.mark.parametrize("damage", ["garbage", "version", "tables", "rows"])
 def test_a_file_that_is_not_ours_is_built_again(tmp_path: Path, damage: str) -> None:
     log, path = tmp_path / "log", tmp_path / "readmodel.db"
     write(log, EVENTS[:400], SMALL)
@@ -279,15 +280,22 @@ def test_a_file_that_is_not_ours_is_built_again(tmp_path: Path, damage: str) -> 
         path.write_bytes(b"not a database, surely" * 100)
     else:
         with sqlite3.connect(path) as connection:
-            statement = (
-                "UPDATE meta SET value = 99 WHERE name = 'version'" if damage == "version" else "DROP TABLE meta"
-            )
-            connection.execute(statement)
+            statements = {
+                "version": "UPDATE meta SET value = 99 WHERE name = 'version'",
+                "tables": "DROP TABLE meta",
+                "rows": "UPDATE spans SET refused = '{'",
+            }
+            connection.execute(statements[damage])
         connection.close()
 
     fold(path, log)
 
     assert dump(path) == good
+
+
+def test_a_read_model_that_is_not_there_says_that_it_cannot_answer(tmp_path: Path) -> None:
+    with open_read_model(tmp_path / "readmodel.db") as model, pytest.raises(ReadModelUnavailableError):
+        model.state()
 
 
 def test_removed_segments_take_their_decisions_with_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
 from worlds.logs import SMALL, same, some, with_appender, write
 
 from pointsman.core.events import ClockStepped, encode
@@ -24,7 +25,7 @@ from pointsman.eventlog.sqlite.segments import (
     first_position,
     segment_paths,
 )
-from pointsman.eventlog.sqlite.tables import rows
+from pointsman.eventlog.sqlite.tables import RARE_ENTRIES, rows
 from pointsman.eventlog.stores.snapshots import Projection, restore
 from pointsman.eventlog.stores.writing import StoreLimits
 
@@ -58,6 +59,14 @@ def test_each_segment_has_a_snapshot_at_its_head_and_more_follow(long_log: Path)
         for segment in segments:
             assert segment.snapshot(segment.first - 1) is not None
     assert verify_chain(long_log).snapshots > len(segments)
+
+
+def test_control_entries_are_found_by_their_index(long_log: Path) -> None:
+    statement = str(RARE_ENTRIES.compile(dialect=sqlite.dialect())).replace("__[POSTCOMPILE_classes]", "0, 1")
+    with contextlib.closing(connect_read_only(segment_paths(long_log)[0])) as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (1, 4000, 10, 0)).all()
+
+    assert "USING INDEX rare" in str(plan)
 
 
 @settings(max_examples=40, deadline=None)
