@@ -60,7 +60,7 @@ class View:
         self._cycle = cycle
         self.slots = slots
         self.positions = positions
-        """Where they stand among all candidates; None while they are all."""
+        """Indexes of the remaining candidates among all candidates; None while all remain."""
         self.size = len(slots)
         self._columns: dict[str, npt.NDArray[np.generic]] = {}
         self._rows: Slots | slice | None = None

@@ -34,7 +34,7 @@ BACK_OFF_MIN, BACK_OFF_MAX = 0.010, 0.250
 STEADY = 1.0
 """A connection that held so long is tried again at once."""
 WARM_PAUSE = 0.001
-"""Between the steps of warming, and at least twice as long as the last one took: requests come first."""
+"""Seconds between two steps of warming, or twice what the last step took where that is longer: requests come first."""
 READ_BYTES = 256 << 10
 """More than a Unix socket holds."""
 

@@ -2,12 +2,14 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +19,12 @@ MODULE_LINES, FUNCTION_LINES, POSITIONAL_PARAMETERS = 400, 60, 5
 ROOMS = 10
 """Modules and folders in one folder: what a reader keeps in mind at a glance.  A catalogue has one for each member."""
 CATALOGUES = ("cli/commands", "core/plugins", "web/pages")
+
+NO_NOUN = re.compile(
+    r"(Of|In|On|At|As|To|By|With|Without|Within|From|For|Over|Up|Until|Since|After|Before|Behind|Beside|Beyond|Between"
+    r"|Above|Below|Instead|Not|So|Such|Where|Whose|It|Its|They|Their|Them|This|These|That|Those)\b"
+)
+"""Words that no docstring of a field begins with: prepositions and pronouns, which refer to something unsaid."""
 
 # What exceeds a limit today, by its present size: entries may shrink and go, never grow or come.
 RATCHET: dict[str, int] = json.loads((ROOT / "tests/layout.json").read_text())
@@ -69,6 +77,12 @@ def test_a_class_name_stands_for_one_thing() -> None:
     twice = {name: found for name, found in places.items() if len(found) > 1}
 
     assert twice == {}, "a reader who searches for one finds the other"
+
+
+def test_a_fields_docstring_begins_with_its_noun() -> None:
+    found = [f"{where}: {text}" for path in modules() for where, text in field_docstrings(path) if NO_NOUN.match(text)]
+
+    assert found == [], "say what the value is, first: a reader sees one field and not those before it"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -124,6 +138,16 @@ def classes(path: Path) -> Iterator[str]:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 if name[0].isupper() and not name.isupper():
                     yield name
+
+
+def field_docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """What stands beneath the assignments of a module, each with its file and line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        body = getattr(node, "body", None)
+        for before, node_after in pairwise(body if isinstance(body, list) else []):
+            match before, node_after:
+                case ast.Assign() | ast.AnnAssign(), ast.Expr(value=ast.Constant(value=str(text))):
+                    yield f"{path.relative_to(ROOT)}:{node_after.lineno}", text
 
 
 @cache

@@ -56,12 +56,12 @@ class ClientStatistics(msgspec.Struct, frozen=True):
 
     started: int
     missed: int
-    """Not sent: too many were under way."""
+    """Requests that were not sent, because too many were under way."""
     under_way: int
     by_status: dict[int, int]
-    """Whole replies by status."""
+    """Counts of whole replies by status."""
     failed: int
-    """Without a whole reply: the connection broke, or the deadline came."""
+    """Requests without a whole reply: the connection broke, or the deadline came."""
     connections_opened: int
     first_byte_p50: float
     """Seconds to the first byte of the body, over the recent requests; not a number without any."""

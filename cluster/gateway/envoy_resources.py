@@ -36,7 +36,7 @@ _HTTP2_STREAMS_MAX = 1_024
 _PICKER_FRAMES_MAX = 100_000
 """Frames on their way to a picker; at the default of 1,000 resets, clients that leave together break everybody's streams."""
 _DELAYED_CLOSE = "0.050s"
-"""After a server breaks off, an HTTP/1.1 client hears of it only when this is over."""
+"""Time that passes after a server breaks off before an HTTP/1.1 client hears of it; Envoy's default is a second."""
 _UPSTREAM_IDLE = "4s"
 """vLLM closes idle connections after 5 s; a request sent into that moment would fail."""
 

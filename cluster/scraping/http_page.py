@@ -57,9 +57,9 @@ class ResponseReader:
         self._body_max = body_max
         self._buffer = bytearray()
         self._at = 0
-        """Up to where the buffer is understood."""
+        """Offset in the buffer up to which it has been read as a response."""
         self._searched = 0
-        """Up to where it holds no end of a head."""
+        """Offset in the buffer before which the end of a head does not begin."""
         self._head: PageHead | None = None
         self._parts: list[bytes] = []
         self._size = 0

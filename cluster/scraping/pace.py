@@ -8,7 +8,7 @@ INTERVAL_MIN = 0.05
 """The Go EPP's interval, and its lower bound."""
 
 CPU_SHARE = 0.3
-"""Of one core, for all scrapes together."""
+"""Share of one core that all scrapes together may take."""
 
 COST_OF_A_FETCH = 50e-6
 """CPU seconds of a request, its response and the wake-ups, without reading the page (`benchmarks/scrape.py`)."""

@@ -11,7 +11,7 @@ import trio
 from pointsman.cluster.scraping.http_page import HttpError, PageResponse, ResponseReader
 
 RECEIVE_BYTES = 64 * 1024
-"""Of one read: three times a usual page."""
+"""Bytes that one read takes at most: three times a usual page."""
 
 
 class FetchError(Exception):

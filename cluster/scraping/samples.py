@@ -25,7 +25,7 @@ class _Known(msgspec.Struct):
     succeeded: float | None = None
     """Monotonic time of the last success."""
     cause: str = ""
-    """Of the last failure; empty after a success."""
+    """Cause of the last failure; empty after a success."""
     answered: float | None = None
     """Wall time of a success that no event tells yet."""
     failed: float | None = None

@@ -48,16 +48,16 @@ class ScrapeSettings(msgspec.Struct, frozen=True):
     path: str = "/metrics"
     scheme: str = "http"
     metrics_port: int = 0
-    """Instead of the endpoint's own, in pools with one target port; 0 for none."""
+    """Port that is read instead of the endpoint's own, in pools with one target port; 0 for none."""
     verify_certificate: bool = False
-    """With `https`: model servers have certificates of their own making, as in the Go EPP's default."""
+    """Whether `https` verifies certificates; off, as in the Go EPP: model servers mostly sign their own."""
     threshold: float = 0.2
     """Seconds; in force is three intervals at least."""
     page_bytes_max: int = 1024 * 1024
     """Fifty times a usual page."""
     engines: Mapping[str, EngineNames] = ENGINES
     engine_label: str = ENGINE_LABEL
-    """Of a pod: which of them its servers are."""
+    """Label of a pod that names the engine its servers run, one of `engines`."""
     default_engine: str = "vllm"
     interval: float = INTERVAL_MIN
     """Seconds between scrapes at least; the CPU budget may make it longer."""
@@ -90,9 +90,9 @@ class _Target(msgspec.Struct, eq=False):
     began: float | None = None
     """When the attempt under way began; None between attempts."""
     failures: int = 0
-    """In a row."""
+    """Failures in a row; 0 after a success."""
     not_before: float = 0.0
-    """Of the next attempt."""
+    """Earliest time of the next attempt."""
 
 
 class Scraper:

@@ -13,14 +13,14 @@ from typing import Annotated, Final
 import msgspec
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
-"""Of a JSON answer: embeddings of a few hundred texts; `usage` stands at the end of longer ones."""
+"""Bytes of a JSON answer that is read whole: embeddings of a few hundred texts; longer ones end with `usage`."""
 LINE_BYTES_MAX: Final = 1 << 16
-"""Of one line of events: deltas are small, and the last event of the Responses API ends with `usage`."""
+"""Bytes of one line of events: deltas are small, and the last event of the Responses API ends with `usage`."""
 _TAIL: Final = 1 << 14
 """What is kept of anything longer: `usage` and the few members that may follow it."""
 _LAST: Final = 8
 _OBJECT_BYTES_MAX: Final = 1 << 12
-"""Of a `usage` object that is searched for: a dozen counts are 300 bytes."""
+"""Bytes of a `usage` object that is searched for: a dozen counts are 300 bytes."""
 _COUNT_MAX: Final = 2**63 - 1
 
 _NOTHING: Final = msgspec.Raw()
@@ -100,9 +100,9 @@ class _Inner(msgspec.Struct):
 class _Document(msgspec.Struct):
     usage: msgspec.Raw = _NOTHING
     message: msgspec.Raw = _NOTHING
-    """Of Anthropic's `message_start`."""
+    """Message within Anthropic's `message_start`, which holds its usage."""
     response: msgspec.Raw = _NOTHING
-    """Of the events of the Responses API."""
+    """Response within an event of the Responses API, which holds its usage."""
 
 
 _plain = msgspec.json.Decoder(_Plain)
@@ -121,7 +121,7 @@ class UsageReader:
         self._kept: bytes | bytearray = b""
         """The document, or the line that has not ended."""
         self._cut = False
-        """Its beginning is lost."""
+        """Whether the beginning of the line is lost."""
         self._usage = Usage()
 
     def feed(self, chunk: bytes) -> None:

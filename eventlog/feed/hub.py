@@ -41,7 +41,7 @@ HELLO_DEADLINE = 5.0
 LOOK_BACK = 100_000
 """Entries in which an end is looked for that the supervisor was not told of: the last control process had just died."""
 DRAIN_DEADLINE = 5.0
-"""After a picker process is dead its socket is read within milliseconds, unless the log is stuck."""
+"""Seconds to read what a dead picker's socket still holds: milliseconds are enough, unless the log is stuck."""
 
 SOCKET_PATH_BYTES_MAX = 107
 """Bytes that the path of a Unix socket may have on Linux, less the zero at its end."""

@@ -168,4 +168,4 @@ ADD_SNAPSHOT = sqlite.insert(SNAPSHOTS).on_conflict_do_nothing()
 """The same position again is the same snapshot."""
 
 ADD_BATCH = str(insert(BATCHES).compile(dialect=sqlite.dialect()))
-"""For the driver's cursor, with the values in the order of the table's columns."""
+"""Statement for the driver's cursor, with the values in the order of the table's columns."""

@@ -33,7 +33,7 @@ REMOVED = frozenset(
 """What the model server must not see.  `DESTINATION` is not among them: it is overwritten."""
 
 PATHS = (":path", "x-original-path", "x-forwarded-path")
-"""Where the path is read from, in this order."""
+"""Headers that the path is read from; the first that is present counts."""
 
 WANTED = frozenset((*PATHS, ":method", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
 """What every decision reads; plugins add theirs."""

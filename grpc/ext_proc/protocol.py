@@ -67,7 +67,7 @@ class Phase(Enum):
     DECIDING = auto()
     """A decision was asked for, and is not made yet."""
     PASSED = auto()
-    """It was answered, or a response came before it was."""
+    """The request was answered, or a response came before it was."""
     ENDED = auto()
     """Nothing more is said or taken."""
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 HIGHEST_STREAM = 2**31 - 1
-"""In a GOAWAY: open nothing more here, what is open goes on (RFC 9113, 6.8)."""
+"""Stream id that in a GOAWAY says: open nothing more here, what is open goes on (RFC 9113, 6.8)."""
 
 _BACKLOG = 1024
 """Connections that wait to be accepted, while a process starts, say."""

@@ -58,7 +58,7 @@ class RequestSeries:
         self.errors: dict[str, int] = {}
         self.duration = Histogram(LATENCY)
         self.first_token = {False: Histogram(LATENCY), True: Histogram(LATENCY)}
-        """By whether the answer was streamed."""
+        """Seconds to the first token, by whether the answer was streamed."""
         self.token_time = Histogram(TOKEN_TIME)
         self.normalized = Histogram(NORMALIZED)
         self.request_bytes = Histogram(REQUEST_BYTES)
@@ -155,7 +155,7 @@ class Metrics:
         self._fairness = Bounded(LABEL_VALUES_MAX)
         self._by_facts: dict[tuple[str, str, str, int], RequestSeries] = {}
         self._attempts_known: dict[tuple[str, int], AttemptLabels] = {}
-        """Of a target and an endpoint's number, which is never used again."""
+        """Labels by target and the endpoint's number, which is never used again."""
         self._open = OpenByEpoch[RequestSeries]()
         self._pending: list[Event | Mark] = []
         self._endpoints: dict[int, Endpoint] = {}

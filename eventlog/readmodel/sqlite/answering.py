@@ -38,10 +38,10 @@ _STRETCHES = f"""
         SELECT stretch + 1 FROM stretches WHERE stretch < min((SELECT max(position) FROM requests), ?2) >> {STRETCH}
     )
 """
-"""Those from a position to another, as far as there are decisions."""
+"""Stretches between two positions, as far as there are decisions."""
 
 _LAST = 1 << 62
-"""Beyond every position."""
+"""Position that is higher than every one in a log."""
 
 _REQUEST = ", ".join(REQUESTS.c.keys())
 
