@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def rows_of(slots: Slots) -> Slots | slice:
-    """What takes `slots` out of a column: a slice where nothing lies between them, which copies nothing."""
+    """The index that takes `slots` out of a column: a slice, which copies nothing, where they follow each other."""
     if len(slots):
         first, last = int(slots[0]), int(slots[-1])
         if last - first + 1 == len(slots):
@@ -44,7 +44,7 @@ class Cycle:
         """Cluster columns as they were read, in that order."""
 
     def traffic_column(self, column: Column) -> Ints:
-        """The column over all candidates, recorded."""
+        """The column over all candidates; that it was read is recorded."""
         values = self.reads.get(column)
         if values is None:
             values = self.reads[column] = self.traffic.column(column, self.request, self.candidates)
@@ -72,13 +72,13 @@ class View:
         return View(self._cycle, self.slots[at], at if self.positions is None else self.positions[at])
 
     def again(self) -> "View":
-        """The same view for the next plugin, to be rewound to here."""
+        """The same view for the next plugin; `rewound` of it goes back to the draw that comes next now."""
         view = View(self._cycle, self.slots, self.positions)
         view._columns = self._columns
         return view
 
     def rewound(self) -> "View":
-        """The same view of a cycle of its own, whose draws begin where they began for this one."""
+        """A view to run the same plugin again: it draws the same numbers, and its reads are not added to the decision's."""
         old = self._cycle
         cycle = Cycle(old.cluster, old.traffic, old.request, old.draws, old.candidates)
         cycle.drawn, cycle.reads = self._start, dict(old.reads)
@@ -108,17 +108,17 @@ class View:
 
     @property
     def staleness_threshold(self) -> float:
-        """The threshold that the pace of scraping allows, in seconds: no rule may ask for less."""
+        """Seconds after which a sample is stale at the present pace of scraping; no rule may ask for less."""
         return self._cycle.cluster.threshold
 
     def adapter_fit(self, model: str) -> npt.NDArray[np.int8]:
-        """3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
+        """A code for each candidate: 3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
         values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self._at()]
         self._cycle.seen.append(values)
         return values
 
     def adapter_held(self, model: str) -> Mask:
-        """The LoRA adapter runs or waits."""
+        """Whether the LoRA adapter runs or waits there."""
         values: Mask = self._cycle.cluster.lora_held(model)[self._at()]
         self._cycle.seen.append(values)
         return values
@@ -133,7 +133,7 @@ class View:
 
     @property
     def degraded(self) -> bool:
-        """The feed is lost: what the cluster state says of load is old."""
+        """Whether the feed is lost, so that what the cluster state says of load is old."""
         return self._cycle.traffic.degraded
 
     @property

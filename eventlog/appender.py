@@ -31,7 +31,7 @@ TRAFFIC_COST, CLUSTER_COST = 1, 6
 
 
 class AppenderStatistics(msgspec.Struct, frozen=True):
-    """Where the log stands."""
+    """How far the log has come, and what its commits cost."""
 
     head: int
     digest: bytes
@@ -125,7 +125,10 @@ class Appender:
             writer.full.ring()
 
     def _check_room(self, kind: int, queued: int) -> None:
-        """Called when seven eighths of the queue are taken: the rest is for what changes the cluster."""
+        """Refuse an entry that has no room.
+
+        Called when seven eighths of the queue are taken: the last eighth is for control and membership.
+        """
         events, limits = self._queued_position - self.log.head.position, self._limits
         if self._ended:
             self._refuse("closed")
@@ -155,7 +158,7 @@ class Appender:
     async def append_many(self, events: Iterable[Event]) -> int:
         """Append events next to each other, not of necessity in one batch; the last position once all are on disk.
 
-        No events are the position up to which everything is queued.
+        Without events it waits for everything that is queued, and returns the position of the last of that.
         """
         position = self._queued_position
         for event in events:
@@ -210,7 +213,7 @@ class Appender:
         self._waiting.clear()
 
     def _deliver(self, done: Done | None) -> None:
-        """Called in the writer thread."""
+        """Take what the writer thread has done, or None at its end; called in that thread."""
         self._done.append(done)
         assert self._token is not None
         try:
@@ -219,7 +222,7 @@ class Appender:
             self._writer.abandon()  # nobody is left to be told
 
     def _follow(self) -> None:
-        """Follow what was delivered, in the turn that hears of it: a task that waits would take one more."""
+        """Follow what was delivered, in the turn of the loop that hears of it: waking a task would take another turn."""
         try:
             while self._done:
                 done = self._done.popleft()
@@ -233,7 +236,7 @@ class Appender:
             self._arrived.set()
 
     async def _wait_end(self) -> None:
-        """Return at the writer's end; raise what following a commit raised, or ended the writer."""
+        """Return when the writer has ended; raise what ended it, or what following a commit raised."""
         while True:
             if (failure := self._failure) is not None:
                 self._failure = None
@@ -277,7 +280,7 @@ class Appender:
         return self._queued_position - self.log.head.position
 
     def statistics(self) -> AppenderStatistics:
-        """Where the log stands."""
+        """How far the log has come, and what its commits cost."""
         stall: Stall | None = self._writer.stall
         durations = sorted(self._durations)
         totals = self.log.projection.totals

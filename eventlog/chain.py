@@ -47,7 +47,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     @property
     def records(self) -> list[ClassRecord]:
-        """The class records; `struct.error` where the bytes are none."""
+        """The class records; `struct.error` where the bytes are not packed records."""
         return [ClassRecord(*values) for values in _RECORD.iter_unpack(self.classes)]
 
 
@@ -60,7 +60,7 @@ def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], 
     """Return the batch of entries from `first` on, given their classes and bodies; there is at least one."""
     assert kinds, "a batch holds at least one entry"
     last = first + len(kinds) - 1
-    # Without a loop over the entries in Python: this runs for everything that is ever written.
+    # No Python loop over the entries: this runs for every entry that is ever written.
     heads = list(map(_ENTRY.pack, range(first, last + 1), repeat(recorded_at), kinds, map(len, bodies)))
     present = sorted(set(kinds))
     if len(present) == 1:
@@ -132,7 +132,7 @@ def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped
 
 
 def _check_positions(batch: Batch, entries: Sequence[Entry], *, complete: bool) -> str | None:
-    """Whether the entries stand in order within the batch, and without a gap where no class was dropped."""
+    """What is wrong with the order of the entries, or with a gap where no class was dropped; None where nothing is."""
     expected = batch.first
     for entry in entries:
         if entry.position != expected and (complete or entry.position < expected):

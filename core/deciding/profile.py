@@ -24,7 +24,7 @@ class Profile:
         filters = _bound_filters(config, built)
         placed = config.profiles[0].plugins
         self.config = config
-        # A cast says what registration proved of every plugin of the kind.
+        # Registration proves that every plugin of a kind has its methods, which the type checker cannot know.
         self.filters: tuple[tuple[str, Filter], ...] = tuple(
             (p.plugin, filters[p.plugin]) for p in placed if p.plugin in filters
         )
@@ -52,7 +52,7 @@ def _bound_filters(config: EffectiveConfig, built: dict[str, msgspec.Struct]) ->
     bound: dict[str, Filter] = {}
     while waiting:
         ready = [name for name, plugin in waiting.items() if all(inner in bound for inner in plugin.refers_to())]
-        if not ready:  # `core/config` accepts no such configuration; a log of another build may hold one
+        if not ready:  # `core/config` refuses such a configuration, but a log written by another build may hold one
             raise ValueError(f"filters {', '.join(sorted(waiting))} refer to what is no filter")
         for name in ready:
             bound[name] = waiting.pop(name).bind(bound)
@@ -61,7 +61,7 @@ def _bound_filters(config: EffectiveConfig, built: dict[str, msgspec.Struct]) ->
 
 def _types(config: EffectiveConfig, built: dict[str, msgspec.Struct]) -> list[str]:
     names = [placed.plugin for placed in config.profiles[0].plugins] + [config.saturation_detector]
-    for name in names:  # the list grows by what filters refer to
+    for name in names:  # the loop appends the names that filters refer to
         if "filter" in config.kinds(name):
             names += cast(BindsFilters, built[name]).refers_to()
     return [config.declared(name).type for name in names]

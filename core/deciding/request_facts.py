@@ -1,6 +1,6 @@
-"""From headers, a parsed body and the configuration to what a decision may depend on.
+"""The request facts: what a decision may depend on, taken from headers, a parsed body and the configuration.
 
-Header names come in lower case; values may hold anything a client can send and never raise.
+Header names come in lower case; a value may hold anything that a client can send, and none makes this raise.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ REQUEST_ID: Final = "x-request-id"
 OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
-"""Pairs of names for one thing: the first wins where it is present, even when empty."""
+"""Two names of one header, as in the pairs above: where both are present the first counts, even when it is empty."""
 _STEERING: Final = frozenset((*OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
 DEFAULT_FLOW: Final = "default-flow"
 """The fairness id of requests that name none."""
@@ -43,10 +43,10 @@ class HttpRequest(msgspec.Struct, frozen=True):
 
 
 class RoutingRules(msgspec.Struct, frozen=True):
-    """What of a pool's configuration shapes the facts."""
+    """What the facts depend on in a pool's configuration."""
 
     prefix: PrefixParameters | None = None
-    """None where nothing reads prefixes."""
+    """Parameters of prefix hashing; None where no plugin reads prefixes."""
     headers: frozenset[str] = frozenset()
     """Names of the request headers that plugins read."""
 
@@ -54,7 +54,7 @@ class RoutingRules(msgspec.Struct, frozen=True):
 def request_facts(
     request: HttpRequest, parsed: ParsedRequest, pool: str, cluster: ClusterState, rules: RoutingRules
 ) -> RequestFacts:
-    """What `schedule` receives; `BadRequest` where the body must name a model and nothing does."""
+    """The request facts; `BadRequest` where the body has to name a model and no header does instead."""
     headers = request.headers
     objective = target = fairness_id = ""
     if not _STEERING.isdisjoint(headers):
@@ -92,7 +92,7 @@ def _read(headers: Mapping[str, str | bytes], names: frozenset[str]) -> dict[str
 
 
 def text(value: str | bytes) -> str:
-    """A header's value for people and events: what is not UTF-8 is written as `\\xNN`, what is no character too."""
+    """A header's value for people and events, where bytes that are not UTF-8, or no character, are written as `\\xNN`."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
@@ -116,7 +116,7 @@ def block_bytes(prefix: PrefixParameters, pool: str, cluster: ClusterState) -> i
 
 
 def subset_slots(hint: Iterable[object] | str, pool: str, cluster: ClusterState) -> bytes:
-    """The packed slots of the pool's endpoints that a hint names; what is no text names nobody.
+    """The packed slots of the pool's endpoints that a hint names; an item that is not text names none.
 
     `ip:port` is that endpoint, a bare ip all ports of it; IPv6 with or without brackets.
     """

@@ -36,7 +36,7 @@ SCHEDULER_VERSION = 1
 """Version of the rules in this file and of the digest; it rises when one of them changes."""
 
 _BEST = 3
-"""Sums that a decision stores."""
+"""Number of sums that a decision stores, the highest ones."""
 
 _NO_SCORES = np.zeros(0)
 _NO_SLOTS: Slots = np.zeros(0, dtype=np.int64)
@@ -68,16 +68,16 @@ class Trace:
         self.view = View(cycle, cycle.candidates, None)
         """The candidates that the filters have left."""
         self.saturation: float | None = None
-        """None where it was not asked for."""
+        """Saturation of the pool; None where the priority of the request did not ask for it."""
         self.filtered: tuple[tuple[str, Filter, View, Reasons], ...] = ()
         self.rejections: tuple[tuple[str, int], ...] = ()
         self.standing: Standing | None = None
-        """None where it did not come to scores."""
+        """Scores that do not look at the request; None where the decision ended before scoring."""
         self.scores: list[ScoreRow] = []
         """A row for each scorer of the profile, a number for each of `view`."""
         self.sums: Scores = _NO_SCORES
         self.picks: list[int] = []
-        """Indexes in `view`."""
+        """Indexes in `view` of the endpoints chosen, in the order of choice."""
 
 
 def schedule(
@@ -96,7 +96,7 @@ def trace(
     *,
     keep: bool = False,
 ) -> tuple[Decision, Trace]:
-    """Decide where `request` goes, and tell how; `keep` uses and leaves standing scores with the profile."""
+    """Decide where `request` goes, and tell how; with `keep`, standing scores are kept with the profile and used again."""
     candidates, avoided = _candidates(cluster, traffic, profile, request)
     run = Trace(Cycle(cluster, traffic, request, draws, candidates), avoided)
     if not len(candidates):
@@ -166,7 +166,7 @@ def _filter(run: Trace, name: str, filter: Filter, request: RequestFacts) -> boo
 
 
 def _pick(run: Trace, profile: Profile, degraded: bool) -> None:
-    """Choose, and while the feed is lost among those with the fewest requests in flight first."""
+    """Choose; while the feed is lost, those with fewer requests in flight come first, whatever their sums."""
     view, count = run.view, profile.endpoints_max
     if not degraded:
         run.picks = profile.picker.pick(run.sums, view, count)
@@ -183,7 +183,7 @@ def _pick(run: Trace, profile: Profile, degraded: bool) -> None:
 
 def _best(numbers: Ints, sums: Scores) -> tuple[tuple[int, float], ...]:
     """The three highest, of equal ones the lower slot first."""
-    if len(sums) <= FEW:  # the same result, sooner
+    if len(sums) <= FEW:  # the same result, faster than with arrays
         values = sums.tolist()
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:_BEST]
         return tuple([(numbers.item(i), values[i]) for i in order])
@@ -222,9 +222,9 @@ def _decision(run: Trace, reason: RefusalReason | None) -> Decision:
 def _digest(
     run: Trace, reads: tuple[Read, ...], endpoints: tuple[int, ...], best: tuple[tuple[int, float], ...]
 ) -> bytes:
-    """Over all that the decision depends on, and what came of it.
+    """The hash over all that the decision depends on, and over the decision.
 
-    Request facts are spelled out, so that a new one leaves old digests as they are.
+    Request facts are named one by one, so that a fact added later leaves the digests of old decisions as they are.
     """
     cycle, standing = run.cycle, run.standing
     facts, draws, cluster = cycle.request, cycle.draws, cycle.cluster

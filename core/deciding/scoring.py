@@ -29,7 +29,7 @@ Scorers = Sequence[tuple[str, Scorer, float]]
 """(plugin, what scores, weight), in the order of the configuration."""
 
 ScoreRow: TypeAlias = Scores | list[float]
-"""A number per candidate."""
+"""A score for each candidate."""
 
 _ZERO, _ONE = np.zeros(()), np.ones(())
 
@@ -60,9 +60,9 @@ class KeptScores:
         self._by_pool: dict[str, tuple[weakref.ref[ClusterState], int, Slots, Standing]] = {}
 
     def find(self, cluster: ClusterState, pool: str, slots: Slots) -> Standing | None:
-        """The scores of `slots`, which are the pool's ready ones; None where something changed since."""
+        """The scores of `slots`, which are what `ready` returns for the pool; None where something changed since."""
         kept = self._by_pool.get(pool)
-        # `ready` makes another array when membership changes
+        # `ready` returns the same array until membership changes, so identity is enough.
         if kept is None or kept[1] != cluster.load_version or kept[2] is not slots or kept[0]() is not cluster:
             return None
         return kept[3]
@@ -104,7 +104,7 @@ def standing_scores(cycle: Cycle, scorers: Scorers, slots: Slots, positions: Slo
 
 
 def score(view: View, request: RequestFacts, scorers: Scorers, standing: Standing) -> tuple[list[ScoreRow], Scores]:
-    """Ask the other scorers, and sum up: the rows of all scorers, and the sums."""
+    """Ask the scorers that look at the request; the rows of all scorers, and their weighted sums."""
     degraded = view.degraded
     rows: list[ScoreRow] = list(standing.rows)  # type: ignore[arg-type]  # what is None becomes a row
     if view.size <= FEW:
@@ -134,14 +134,14 @@ def _row(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> S
     row = scorer.score(request, view)
     if scorer.bounded:
         return row
-    row = np.fmax(row, _ZERO)  # fmax and fmin make 0 of what is no number
+    row = np.fmax(row, _ZERO)  # of NaN and 0, fmax takes 0
     np.fmin(row, _ONE, row)
-    np.add(row, _ZERO, row)  # one zero: the sign that fmax leaves is the machine's choice
+    np.add(row, _ZERO, row)  # makes -0.0 to 0.0: which of them fmax returns differs between machines
     return row
 
 
 def _few(scorer: Scorer, request: RequestFacts, view: View, degraded: bool) -> list[float]:
-    """As `_row`, in plain numbers."""
+    """The same as `_row`, in plain numbers."""
     if degraded and scorer.load:
         return [NEUTRAL] * view.size
     listed: list[float] = scorer.score(request, view).tolist()

@@ -1,4 +1,4 @@
-"""Marks: of a traffic entry, the fields that are folded.
+"""Marks: a mark is those fields of a traffic entry that are folded.
 
 The cluster state, the read model and `/metrics` fold traffic, and read few of its fields.
 The feed therefore decodes each entry once, to a mark, which goes with the entry wherever it is folded.
@@ -47,7 +47,7 @@ class RoutedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="re
 
 
 class RefusedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-refused"):
-    """The fields of a RequestRefused that are folded; a picker folds of its own traffic the origin alone."""
+    """The fields of a RequestRefused that are folded; a picker that folds its own traffic fills in the origin alone."""
 
     origin: Origin
     decided_at: float = 0.0

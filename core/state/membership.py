@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Slots = npt.NDArray[np.int64]
-"""Rows of the cluster state's columns."""
+"""Slots: indexes of rows in the cluster state's columns, one row for each endpoint."""
 
 
 EpochKey: TypeAlias = tuple[str, int]
@@ -31,7 +31,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """`address:port`, IPv6 in brackets: what the gateway is told."""
+        """`address:port` as the gateway is told it, with IPv6 in brackets."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 

@@ -7,7 +7,7 @@ from pointsman.core.events import AppliedEvent, DeletedEvent
 from pointsman.core.values.facts import Deleted, Key
 
 ObjectKind: TypeAlias = type[Deleted]
-"""A kind, named by the event that deletes its objects."""
+"""A kind of object, as the type of the event that deletes one."""
 
 A = TypeVar("A", bound=AppliedEvent)
 K = TypeVar("K", bound=Key)
@@ -28,11 +28,11 @@ class Objects:
             self.put(event)
 
     def put(self, event: AppliedEvent) -> None:
-        """An object is as `event` says."""
+        """Take on the object as `event` says it is."""
         self._of(event.deletion)[event.key] = event
 
     def drop(self, event: DeletedEvent) -> None:
-        """An object is gone."""
+        """Forget the object that `event` deletes."""
         self._of(type(event)).pop(event.key, None)
 
     def get(self, event: AppliedEvent) -> AppliedEvent | None:
@@ -40,7 +40,7 @@ class Objects:
         return self._of(event.deletion).get(event.key)
 
     def view(self, applied: type[A], key: type[K]) -> Mapping[K, A]:
-        """The objects of the kind that `applied` events are about, as they are at any time."""
+        """The objects of the kind that `applied` events are about; the mapping follows later changes."""
         # What `put` files under a kind are events of its one type, by keys of its one form.
         return cast(Mapping[K, A], self._of(applied.deletion))
 

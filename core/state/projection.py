@@ -1,6 +1,6 @@
 """The cluster state: what the committed entries of the log add up to.
 
-Rules.  `ClusterState.apply` is the only door through which it changes, and entries come in order, once.
+Rules.  Only entries change it, through the `apply` methods of `ClusterState`; they come in order, each once.
 Every process folds the same entries and so has the same state at the same position, slot for slot.
 Traffic moves only the position and the highest `n` of its epoch.
 A slot is a row of the columns: the lowest free one is assigned in log order, and freeing it clears the row.
@@ -46,7 +46,7 @@ _Rare: TypeAlias = (
     | events.ProcessStarted
     | events.ProcessEnded
 )
-"""Events that are too rare to be looked for first."""
+"""Events that are too rare for the fold to test for them first."""
 
 
 class ClusterState:
@@ -70,7 +70,7 @@ class ClusterState:
         self.configs: dict[str, events.ConfigAccepted] = {}
         self.rejected_sources: dict[str, events.SourceRejected] = {}
         self.pending_changes: dict[str, events.WeightsIntended] = {}
-        """Changes of weights that are recorded as wanted, and not yet as written or refused."""
+        """Changes of weights that were recorded before they are written, and have no recorded end yet."""
         self.epochs: dict[EpochKey, Epoch] = {}
         self.interval = 0.0
         self.threshold = 0.0
@@ -362,7 +362,7 @@ class ClusterState:
         self.sampled_at[slots] = event.sampled_at - earlier / 1000
 
     def _find_sampled(self, endpoints: bytes) -> tuple[Slots | slice, npt.NDArray[np.bool_] | None]:
-        """The slots of the endpoints of a sample, and which of these are still members where some have left.
+        """The slots of a sample's endpoints; where some of them have left, also which of them are still members.
 
         Samples name the same endpoints again and again, so the answer is kept until membership changes.
         """

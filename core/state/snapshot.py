@@ -54,7 +54,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
     threshold: float
     rows: list[SlotRow]
     free_generations: list[tuple[int, int]]
-    """Slot and generation of each row that is free."""
+    """Slot and generation of each free row."""
 
 
 def snapshot_of(state: ClusterState) -> ClusterSnapshot:
@@ -142,5 +142,5 @@ def encode_snapshot(state: ClusterState) -> bytes:
 
 
 def decode_snapshot(data: bytes) -> ClusterState:
-    """The state of `encode_snapshot`'s bytes; `msgspec.DecodeError` or `ValueError` where they are none."""
+    """The state that `encode_snapshot` wrote; `msgspec.DecodeError` or `ValueError` for other bytes."""
     return restore(_decoder.decode(data))

@@ -59,7 +59,7 @@ class NotRecordedError(Exception):
 
 
 class RecordedTraffic:
-    """The traffic values that a decision's entry holds: what it read and nothing else."""
+    """The traffic state as a decision's entry holds it: the values that the decision read and no others."""
 
     def __init__(self, reads: Iterable[Read], avoided: Slots, degraded: bool) -> None:
         self.degraded = degraded
@@ -93,7 +93,7 @@ class PrefixRoom(msgspec.Struct, frozen=True):
 
     capacity: int = SERVER_BLOCKS
     auto_tune: bool = True
-    """Whether a server that tells the number of its cache blocks when it is first used has that capacity."""
+    """Whether a server has the capacity that its number of cache blocks gives, where that is known at its first use."""
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True):
@@ -197,7 +197,7 @@ class TrafficState:
         self._open[n] = self._begin(event, cluster)
 
     def finished(self, n: int) -> None:
-        """Take on the end of the request that decision `n` of this process routed."""
+        """Take on the end of the request that this process routed with its decision `n`."""
         place = self._open.pop(n, None)
         if place is not None:
             self._end(place)
@@ -207,7 +207,7 @@ class TrafficState:
         return np.array(sorted(self._open), dtype=np.int64)
 
     def observe(self, event: Event, cluster: ClusterState) -> None:
-        """Take on a committed entry of anybody else; call `follow` before."""
+        """Take on a committed entry that this process did not write; call `follow` before."""
         match event:
             case RequestRouted(origin):
                 self._foreign.of((origin.picker, origin.epoch))[origin.n] = self._begin(event, cluster)
@@ -285,7 +285,7 @@ class TrafficState:
             self._avoid()
 
     def clear_advice(self) -> None:
-        """Avoid nobody: the feed was connected anew."""
+        """Avoid no endpoint, because the feed was connected anew."""
         self._advised.clear()
         self._avoid()
 

@@ -6,7 +6,7 @@ Rules.
 - Nobody waits for a picker: what it has not read is its place in the tail, and one that reads nothing for
   WRITE_DEADLINE, or loses its place, is disconnected.
 - Where the log's queue is full nothing more is read from that picker; its entries wait in its own buffer.
-- A socket that ended is read to the end before its epoch is.
+- A socket that was closed is read to its end before the epoch behind it is ended in the log.
 - What warms a picker's prefix index is read in a thread, for one picker at a time, and sent behind all commits.
 """
 
@@ -35,11 +35,14 @@ from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.log import Log
 
 PAUSE = 0.030
-"""Three times the log's commit interval: where no commit comes in between, a picker is read all the same."""
+"""Seconds after which a picker is read though no commit came: three times the log's commit interval."""
 HELLO_DEADLINE = 5.0
-"""What connects and says nothing is no picker."""
+"""Seconds for a new connection to say Hello: what connects and says nothing is no picker."""
 LOOK_BACK = 100_000
-"""Entries in which an end is looked for that the supervisor was not told of: the last control process had just died."""
+"""Entries before the head that are searched for ends of epochs.
+
+The last control process may have recorded an end and died before it told the supervisor, which then reports it again.
+"""
 DRAIN_DEADLINE = 5.0
 """Seconds to read what a dead picker's socket still holds: milliseconds are enough, unless the log is stuck."""
 
@@ -55,7 +58,7 @@ AppendRun = Callable[[Sequence[int], Sequence[bytes], Sequence[Event | Mark]], b
 
 
 class FeedStatistics(msgspec.Struct, frozen=True):
-    """How the feed is, as the control process sees it."""
+    """The state of the feed, as the control process sees it."""
 
     connected: int
     open_epochs: int
@@ -129,21 +132,21 @@ class FeedHub:
                 connection.resume()
 
     def advise(self, numbers: Collection[int]) -> None:
-        """These endpoints left or are not ready, and the entry that says so is not committed: pickers avoid them."""
+        """Have pickers avoid endpoints that left or are not ready, before the entry that says so is committed."""
         self.feed.advise(numbers)
         self._push(trio.current_time())
 
     def withdraw(self, numbers: Collection[int]) -> None:
-        """The advice about these endpoints does not hold."""
+        """Take the advice about these endpoints back."""
         self.feed.withdraw(numbers)
         self._push(trio.current_time())
 
     def scraped(self, now: float) -> None:
-        """Some scrape had a result at `now`, which is Trio's time."""
+        """Note that some scrape had a result at `now`, which is Trio's time."""
         self._scraped_at = now
 
     def picker_ended(self, picker: str, epoch: int, cause: str, last_n: int) -> None:
-        """A picker process is gone, and `drained` has returned: end its epoch in the log.
+        """End the epoch of a picker process that is gone in the log; call it when `drained` has returned.
 
         `last_n` is from the page it shared with the supervisor; 0 where that is unknown.
         """
@@ -154,10 +157,10 @@ class FeedHub:
         self._empty_backlogs()
 
     def end_unreported(self, alive: Collection[EpochKey], last_n: Mapping[EpochKey, int]) -> list[EpochKey]:
-        """End every open epoch that is not among those which the supervisor reports alive; which these were.
+        """End every open epoch that is not among those which the supervisor reports alive; return the ones ended.
 
-        `last_n` is of lives that ended lately: one of them may have come and gone without a commit in between,
-        so that the log knows nothing of an epoch in which requests were answered.
+        `last_n` has the number of the last decision of each life that ended lately.  Such a life may have begun and
+        ended without a commit in between, so that the log knows nothing of an epoch in which requests were answered.
         """
         gone = [key for key in self.feed.open_epochs() if key not in alive and key not in self._connections]
         unheard = [key for key, n in last_n.items() if n and key not in alive and key not in self.feed.ledgers]
@@ -169,7 +172,7 @@ class FeedHub:
         return gone
 
     async def drained(self, picker: str, epoch: int, within: float = DRAIN_DEADLINE) -> bool:
-        """Wait until all that a dead picker's socket held is in the log's queue; whether that came within time."""
+        """Wait until all that a dead picker's socket held is in the log's queue; False where `within` was too short."""
         key = (picker, epoch)
         with trio.move_on_after(within):
             while key in self._connections or self._has_backlog(key):
@@ -178,7 +181,7 @@ class FeedHub:
         return False
 
     def statistics(self) -> FeedStatistics:
-        """How the feed is."""
+        """The state of the feed."""
         ledgers = self.feed.ledgers.values()
         return FeedStatistics(
             connected=len(self._connections),
@@ -238,7 +241,7 @@ class FeedHub:
         if not state.endpoints:
             self._scraped_at = None
         elif self._scraped_at is None:
-            self._scraped_at = now  # the first of them is about to be scraped
+            self._scraped_at = now  # the first endpoint is about to be scraped
         age = None if self._scraped_at is None else max(0.0, now - self._scraped_at)
         self.feed.health = FeedHealth(now - self._progress_at, age, state.interval)
 
@@ -269,7 +272,7 @@ class FeedHub:
         raise FeedError(f"no Hello came in {HELLO_DEADLINE:.0f} s")
 
     async def _welcome(self, connection: PickerConnection, hello: Hello) -> bool:
-        """Answer a Hello; whether the picker is taken."""
+        """Answer a Hello; False where the picker is not taken."""
         tail = self.feed.tail
         digest = tail.digest_at(hello.position)
         if digest is None and 0 < hello.position <= tail.head:
@@ -283,7 +286,7 @@ class FeedHub:
 
     async def _serve_picker(self, connection: PickerConnection, key: EpochKey) -> None:
         if (former := self._connections.get(key)) is not None:
-            former.drop("it was connected anew")  # what this one did not bring is sent again there
+            former.drop("it was connected anew")  # the new connection sends again what the former did not bring
         self._connections[key] = connection
         try:
             with connection.scope:
@@ -325,7 +328,7 @@ class FeedHub:
             connection.asked.set()
 
     async def _warm(self, connection: PickerConnection, key: EpochKey) -> None:
-        """Answer what the picker asks for, a piece at a time: it asks for the next when it has taken that in."""
+        """Send what warms the picker's index, a piece at a time: it asks for the next when it has taken one in."""
         while self._read_warming is not None:
             await connection.asked.wait()
             connection.asked = trio.Event()
@@ -350,7 +353,7 @@ async def serve_feed(hub: FeedHub, listener: trio.SocketListener) -> None:
 
 
 def listen_at(path: Path) -> trio.SocketListener:
-    """Bind the feed's socket, for this user only; a dead control process's is replaced, so hold the log's lock."""
+    """Bind the feed's socket, for this user only; call it with the log's lock held, as it replaces any socket there."""
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES_MAX:
         raise OSError(
@@ -373,7 +376,7 @@ def listen_at(path: Path) -> trio.SocketListener:
 
 
 def _ended_among(directory: Path, keys: Collection[EpochKey]) -> set[EpochKey]:
-    """Epochs that the log has lately said to have ended."""
+    """The epochs among `keys` whose end is among the last LOOK_BACK entries of the log."""
     with open_reader(directory) as reader:
         first = max(reader.first(), reader.head().position - LOOK_BACK)
         ends = [entry.event for entry in reader.entries(first, None, (Class.CONTROL,))]

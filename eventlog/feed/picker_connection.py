@@ -12,9 +12,9 @@ from pointsman.core.feed.control_end import ControlEnd, ControlFeed
 from pointsman.core.feed.frames import HEARTBEAT, FeedError
 
 READ_BYTES = 256 << 10
-"""More than a Unix socket holds."""
+"""Bytes of one read: more than a Unix socket holds."""
 WRITE_DEADLINE = 5.0
-"""A picker process that reads nothing for so long hangs; it gets a snapshot when it is back."""
+"""Seconds after which a picker process that reads nothing is taken to hang; it gets a snapshot when it is back."""
 
 
 class PickerConnection:
@@ -29,10 +29,10 @@ class PickerConnection:
         """Set when the picker has asked for what warms its index; then replaced."""
         self.scope = trio.CancelScope()
         self.dropped = ""
-        """Why the control process closes it; empty where it does not."""
+        """Reason for which the control process closes it; empty where it does not."""
         self._socket = plain
         self._pending = memoryview(b"")
-        """What the socket has not taken."""
+        """Bytes that the socket has not taken yet."""
         self._stuck = False
         self._wake = trio.Event()
         self._pause: trio.CancelScope | None = None
@@ -43,11 +43,11 @@ class PickerConnection:
         self.scope.cancel()
 
     def close(self) -> None:
-        """Nobody reads or writes it any more."""
+        """Close the socket; call it when no task reads or writes it any more."""
         self._socket.close()
 
     async def read_some(self) -> bytes:
-        """What the socket holds, once it holds something; nothing at its end."""
+        """Wait until the socket holds something and return it; nothing at its end."""
         while True:
             try:
                 return self._socket.recv(READ_BYTES)
@@ -64,28 +64,28 @@ class PickerConnection:
             return None
 
     async def pause(self, until: float) -> None:
-        """Leave reading to the commits until one finds nothing to read, or `until`."""
+        """Leave reading to the commits, until one of them finds nothing to read or the time is `until`."""
         with trio.CancelScope(deadline=until) as self._pause:
             await trio.sleep_forever()
         self._pause = None
 
     @property
     def paused(self) -> bool:
-        """Whether nobody else reads."""
+        """Whether the connection's own task has left reading to the commits."""
         return self._pause is not None and not self._pause.cancel_called
 
     def extend_pause(self, until: float) -> None:
-        """There was something to read."""
+        """Let the pause last until `until`, because there was something to read."""
         if self._pause is not None:
             self._pause.deadline = until
 
     def resume(self) -> None:
-        """There was nothing to read, or no room for it: the connection's own task goes on."""
+        """Have the connection's own task read again, because there was nothing to read, or no room for it."""
         if self._pause is not None:
             self._pause.cancel()
 
     def push(self, now: float) -> None:
-        """Hand the socket what there is to say, as far as it takes it."""
+        """Hand the socket what there is to say, as much as it takes without waiting."""
         if self._stuck:
             return
         try:

@@ -19,7 +19,7 @@ from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
 
 AGE_MAX = 600.0
-"""Seconds before the head: what a server under load was given earlier, it has given up since."""
+"""Seconds before the head that are read: a server under load has since dropped what it was given earlier."""
 PIECE_POSITIONS = 8192
 PIECE_DECISIONS = 512
 """Entries, and decisions among them, that one piece looks at: a read of some milliseconds."""
@@ -38,7 +38,7 @@ class _Facts(FactsMark, frozen=True, array_like=True, gc=False):
 
 
 class _Routed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=ROUTED):
-    """What is read of a RequestRouted here."""
+    """The fields of a RequestRouted that are read here."""
 
     origin: Origin
     decided_at: float
@@ -50,12 +50,12 @@ _decode = msgspec.msgpack.Decoder(_Routed).decode
 
 
 def read_warming(directory: Path, key: EpochKey, cold: Cold) -> bytes:
-    """The encoded Warming that answers `cold` of the epoch `key`: the newest of what is asked for, and how far it goes."""
+    """The encoded Warming that answers `cold` of the epoch `key`: the newest blocks asked for, and how far back they go."""
     try:
         with open_reader(directory) as reader:
             return encode_frame(_read(reader, key, cold))
     except NotKeptError:
-        pass  # retention was there first
+        pass  # retention has dropped these entries meanwhile
     except (LogCorruptError, msgspec.DecodeError, OSError) as error:
         _logger.warning("the prefix index of %s is not warmed further: %s", key[0], error)
     return encode_frame(Warming(cold.until, cold.until, last=True, decisions=0, given=()))
@@ -73,7 +73,7 @@ def _read(reader: LogReader, key: EpochKey, cold: Cold) -> Warming:
 
 
 def gather(newest_first: Iterable[bytes], key: EpochKey) -> tuple[int, tuple[GivenBlocks, ...]]:
-    """How many of the decisions make a piece, and what they gave endpoints; the epoch `key` is left out."""
+    """How many decisions make a piece, and the blocks that they gave endpoints, less those of the epoch `key`."""
     blocks: dict[int, list[bytes]] = {}
     pools: dict[int, str] = {}
     size = taken = 0
