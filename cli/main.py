@@ -31,7 +31,7 @@ PROCESSES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 where something is wrong with the world, 2 with the words."""
+    """Run one command; return 0, 1 where what it asked for failed, 2 where the command line is wrong."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] in (["--version"], ["version"]):
         print(build())
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing more may be written to it at exit.
+        # The reader of our output has closed it, so nothing may be written to it at exit.
         sys.stdout = None
         return 0
     return code

@@ -25,7 +25,7 @@ _Stamp = tuple[int, int, int]
 
 
 class ConfigFollower:
-    """Puts into the log what the settings and their file say, whenever that changes."""
+    """Puts the configuration of the settings, or of the file that they name, into the log whenever it changes."""
 
     def __init__(
         self, settings: ControlSettings, appender: Appender, state: ClusterState, tell: Callable[[str], None]
@@ -33,7 +33,7 @@ class ConfigFollower:
         self._settings = settings
         self._tell = tell
         self.changed = trio.Event()
-        """Set when another configuration is in force; then replaced."""
+        """Event that is set, and replaced by a new one, when another configuration is in force."""
         self._appender = appender
         self._source = settings.config_file or ("--config-text" if settings.config_text else "built-in default")
         self._stamp: _Stamp | None = None
@@ -41,19 +41,19 @@ class ConfigFollower:
         found = state.configs.get(ALL_POOLS)
         self._in_log = b"" if found is None else found.config
         self.effective = self._restored()
-        """What is in force."""
+        """Configuration in force."""
 
     def _restored(self) -> EffectiveConfig:
         try:
             return decode_config(self._in_log) if self._in_log else self._default()
         except msgspec.MsgspecError:
-            return self._default()  # another version's; what is read now takes its place
+            return self._default()  # another version wrote it; the file, read next, replaces it
 
     def _default(self) -> EffectiveConfig:
         return msgspec.structs.replace(DEFAULT_CONFIG, flags=self._settings.flags)
 
     async def begin(self) -> str:
-        """Read the configuration for the first time; the error in words where it is wrong, which leaves the former."""
+        """Read the configuration for the first time; where it is wrong, keep the former and return the error in words."""
         if self._settings.config_file:
             await self._look()
         elif self._settings.config_text:

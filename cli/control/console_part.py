@@ -20,7 +20,7 @@ from pointsman.web.recomputing.replayer import Replayer
 from pointsman.web.stream import Broadcast
 
 LOOK = 1.0
-"""Seconds between two looks at whether the strip has something new to say though nothing is committed."""
+"""Seconds between two looks at whether the strip has to change though nothing is committed."""
 
 
 async def run_console(
@@ -70,7 +70,7 @@ def _console(
 
 
 async def _look(console: Console) -> None:
-    """Have pages show a trouble that no commit tells of, such as a disk that stalls or a feed that is lost."""
+    """Have pages show trouble that no commit tells of, such as a disk that stalls or a feed that is lost."""
     seen: tuple[object, ...] = ()
     while True:
         await trio.sleep(LOOK)

@@ -43,14 +43,14 @@ from pointsman.web.metrics.metrics_text import metrics_page
 from pointsman.web.stream import Broadcast
 
 STOP_GRACE = 1.0
-"""Seconds that the end waits for a disk that refuses; the appender adds its own."""
+"""Seconds that stopping waits for a disk that refuses, before the appender's own CLOSE_GRACE begins."""
 
 END_MAX = 30.0
-"""Seconds that the end may take.  The supervisor ends us long before; this is for an end that outlives the supervisor."""
+"""Seconds that stopping may take.  The supervisor kills us long before; this is for when the supervisor is gone."""
 
 CLOCK_LOOK = 1.0
 CLOCK_STEP = 0.5
-"""Seconds between the clocks that are a step; slewing moves them by half a millisecond a second at most."""
+"""Seconds of change between the clocks that count as a step: slewing moves them by 0.5 ms a second at most."""
 
 
 def run(name: str, words: list[str]) -> int:
@@ -74,19 +74,19 @@ def run(name: str, words: list[str]) -> int:
 
 
 def _print_head(did: str, log: Log) -> None:
-    # Whoever keeps this line can show later whether the log was changed.
+    # An operator who keeps this line can show later whether the log was changed.
     print(f"{did} log {log.log_id} at head {log.head.position}:{log.head.digest.hex()}", flush=True)
 
 
 class Control:
-    """What follows each commit."""
+    """The log's appender, and all that hears of each commit: feed, metrics, read model, console, supervisor."""
 
     def __init__(self, log: Log, read_model: Path) -> None:
         self.log = log
         self.metrics = Metrics()
         self.last_request = float("-inf")
         self.moved = trio.Event()
-        """Set when membership or routes changed; then replaced."""
+        """Event that is set, and replaced by a new one, when membership or routes changed."""
         self.appender = Appender(log, self._committed)
         self.hub = FeedHub.over(log, self.appender)
         self.broadcast = Broadcast()
@@ -109,7 +109,7 @@ class Control:
                     self.leash.recorded(event)
 
     def wake(self) -> None:
-        """Have the routes looked at."""
+        """Have the gateway's part look at membership and routes."""
         self.moved.set()
         self.moved = trio.Event()
 
@@ -126,11 +126,11 @@ async def _control(settings: ControlSettings, log: Log) -> None:
             await appender.append(ControlStopped(os.getpid(), cause))
             appender.close()
             return
-        outer.cancel_scope.cancel()  # the disk refuses: what it does not take within the appender's grace is left
+        outer.cancel_scope.cancel()  # the disk refuses: entries it does not take within CLOSE_GRACE are lost
 
 
 async def _serve(settings: ControlSettings, control: Control) -> str:
-    """Run all parts until told to stop; the cause."""
+    """Run all parts until told to stop; return why."""
     log, appender, hub = control.log, control.appender, control.hub
     causes = ["told to stop"]
     leash = control.leash = ControlLeash()
@@ -165,7 +165,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
 
 
 async def _serve_metrics(page: Callable[[], str], descriptor: int) -> None:
-    # Its imports take a third of a start: pickers are fed meanwhile.
+    # Importing it takes a third of the start, so a thread does that, while pickers are already fed.
     module = await trio.to_thread.run_sync(import_module, "pointsman.web.metrics.metrics_server")
     await module.serve_metrics(page, descriptor)
 
@@ -184,7 +184,7 @@ async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:
 
 
 def _bound_the_end() -> None:
-    """Have the process ended within `END_MAX`, with every thread's place in its output, whatever it waits for."""
+    """Have the process end within `END_MAX` whatever it waits for; it then writes where every thread stands."""
     faulthandler.dump_traceback_later(END_MAX, exit=True)
 
 

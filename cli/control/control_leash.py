@@ -1,4 +1,4 @@
-"""The control process's end of its leash: who lives and who died, which ports are bound, when to stop."""
+"""The control process's end of its leash, the socket to the supervisor: who lives and who died, ports, when to stop."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ from pointsman.eventlog.errors import LogFullError
 from pointsman.eventlog.feed.hub import FeedHub
 
 TOLD_MAX = 200
-"""Lines that wait to be shown; more than that nobody reads."""
+"""Lines that may wait to be shown; later ones are dropped, as nobody reads so many."""
 
 
 class ControlLeash:
@@ -46,9 +46,9 @@ class ControlLeash:
         self._told: deque[ChildMessage] = deque(maxlen=TOLD_MAX)
         self._telling = trio.Event()
         self.bound: dict[str, int] = {}
-        """Pool to the port that its picker listens on."""
+        """Ports that pickers listen on, by pool."""
         self.unpicked_since: float | None = None
-        """The moment since which no picker is ready, in Trio's time; None while one is."""
+        """Time since which no picker is ready, in Trio's clock; None while one is."""
 
     async def say(self, message: ChildMessage) -> None:
         """Tell the supervisor something; nothing where it is gone."""
@@ -58,7 +58,7 @@ class ControlLeash:
                 while data:
                     data = data[await self._end.send(data) :]
             except OSError:
-                return  # the reading side finds the end
+                return  # the task that reads finds that the supervisor is gone
 
     def tell(self, line: str) -> None:
         """Have the supervisor show a line to the operator, soon."""

@@ -1,4 +1,4 @@
-"""From the committed state to what others must know of it: ports for pickers, files for the gateway."""
+"""What follows from the committed state for others: the ports that pools need, and the gateway's files."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ DEFAULT_PICKER_PORT = 9002
 """The picker's port for an InferencePool whose `endpointPickerRef` names none."""
 
 SETTLE = 0.02
-"""Seconds that changes are gathered: an object's events come in a row."""
+"""Seconds in which changes are gathered before files are written: the events of one object come together."""
 
 FAIL_OPEN, FAIL_CLOSED = 2.0, 5.0
 """Seconds without a picker after which the gateway stops asking, by the pool's failure mode.
@@ -64,7 +64,7 @@ _WORDS = (
 
 
 def _down(since: float | None, now: float) -> tuple[int, float]:
-    """How far the gateway goes without pickers, as an index of `_WORDS`; and when that changes by itself."""
+    """Which pools the gateway has stopped asking for, as an index of `_WORDS`; and when that changes by itself."""
     if since is None:
         return 0, math.inf
     if now < since + FAIL_OPEN:

@@ -1,4 +1,4 @@
-"""What the scraper is told, from the configuration in force."""
+"""The settings of the scraper, made from the configuration in force."""
 
 from collections.abc import Mapping
 
@@ -35,7 +35,7 @@ def _engines(extractor: CoreMetricsExtractor) -> Mapping[str, EngineNames]:
 
 
 def _engine(given: EngineConfig) -> EngineNames:
-    """The engine as configured; what it leaves out is not read."""
+    """The engine's metric names as configured; a metric without a name is not read."""
     return EngineNames(
         waiting=_alternatives(given.queued_requests_spec),
         running=_alternatives(given.running_requests_spec),

@@ -22,13 +22,13 @@ RETRY = 0.05
 """Seconds before a fact that the log had no room for is offered again."""
 
 HELD_MAX = 10_000
-"""Facts of the scraper that may not be lost and wait for room; one for each endpoint at most, and the pace."""
+"""Facts of the scraper that may not be lost and can wait for room: at most one for each endpoint, and the pace."""
 
 Tell = Callable[[str], None]
 
 
 class Recorder:
-    """Where sources put their facts."""
+    """Takes the facts of all sources and has them appended to the log."""
 
     def __init__(self, appender: Appender, hub: FeedHub, tell: Tell) -> None:
         self._appender = appender
@@ -36,10 +36,10 @@ class Recorder:
         self._tell = tell
         self._held: deque[Event] = deque(maxlen=HELD_MAX)
         self.dropped = 0
-        """Samples that found no room; the next ones replace them."""
+        """Count of samples that found no room; the next samples replace them."""
 
     async def membership(self, events: Sequence[Event], removals: Sequence[int]) -> None:
-        """Record what a source says, in order; pickers avoid `removals` before it is on disk."""
+        """Record what a source says, in order; pickers avoid the endpoints `removals` at once, before it is on disk."""
         self._hub.advise(removals)
         last = 0
         for event in events:
@@ -54,7 +54,7 @@ class Recorder:
             await self._appender.wait_committed(last)
 
     def load(self, events: Sequence[Event]) -> None:
-        """Record what the scraper saw; of samples only the latest count, so they may be dropped."""
+        """Record what the scraper saw; samples without room are dropped, since only the latest count."""
         waiting = [*self._held, *events]
         self._held.clear()
         for event in waiting:
@@ -67,7 +67,7 @@ class Recorder:
                     self._held.append(event)
 
     def scraped(self) -> None:
-        """An attempt to scrape has had a result."""
+        """Note that an attempt to scrape had a result, good or bad."""
         self._hub.scraped(trio.current_time())
 
     def _report(self, event: Event) -> None:
@@ -90,7 +90,7 @@ async def follow_sources(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Follow where endpoints come from; started when the first load is recorded."""
+    """Follow the source of endpoints; reports that it has started once what it found first is recorded."""
     if settings.manifests:
         await watch_manifests(Path(settings.manifests), lambda: log.state, recorder.membership, task_status=task_status)
         return
@@ -137,7 +137,7 @@ async def run_scraper(
     log: Log,
     last_request: Callable[[], float],
 ) -> None:
-    """Scrape for ever; where the configuration asks for other pages, with a new scraper."""
+    """Scrape for ever; a new scraper takes over when the configuration asks for other pages."""
     async with trio.open_nursery() as nursery:
         while True:
             wanted = scrape_settings(config.effective, settings.refresh_interval)

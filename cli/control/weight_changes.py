@@ -2,7 +2,8 @@
 
 Rules.  It alone writes weights: one change of a rule at a time, one write at a time.
 A change that has begun gets its end, even where whoever asked goes away.
-An intent without an end in the log that nobody here drives was cut off: it is looked at before its rule is changed.
+An intent that has no end in the log, and that no task here drives, was cut off by the end of an earlier process: it is
+given its end before its rule is changed again.
 """
 
 import secrets
@@ -37,23 +38,23 @@ from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.errors import LogFullError
 
 RECORDED_WITHIN = 5.0
-"""Seconds for the disk to take an entry before whoever asked is told that it does not."""
+"""Seconds for the disk to take an entry; then the person who asked is told that it does not."""
 SEEN_WITHIN = 3.0
-"""Seconds for the written route to come back by way of its source before whoever asked is told."""
+"""Seconds for the written route to be seen by its source; then the person who asked is told that it was not."""
 SEEN_LOOK = 0.02
-"""Seconds between two looks at whether it has come back: short beside the source's own."""
+"""Seconds between two looks at whether it was seen: short beside the interval at which the source looks."""
 SETTLE_AGAIN = 1.0
-"""Seconds before a log that did not take an end is offered it again."""
+"""Seconds before the end of a change is offered again to a log that did not take it."""
 
 
 class WeightActuator(Protocol):
-    """Where weights are written; `source` is that of the RouteObserved."""
+    """Writes weights where routes come from; `source` is that of the route's RouteObserved."""
 
     async def write(self, source: str, intent: WeightsIntended) -> WriteResult:
         """Write the weights that the intent changes, or leave all as it is."""
 
     async def read_back(self, source: str, intent: WeightsIntended) -> ReadBackResult:
-        """Read the intent's rule."""
+        """Read which weights the intent's rule has at its source."""
 
 
 class WeightChanges:
@@ -65,14 +66,14 @@ class WeightChanges:
         self._actuator = actuator
         self._writing = trio.Lock()
         self._driven: dict[str, WeightsIntended] = {}
-        """Changes that a task here sees to their end, by name."""
+        """Changes that a task of this process drives, by name."""
         self._ended: dict[str, int] = {}
         """Positions of queued ends, by name of the change, until they are committed."""
 
     async def change(self, asked: WeightsAsked) -> ChangeOutcome:
-        """Make a change, or say why not; a change that is made is in the state where its source is quick enough."""
-        # Shielded: whoever asked may go away, and what was begun gets its end.  Each wait for the log has a deadline;
-        # the file's have none, as a thread that writes cannot be called back.
+        """Make a change, or say why not; when this returns the cluster state has it, unless its source is slow."""
+        # Shielded, because a change that has begun gets its end even where the page that asked is closed.  Each wait
+        # for the log has a deadline; those for the file have none, as a thread that writes cannot be cancelled.
         with trio.CancelScope(shield=True):
             for intent in self._cut_off():
                 if (intent.route, intent.rule) == (asked.route, asked.rule):
@@ -114,7 +115,7 @@ class WeightChanges:
         return [intent for name, intent in self._without_end().items() if name not in self._driven]
 
     async def _drive(self, intent: WeightsIntended, state: ChangeState, source: str | None) -> ChangeOutcome:
-        """Do what the machine asks for until it has finished; `source` is None where the route is gone."""
+        """Do what the machine of `weight_change.py` asks for until it has finished; no `source` where the route is gone."""
         self._driven[intent.change] = intent
         try:
             while not isinstance(state, ChangeFinished):
@@ -160,7 +161,7 @@ class WeightChanges:
         return EndNotCommitted(cause) if cause else EndCommitted()
 
     async def _wait_committed(self, position: int) -> str:
-        """Wait for a commit; why it did not come, empty where it did."""
+        """Wait until the entry at `position` is committed; return why it was not, empty where it was."""
         with trio.move_on_after(RECORDED_WITHIN):
             try:
                 await self._appender.wait_committed(position)

@@ -1,4 +1,4 @@
-"""Putting the processes of one deployment together: its directories, its plans, the supervisor over them."""
+"""The parts of one deployment: its directories, the plans of its processes, and the supervisor that runs them."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from pointsman.cluster.gateway.envoy import BOOTSTRAP, EnvoyMissing, envoy_comma
 from pointsman.core.processes.settings import ControlSettings, GatewaySettings, PickerOptions, PickerSettings, encode
 
 SOCKET_PATH_BYTES = 100
-"""What a Unix socket's path may have everywhere is 104 with its end."""
+"""Bytes of a Unix socket's path that are kept: the systems with the least allow 104, the zero at its end included."""
 
 LOG_BYTES_MAX = 16 << 20
 """Bytes of a child's output that the next run still finds; the file before it is kept under `.1`."""
@@ -41,11 +41,11 @@ class Deployment:
             for directory in (self.run, *([self.logs] if self.logs else [])):
                 directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.run / "lock", self.data)
-            # Of memory, not of the disk: a picker has to start where the disk is full or read-only, too.
+            # In memory, because a picker has to start also where the disk is full or read-only.
             self._page = os.memfd_create(f"{PICKER} page")
         except OSError as error:
             raise Failure(f"the data directory {self.data} cannot be used: {error}") from error
-        # What an earlier run left there names ports that it had.
+        # Files that an earlier run left there name the ports of that run.
         shutil.rmtree(self.gateway, ignore_errors=True)
         for path in self.logs.glob("*.log") if self.logs else ():
             if path.stat().st_size > LOG_BYTES_MAX:
@@ -67,26 +67,26 @@ class Deployment:
         return str(Path(self._temporary or self.run) / "feed.sock")
 
     def log_of(self, name: str) -> str:
-        """Where a child's output goes."""
+        """Path of the file that takes a child's output."""
         return str(self.logs / f"{name}.log") if self.logs else ""
 
     # --- plans ------------------------------------------------------------------------------------
 
     def control(self, settings: ControlSettings) -> ChildPlan:
-        """The control process."""
+        """The plan of the control process."""
         inherits = tuple(one for one in (settings.metrics, settings.console) if one >= 0)
         command = our_command("control", "--settings", encode(settings))
         return ChildPlan("control", Role.CONTROL, command, inherits=inherits, log=self.log_of("control"))
 
     def picker(self, options: PickerOptions) -> ChildPlan:
-        """The picker process."""
+        """The plan of the picker process."""
         page = self._page
         settings = PickerSettings(PICKER, self.feed, build(), f"/proc/self/fd/{page}", options)
         command = our_command("picker", "--settings", encode(settings))
         return ChildPlan(PICKER, Role.PICKER, command, inherits=(page,), log=self.log_of(PICKER), page=page)
 
     def envoy(self, settings: GatewaySettings) -> ChildPlan:
-        """The standalone gateway; `Failure` where there is no Envoy."""
+        """The plan of the standalone gateway; `Failure` where there is no Envoy."""
         binary = find_envoy()
         if isinstance(binary, EnvoyMissing):
             raise Failure(binary.reason)
@@ -95,7 +95,7 @@ class Deployment:
         return ChildPlan("gateway", Role.GATEWAY, command, needs=str(bootstrap), log=self.log_of("gateway"))
 
     def gateway_at(self, address: str, port: int) -> GatewaySettings:
-        """Where a gateway on this address finds and leaves its files."""
+        """The settings of a gateway on this address: its files, and where it leaves its output."""
         log = (self.logs or self.data) / "access.log"
         return GatewaySettings(address, port, str(self.gateway), str(log))
 
@@ -107,7 +107,7 @@ def supervise(
     report: Callable[[str], None],
     started: Callable[[dict[str, int]], None],
 ) -> int:
-    """Run until told to end; the exit code."""
+    """Run until told to end; return the exit code."""
     return Supervisor(plans, listening, drain, report).run(started)
 
 

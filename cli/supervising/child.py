@@ -18,19 +18,19 @@ from pointsman.core.processes.last_page import PAGE_BYTES, LastPage, read_page
 from pointsman.core.processes.leash import FROM_CHILD, LEASH, LeashLines
 
 PR_SET_PDEATHSIG = 1
-"""The number of this option in `linux/prctl.h`."""
+"""Number of this option in `linux/prctl.h`."""
 
 RESTART_DELAYS = (0.0, 0.1, 0.2, 0.4, 0.6)
-"""Seconds before the next start after so many quick ends in a row; with a second for Python to start, back within two."""
+"""Seconds before the next start, by the number of quick ends in a row: with Python's start, a child is back within two."""
 
 STEADY = 5.0
-"""A life of this many seconds was no quick end."""
+"""Seconds after which the end of a life no longer counts as a quick one."""
 
 LAST_LINES = 12
 
 
 class Role(Enum):
-    """What a child is to the supervisor; those of a lower value end first."""
+    """What a child is for; when all processes end, children whose role has a lower value end first."""
 
     CLIENTS = 1
     GATEWAY = 2
@@ -40,13 +40,13 @@ class Role(Enum):
 
 
 class ChildPlan(msgspec.Struct, frozen=True):
-    """What to run, and when."""
+    """How to run a child: its command, and what it needs and gets."""
 
     name: str
     role: Role
     command: tuple[str, ...]
     needs: str = ""
-    """A file that must exist before the first start."""
+    """File that must exist before the first start; empty for none."""
     inherits: tuple[int, ...] = ()
     """File descriptors that keep their numbers in the child."""
     log: str = ""
@@ -75,15 +75,15 @@ class Child:
         self.log_offset: int | None = None
         """Offset in the log file at which this life's output begins; None where the output goes to the supervisor's own."""
         self.last_words: list[str] = []
-        """What was shown last of its output."""
+        """Last lines of its output that were shown."""
 
     @property
     def pid(self) -> int:
-        """Of the present life, 0 without one."""
+        """Process id of the present life, 0 without one."""
         return self.process.pid if self.process is not None else 0
 
     def may_start(self, now: float) -> bool:
-        """It does not run, and nothing holds it back."""
+        """Whether it may be started: it does not run, its delay is over, and the file that it needs is there."""
         return (
             self.process is None and now >= self.start_after and (not self.plan.needs or Path(self.plan.needs).exists())
         )
@@ -122,7 +122,7 @@ class Child:
                 output.close()
 
     def _open_log(self) -> BinaryIO | None:
-        """Where the child's output goes; None, the supervisor's own, where that is planned or the file cannot be written."""
+        """Open the file for the child's output; None, for the supervisor's own, where none is planned or can be written."""
         self.log_offset = None
         if not self.plan.log:
             return None
@@ -148,11 +148,11 @@ class Child:
         return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
 
     def last_page(self) -> LastPage | None:
-        """What the process says on the page it shares; None where it has begun no epoch."""
+        """The last values on the page that the process shares; None where it has begun no epoch."""
         return read_page(os.pread(self.plan.page, PAGE_BYTES, 0)) if self.plan.page >= 0 else None
 
     def last_lines(self) -> list[str]:
-        """What this life wrote last, where it writes to a file of its own."""
+        """The last lines that this life wrote; none where it has no file of its own."""
         if self.log_offset is None:
             return []
         try:
@@ -172,8 +172,8 @@ def _signal_name(number: int) -> str:
 
 
 def _dies_with(parent: int, role: Role) -> Callable[[], None] | None:
-    """What a child does before it becomes its program, so that the kernel ends it when the supervisor dies."""
-    # Ours flush first; the gateway would drain, with nobody left to serve it.
+    """The function that a child calls before its program starts, so that the kernel ends it when the supervisor dies."""
+    # Our processes get time to flush.  The gateway would only drain, with no picker left to ask.
     last = signal.SIGKILL if role is Role.GATEWAY else signal.SIGTERM
     if sys.platform != "linux":
         return None
@@ -181,7 +181,7 @@ def _dies_with(parent: int, role: Role) -> Callable[[], None] | None:
 
     def prepare() -> None:
         prctl(PR_SET_PDEATHSIG, last)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the supervisor died before the line above
             os._exit(1)
 
     return prepare

@@ -21,7 +21,7 @@ def parse_text(text: str, flags: PickingFlags) -> EffectiveConfig:
 
 
 def read_config(text: str, source: str, flags: PickingFlags) -> EffectiveConfig:
-    """As `parse_text`, for an operator."""
+    """The same as `parse_text`, with errors that name `source` for an operator."""
     try:
         return parse_text(text, flags)
     except ConfigError as error:

@@ -8,13 +8,13 @@ CONSOLE_PORT = 8090
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where a browser on this machine finds it."""
+    """The URL under which a browser on this machine finds what listens there."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def url_file(data: Path) -> Path:
-    """Where a control process that serves a console says at which URL."""
+    """The file in which a control process says at which URL it serves the console."""
     return data / "run" / "console.url"
 
 
@@ -27,7 +27,7 @@ def running_console(data: Path) -> str | None:
 
 
 def tunnel(port: int, environment: Mapping[str, str]) -> str:
-    """What brings the console to the machine from which somebody came by SSH; empty where nobody did."""
+    """The command that brings the console to the machine a user came from by SSH; empty without SSH."""
     told = environment.get("SSH_CONNECTION", "").split()
     if len(told) != 4:
         return ""

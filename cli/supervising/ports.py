@@ -47,7 +47,7 @@ def bind_everywhere(port: int) -> socket.socket:
 
 
 def answers(address: str, port: int) -> bool:
-    """Somebody accepts connections there."""
+    """Whether a process accepts connections there."""
     try:
         socket.create_connection((address, port), timeout=0.1).close()
     except OSError:

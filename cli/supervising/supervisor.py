@@ -43,24 +43,24 @@ from pointsman.core.processes.leash import (
 )
 
 TOGETHER = 0.2
-"""Seconds within which processes end together, killed by one cause: the next control process hears of it."""
+"""Seconds before the control process is told of an end: where one cause ended both, the next control process is told."""
 TICK = 0.05
 """Seconds between two looks at what may start; ends and messages wake the loop by themselves."""
 PATIENCE = 10.0
-"""Seconds after which a start that has not come to its end is worth a word."""
+"""Seconds after which a start that is not complete is reported."""
 SAY_WHEN_READY = (Role.PICKER, Role.CONTROL)
 GRACE = 5.0
 """Seconds that a child has to end once it was told to; then it is killed."""
 UNUSABLE_LOG = 3
-"""The control process's exit code where no restart helps and a person has to act."""
+"""Exit code of a control process that no restart helps: a person has to act."""
 ENDED_KEPT = 64
-"""More lives of pickers than end while the control process starts."""
+"""Ends of lives that are remembered for the control process: more than occur while it starts."""
 HURRY = 1.0
-"""The same after a second signal."""
+"""Seconds that a child has to end after a second signal, in the place of GRACE."""
 
 
 class Listening(msgspec.Struct):
-    """Where the pickers are reached."""
+    """Where pickers and gateway listen."""
 
     address: str = "127.0.0.1"
     tls: bool = False
@@ -70,14 +70,14 @@ class Listening(msgspec.Struct):
     gateway: tuple[str, int] | None = None
     """Address and port on which the standalone gateway will listen; it binds them itself."""
     moves: bool = True
-    """A busy port becomes the next free one."""
+    """Whether the next free port is taken where the wanted one is busy."""
 
 
 Announce = Callable[[str], None]
 
 
 class Supervisor:
-    """Runs `plans` until it is told to end, and returns the exit code."""
+    """Runs the processes of `plans` until it is told to end."""
 
     def __init__(self, plans: Iterable[ChildPlan], listening: Listening, drain: float, report: Announce) -> None:
         self.children = [Child(plan) for plan in plans]
@@ -91,22 +91,25 @@ class Supervisor:
         self.began = time.monotonic()
         self.complained = False
         self.announced = False
-        """Everything has been up."""
+        """Whether everything has been up at one time, and was announced."""
         self.picked = False
-        """Some picker has been ready."""
+        """Whether some picker has been ready."""
         self.code = 0
         self.stopping_since = 0.0
         self.ended: deque[PickerLife] = deque(maxlen=ENDED_KEPT)
         """Lives of pickers that ended while no control process lived; kept until the log has their end."""
         self.untold: deque[tuple[float, ProcessBegan | ProcessGone]] = deque(maxlen=ENDED_KEPT)
-        """Lives of other processes that began or ended, and when the control process that is there may be told."""
+        """Begins and ends of other processes, each with the time from which the control process may be told."""
         self.told: dict[str, float] = {}
-        """Name of a child that was told to end, and when it is killed."""
+        """Times at which children that were told to end are killed, by name."""
 
     # --- the loop -------------------------------------------------------------------------------
 
     def run(self, started: Callable[[dict[str, int]], None]) -> int:
-        """Run to the end; `started` gets the port of each pool, once, when everything is up for the first time."""
+        """Run until told to end and return the exit code.
+
+        `started` is called once, when everything is up for the first time, with the port of each pool.
+        """
         wake = self._catch_signals()
         while True:
             now = time.monotonic()
@@ -120,7 +123,7 @@ class Supervisor:
                     started(self.ports())
                 self._complain(now)
                 for child in self.children:
-                    # Clients have nothing to ask before all else is there.
+                    # Clients start last, when everything that answers them is up.
                     if child.may_start(now) and (self.announced or child.plan.role is not Role.CLIENTS):
                         self._start(child, now)
             for key, _ in self.selector.select(TICK):
@@ -137,7 +140,7 @@ class Supervisor:
         return {pool: _port(bound) for pool, bound in self.pools.items()}
 
     def up(self) -> bool:
-        """Every child runs, those that say when they are ready have said so, and the gateway answers."""
+        """Whether every child runs, those that report when they are ready have done so, and the gateway answers."""
         return not self._missing() and (self.listening.gateway is None or answers(*self.listening.gateway))
 
     def _missing(self) -> list[str]:
@@ -162,7 +165,7 @@ class Supervisor:
         signal.set_wakeup_fd(sink.fileno(), warn_on_full_buffer=False)
         self._sink = sink
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # the number comes through the socket
+            signal.signal(number, lambda *_: None)  # Python writes the signal's number to the socket
         self.selector.register(wake, selectors.EVENT_READ)
         return wake
 
@@ -237,7 +240,7 @@ class Supervisor:
         lines = [] if cause == "signal SIGKILL" else child.last_lines()
         before, child.last_words = child.last_words, lines[-1:]
         if child.quick_ends > 1 and before == child.last_words:
-            return  # it goes on as it began
+            return  # the same crash as before, which was reported
         self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
         for line in lines:
             self.report(f"  {child.plan.name} | {line}")
@@ -288,13 +291,13 @@ class Supervisor:
                 assert_never(message)
 
     def _cut(self, child: Child, why: str) -> None:
-        """A child that talks nonsense, or does not listen, is started anew."""
+        """Kill a child that sends nonsense or does not read; it is then started again."""
         self.report(f"{child.plan.name} is ended: {why}")
         if child.process is not None:
             os.kill(child.pid, signal.SIGKILL)
 
     def _tell(self, child: Child, message: LeashMessage, handed: Iterable[socket.socket] = ()) -> bool:
-        """Say it over the child's leash; False where nobody is there to hear."""
+        """Send a message over the child's leash; False where the child is not there."""
         if child.leash is None:
             return False
         try:
@@ -303,7 +306,7 @@ class Supervisor:
             self._cut(child, "it does not read its leash")
             return False
         except OSError:
-            return False  # it just ended, which the next look will find
+            return False  # it has just ended, which the loop finds next
         return True
 
     def _hand(self, picker: Child, pool: str, bound: socket.socket) -> None:
@@ -325,7 +328,7 @@ class Supervisor:
             self.untold.popleft()
 
     def _tell_picking(self) -> None:
-        """Whether a picker is ready; that none is ready yet is a start, and no fault."""
+        """Tell the control process whether a picker is ready; before the first one is, that is no fault."""
         ready = any(c.ready for c in self._pickers() if c.process is not None)
         self._tell_control(PickerReady(ready or not self.picked))
 
@@ -354,7 +357,7 @@ class Supervisor:
         try:
             bound = bind_nearby(self.listening.address, want.port, 100 if self.listening.moves else 1)
         except OSError as error:
-            if self.wanted.get(want.pool) != want.port:  # said once
+            if self.wanted.get(want.pool) != want.port:  # reported once for each wanted port
                 self.report(f"pool {want.pool} wants port {want.port}: {error.strerror}")
             self.wanted[want.pool] = want.port
             return None
@@ -365,7 +368,7 @@ class Supervisor:
     # --- the end ----------------------------------------------------------------------------------
 
     def _stop(self, now: float) -> None:
-        """One look at the end: tell the next in line, kill who was told long ago."""
+        """Take a step of the end: tell the children whose turn it is, kill those whose time is over."""
         if not self.stopping_since:
             self.stopping_since = now
             for picker in self._pickers():
@@ -386,7 +389,7 @@ class Supervisor:
             return
         self.told[child.plan.name] = now
         if child.plan.role in (Role.PICKER, Role.CONTROL):
-            # What is in progress has a little less time than the process, so that it can say how that ended.
+            # Requests get a little less time than the process, so that it can still record how they ended.
             self._tell(child, Stop(0.8 * GRACE if self.signals < 2 else 0.0))
         else:
             os.kill(child.pid, signal.SIGTERM)
