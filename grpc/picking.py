@@ -6,6 +6,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from pointsman.core.deciding.client_text import cut_text
 from pointsman.core.deciding.profile import Profile, profile_in_force
 from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.deciding.request_facts import REQUEST_ID, HttpRequest, RoutingRules, request_facts
@@ -150,5 +151,7 @@ class PoolPicking:
         return self._rules
 
     def _refused(self, request: HttpRequest, now: float, reason: RefusalReason, message: str) -> RefusedPick:
-        facts = RequestFacts(request.request_id, self.pool, path=request.path, body_bytes=request.body_bytes)
-        return RefusedPick(RequestRefused(self._feed.origin(), now, facts, reason, REFUSALS[reason].status, message))
+        request_id, path = cut_text(request.request_id), cut_text(request.path)
+        facts = RequestFacts(request_id, self.pool, path=path, body_bytes=request.body_bytes)
+        status, told = REFUSALS[reason].status, cut_text(message)  # it may quote what the client sent
+        return RefusedPick(RequestRefused(self._feed.origin(), now, facts, reason, status, told))

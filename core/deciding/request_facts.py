@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from pointsman.core.config.effective import PrefixParameters
+from pointsman.core.deciding.client_text import check_text, cut_text
 from pointsman.core.events import RequestFacts
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
 from pointsman.core.prefix.prompt_blocks import prefix_hashes
@@ -61,6 +62,10 @@ def request_facts(
         objective = _first(headers, OBJECTIVE) or ""
         target = _first(headers, MODEL_REWRITE) or ""
         fairness_id = _first(headers, FAIRNESS_ID) or ""
+        check_text("objective", objective)
+        check_text("target model name", target)
+        check_text("fairness id", fairness_id)
+    check_text("model name", parsed.model)
     if parsed.rewritable and not parsed.model and not target:
         raise BadRequest("model not found in request body")
     name = target or parsed.model
@@ -69,11 +74,11 @@ def request_facts(
         block = block_bytes(rules.prefix, pool, cluster)
         prefix = prefix_hashes(name, parsed.prompt, block, limit=rules.prefix.blocks_max, salt=parsed.salt)
     return RequestFacts(
-        request_id=request.request_id,
+        request_id=cut_text(request.request_id),
         pool=pool,
         model=parsed.model,
         target_model=target if target != parsed.model else "",
-        path=request.path,
+        path=cut_text(request.path),
         objective=objective,
         priority=cluster.priority(pool, objective),
         fairness_id=fairness_id or DEFAULT_FLOW,
@@ -88,7 +93,10 @@ def request_facts(
 
 
 def _read(headers: Mapping[str, str | bytes], names: frozenset[str]) -> dict[str, str]:
-    return {name: text(headers[name]) for name in sorted(names) if name in headers}
+    found = {name: text(headers[name]) for name in sorted(names) if name in headers}
+    for name, value in found.items():
+        check_text(f"header {name}", value)
+    return found
 
 
 def text(value: str | bytes) -> str:

@@ -20,18 +20,23 @@ _PARSERS: Final[dict[str, tuple[tuple[str, ...], _Parse]]] = {
     vllm.PARSER: (vllm.PATHS, vllm.parse),
 }
 _CLAIMS_MAX: Final = 1024
-"""Paths come from clients."""
+"""Paths whose claims are remembered: they come from clients."""
+_PATH_MAX: Final = 256
+"""Characters of such a path; the claim of a longer one is looked for each time."""
 _claims: dict[tuple[str, tuple[str, ...]], tuple[str, _Parse] | None] = {}
 
 
 def parse_request(path: str, body: bytes, parsers: Sequence[str] = DEFAULT_PARSERS) -> ParsedRequest:
     """Read a body with the parser whose claim is the longest end of the path; `BadRequest` says what is wrong."""
     key = (path, tuple(parsers))
-    if key not in _claims:
+    if key in _claims:
+        claim = _claims[key]
+    else:
+        claim = _claim(*key)
         if len(_claims) >= _CLAIMS_MAX:
             _claims.clear()
-        _claims[key] = _claim(*key)
-    claim = _claims[key]
+        if len(path) <= _PATH_MAX:
+            _claims[key] = claim
     if claim is not None:
         api, parse = claim
         return parse(api, body)

@@ -3,7 +3,7 @@
 import json
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds.wire import (
     MemoryFeed,
@@ -31,7 +31,9 @@ from pointsman.core.events import (
     RequestRefused,
     RequestRouted,
     ResponseStarted,
+    encode,
 )
+from pointsman.core.feed.frames import ENTRY_BYTES_MAX
 from pointsman.core.processes.settings import StreamLimits
 from pointsman.core.state.membership import Epoch
 from pointsman.core.state.projection import ClusterState
@@ -302,3 +304,55 @@ def test_whatever_a_client_sends_is_decided_once(
     assert replies[0].WhichOneof("response") in ("request_headers", "immediate_response")
     assert len(talk.feed.of(RequestFinished)) == len(talk.feed.of(RequestRouted))
     assert talk.load.streams == talk.load.held_bytes == 0
+
+
+CLIENT_HEADERS = (
+    "x-request-id",
+    "x-llm-d-inference-objective",
+    "x-llm-d-inference-fairness-id",
+    "x-llm-d-model-name-rewrite",
+)
+LENGTHS = st.sampled_from([0, 1, 255, 257, 1023, 1024, 1025, 5_000, ENTRY_BYTES_MAX + 1])
+TEXTS = st.builds(lambda of, length: (of * length)[:length], st.sampled_from(["a", "ü", "🦙", '"\\', "\x1b"]), LENGTHS)
+
+
+@given(TEXTS, TEXTS, st.lists(st.tuples(st.sampled_from(CLIENT_HEADERS), TEXTS), max_size=4), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_request_is_answered_whose_decision_is_too_large_to_be_recorded(
+    model: str, path: str, headers: list[tuple[str, str]], parsed: bool
+) -> None:
+    talk = Talk(cluster_of("10.0.0.1"))
+    ending = "/v1/completions" if parsed else ""
+    sent = [(name, value.encode()) for name, value in headers]
+
+    talk.post({"model": model, "prompt": "a" * 20_000}, *sent, path=f"/{path}{ending}")
+
+    [event] = talk.feed.events
+    assert len(encode(event)) < ENTRY_BYTES_MAX // 32
+
+
+def test_a_name_of_more_than_a_kibibyte_is_refused_with_what_was_found_and_wanted() -> None:
+    talk = Talk(cluster_of("10.0.0.1"))
+
+    def told(model: str, *headers: tuple[str, str | bytes]) -> str:
+        status, body, _ = refusal(talk.post({"model": model, "prompt": "hi"}, *headers))
+        assert status == 400
+        return body.partition(" - ")[2]
+
+    assert told("m" * 1025) == "model name of 1025 bytes, wanted at most 1024"
+    assert told("ü" * 513) == "model name of 1026 bytes, wanted at most 1024"
+    for name, header in zip(("objective", "fairness id", "target model name"), CLIENT_HEADERS[1:], strict=True):
+        assert told("m", (header, "v" * 5000)) == f"{name} of 5000 bytes, wanted at most 1024"
+    assert talk.post({"model": "m" * 1024, "prompt": "hi"})[0].WhichOneof("response") == "request_headers"
+
+
+def test_of_a_long_path_and_request_id_the_record_holds_the_beginning() -> None:
+    talk = Talk(cluster_of("10.0.0.1"))
+    path = "/" + "tenant/" * 1000 + "v1/completions"
+
+    replies = talk.post({"model": "m", "prompt": "hi"}, ("x-request-id", "ü" * 5000), path=path)
+
+    [event] = talk.feed.of(RequestRouted)
+    assert (event.request.path, event.request.request_id) == (path[:1024], "ü" * 512)
+    assert event.request.model == "m", "the whole path says what the body is"
+    assert "x-request-id" not in set_headers(replies[0])
