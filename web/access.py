@@ -30,7 +30,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class AccessRefused(Exception):
-    """The request is not served; `status` and the text say why."""
+    """Raised where a request is not served; `status` and the text say why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -38,20 +38,20 @@ class AccessRefused(Exception):
 
 
 class Access:
-    """The rules, with this process's secret; a restart makes forms that were open ask once more."""
+    """The rules, with a secret of this process: after a restart, a form that was open has to be confirmed once more."""
 
     def __init__(self, hosts: tuple[str, ...] = LOOPBACK_NAMES, secret: bytes | None = None) -> None:
         self._hosts = frozenset(hosts)
         self._secret = secret if secret is not None else secrets.token_bytes(32)
 
     def check_host(self, host: str) -> None:
-        """Refuse a Host that does not name us, whatever its port."""
+        """Refuse a Host that does not name this machine; its port does not matter."""
         name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
         if name.lower() not in self._hosts:
             raise AccessRefused(421, f"host is {host[:100]!r}, wanted one of {', '.join(sorted(self._hosts))}")
 
     def new_visit(self) -> str:
-        """The value of a new cookie; it is no sign-in, tokens are bound to it."""
+        """The value of a new cookie, to which tokens are bound; it is no sign-in."""
         return secrets.token_urlsafe(18)
 
     def token(self, visit: str) -> str:

@@ -47,11 +47,11 @@ PAGES: tuple[tuple[str, str, Callable[..., Awaitable[Reply]]], ...] = (
 JSON_CHANGES: tuple[tuple[str, Callable[..., Awaitable[Reply]]], ...] = (
     ("/routes/<namespace>/<name>/rules/<number:rule>/weights", weights.change_by_json),
 )
-"""What a POST of JSON changes, under /api/v1."""
+"""Changes that a POST of JSON makes, under /api/v1."""
 
 
 class _Number(IntegerConverter):
-    """A number in a path: as many digits as a position has, not as many as a client can send."""
+    """A number in a path, with at most as many digits as a position has."""
 
     regex = r"\d{1,16}"
 
@@ -80,13 +80,13 @@ def create_app(console: Console) -> QuartTrio:
 
 
 def _guard(app: QuartTrio, console: Console) -> None:
-    """Host, cookie and headers of every request."""
+    """Check the Host of every request, and set the headers and the cookie of every answer."""
 
     @app.before_request
     async def check_host() -> Response | None:
         try:
             console.access.check_host(request.headers.get("Host", ""))
-        except AccessRefused as error:  # in plain words: whoever came by another name learns nothing of us
+        except AccessRefused as error:  # as plain text: a page would tell a stranger about this deployment
             return Response(str(error), status=error.status, content_type="text/plain; charset=utf-8")
         return None
 
@@ -101,7 +101,7 @@ def _guard(app: QuartTrio, console: Console) -> None:
 
 
 def _answer_errors(app: QuartTrio, console: Console) -> None:
-    """What each error looks like: what was found, what was wanted, what to do."""
+    """Answer errors with a page, or JSON, that says what was found, what was wanted and what to do."""
 
     def answer(kind: type[Exception] | int, status: int, title: str, words: Callable[[Exception], str]) -> None:
         async def handler(error: Exception) -> Response:
@@ -174,7 +174,7 @@ _encode = msgspec.json.Encoder(enc_hook=_without_pictures).encode
 
 
 class _EventsEndpoint:
-    """Answers `/events` beneath Quart, where a stream knows at once that its reader is gone."""
+    """Answers `/events` directly in ASGI: only there does a stream learn at once that its reader is gone."""
 
     def __init__(self, app: QuartTrio, console: Console) -> None:
         self._console = console

@@ -19,13 +19,13 @@ from pointsman.web.recomputing.replayer import Replayer
 from pointsman.web.stream import Broadcast
 
 STALE = 0.2
-"""Seconds of a sample's age from which it counts as old, where no threshold is recorded."""
+"""Age in seconds from which a sample counts as old, where the log holds no threshold."""
 LOOKED_AT = 60.0
-"""Seconds after a page was shown in which work is done for whoever looks at it."""
+"""Seconds after a page was shown in which somebody is taken to look, so that work is done for the pages."""
 
 
 class Console(msgspec.Struct, frozen=True):
-    """The sources of every page; functions where the value changes."""
+    """Everything that pages take their values from; a function where the value changes."""
 
     state: Callable[[], ClusterState]
     in_flight: Callable[[], Mapping[int, int]]
@@ -33,7 +33,7 @@ class Console(msgspec.Struct, frozen=True):
     log: Callable[[], AppenderStatistics]
     feed: Callable[[], FeedStatistics]
     change_weights: Callable[[WeightsAsked], Awaitable[ChangeOutcome]]
-    """Sees a change of weights to its end, also where the page that asked is left."""
+    """Function that makes a change of weights, and ends it properly also where the page that asked is left."""
     log_directory: Path
     read_model: Path
     data_directory: Path
@@ -45,11 +45,11 @@ class Console(msgspec.Struct, frozen=True):
     access: Access
     watch: "Watch"
     used_forms: dict[str, None] = msgspec.field(default_factory=dict)
-    """Forms that changed something, oldest first: none is used twice."""
+    """Forms that were sent, oldest first, so that none is used twice."""
 
 
 class Watch:
-    """What the strip has to remember: since when something is wrong, and who looked last."""
+    """What the strip has to remember: since when something is wrong, and when a page was last shown."""
 
     def __init__(self) -> None:
         self._kind = ""
@@ -63,11 +63,11 @@ class Watch:
         return self._since
 
     def seen(self) -> None:
-        """A page was shown."""
+        """Note that a page was shown."""
         self._seen = time.monotonic()
 
     def looked_at(self) -> bool:
-        """Somebody looks, or did a moment ago."""
+        """Whether a page was shown in the last LOOKED_AT seconds."""
         return time.monotonic() - self._seen < LOOKED_AT
 
 
@@ -79,11 +79,11 @@ class Strip(msgspec.Struct, frozen=True):
     position: int
     digest: str
     trouble: str
-    """Empty where all is well."""
+    """Words for what is wrong; empty where all is well."""
     since: str = ""
-    """When the trouble began."""
+    """Time at which the trouble began."""
     verified: str = ""
-    """What replay found of the last decisions; empty where it has not looked."""
+    """Words for what replay found of the newest decisions; empty where it has not looked."""
     differing: int = 0
 
 
@@ -97,7 +97,7 @@ class NavigationItem(msgspec.Struct, frozen=True):
 
 
 def strip(console: Console) -> Strip:
-    """How the log, the feed, the samples and replay are, in words."""
+    """The state of the log, the feed, the samples and replay, in words."""
     log, now = console.log(), time.time()
     kind, words_ = _trouble(console)
     since = console.watch.since(kind, now)
@@ -122,7 +122,7 @@ def strip(console: Console) -> Strip:
 
 
 def _trouble(console: Console) -> tuple[str, str]:
-    """What is wrong, by kind and in words; empty where all is well."""
+    """What is wrong, as a kind and in words; both empty where all is well."""
     log, feed, state = console.log(), console.feed(), console.state()
     if log.stalled_since is not None:
         waiting = words.plural(log.queued_events, "entry waits", "entries wait")

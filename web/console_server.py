@@ -1,7 +1,7 @@
-"""The console's server: on loopback only, with bounded patience.
+"""The console's server, on loopback only.
 
-Rules.  Nobody who does not read holds anything up: a write that the kernel does not take in WRITE_WITHIN ends its
-connection, and when the server ends, connections are closed whether or not their readers have read.
+Rules.  A browser that does not read holds nothing up: a write that the kernel does not take within WRITE_WITHIN ends
+its connection, and when the server ends, connections are closed whether or not their readers have read.
 """
 
 import socket
@@ -20,18 +20,18 @@ from pointsman.web.loopback import check_loopback
 from pointsman.web.stream import Broadcast
 
 WRITE_WITHIN = 10.0
-"""Seconds for the kernel to take a write: a browser that lives reads all the time."""
+"""Seconds for the kernel to take a write: a browser that works reads all the time."""
 IDLE = 30.0
 """Seconds that a connection without a request is kept."""
 GRACE = 1.0
 """Seconds that requests under way have when the server ends."""
 CONNECTIONS_MAX = 400
-"""More than the streams that may be open, and pages beside them."""
+"""Connections that may be open: those of all event streams (STREAMS_MAX), and pages beside them."""
 HEADER_BYTES_MAX = 32 * 1024
 
 
 class _Patient:
-    """A connection whose writes have a deadline; what hypercorn asks of a Trio stream, and no more."""
+    """A connection whose writes have a deadline; it has only those methods of a Trio stream that hypercorn uses."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -58,12 +58,12 @@ class _Patient:
         self.close()
 
     def close(self) -> None:
-        """At once, whatever is not read yet; tasks that wait for this connection are told."""
+        """Close at once, even with data unread; tasks that wait for this connection are woken."""
         self.socket.close()
 
 
 class _Connections:
-    """Those that are open."""
+    """The connections that are open."""
 
     def __init__(self, app: QuartTrio) -> None:
         self.config = Config()
@@ -95,7 +95,7 @@ class _Connections:
 
 
 async def _hold(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """Where connections live: whoever cancels the server does not cut what is being answered."""
+    """Hold the nursery of the connections, so that cancelling the server does not cut off requests under way."""
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)

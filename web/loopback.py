@@ -6,7 +6,7 @@ import socket
 
 
 class NotLoopback(Exception):
-    """The address can be reached by others."""
+    """Raised for an address that other machines can reach."""
 
 
 def check_loopback(host: str) -> None:

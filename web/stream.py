@@ -1,8 +1,8 @@
 """The console's event stream: which parts of a page are out of date.
 
 An event carries topics, never the news themselves: the page asks for those.
-So a slow reader holds a set of a few words, whatever happens meanwhile, and one that missed everything misses nothing:
-each stream begins with all topics.
+So a slow reader costs a set of a few words, whatever happens meanwhile.  Each stream begins with all topics, so a
+reader that was away catches up at once.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -14,13 +14,13 @@ import trio
 from msgspec import Struct
 
 GAPS: dict[str, float] = {"decisions": 0.5, "log": 0.5, "strip": 2.0, "pools": 2.0, "routes": 1.0}
-"""The topics, and the seconds between two events of a stream about each: what people can follow."""
+"""Topics, each with the least seconds between two events about it: pages that change faster cannot be read."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that a dead reader is noticed."""
 LIFETIME = 3600.0
 """Seconds until a stream ends; a page that is still open comes back by itself."""
 STREAMS_MAX = 256
-"""Open at a time: tabs of a team, not of the world."""
+"""Streams that may be open at a time, one for each tab: enough for a team."""
 RETRY = b"retry: 500\n\n"
 HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
 
@@ -29,18 +29,18 @@ Send: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
 
 
 class StreamsFull(Exception):
-    """`STREAMS_MAX` are open."""
+    """Raised where STREAMS_MAX streams are open already."""
 
 
 class BroadcastStatistics(Struct, frozen=True):
-    """What a broadcast is doing."""
+    """How many streams are open, of how many."""
 
     streams: int
     streams_max: int
 
 
 class Subscription:
-    """What one stream has not been told yet."""
+    """The topics that one stream has still to tell its reader."""
 
     def __init__(self) -> None:
         self.topics = set(GAPS)
@@ -49,12 +49,12 @@ class Subscription:
         self._told: dict[str, float] = {}
 
     def add(self, topic: str) -> None:
-        """Have the stream say `topic`."""
+        """Have the stream tell its reader that `topic` is out of date."""
         self.topics.add(topic)
         self.wake.set()
 
     def end(self) -> None:
-        """Have the stream end; the page comes back to whoever listens then."""
+        """Have the stream end; the page then connects again, to the next process where this one is ending."""
         self.ended = True
         self.wake.set()
 
@@ -106,7 +106,7 @@ class Broadcast:
 
     @contextmanager
     def subscribed(self) -> Iterator[Subscription]:
-        """Take part while the context lasts; raises `StreamsFull` where there is no room."""
+        """A subscription while the context lasts; raises `StreamsFull` where there is no room."""
         if len(self._open) >= self._streams_max:
             raise StreamsFull(f"{len(self._open)} event streams are open, wanted at most {self._streams_max}")
         subscription = Subscription()

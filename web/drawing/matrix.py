@@ -41,7 +41,7 @@ class Line(msgspec.Struct, frozen=True):
 
     name: str
     chosen: str
-    """Place in the order of choice: `picked`, `fallback 1`; empty where not chosen."""
+    """Place in the order of choice, such as `picked` or `fallback 1`; empty where not chosen."""
     rejected: Rejected | None
     sample: str
     scores: tuple[Cell, ...]
@@ -61,15 +61,15 @@ class Matrix(msgspec.Struct, frozen=True):
 
 
 class VerdictTag(msgspec.Struct, frozen=True):
-    """What came of replay, for the tag beside the title."""
+    """The result of replay, for the tag beside the title."""
 
     word: str
     kind: str
     """Colour of the tag: `good`, `warn`, `bad`, or none."""
     difference: str = ""
-    """What differs from the record, for a banner."""
+    """Words for what differs from the record, for a banner; empty where nothing does."""
     note: str = ""
-    """Why it was not compared with the record, for a banner."""
+    """Reason why it was not compared with the record, for a banner; empty where it was."""
 
 
 RECOMPUTING = VerdictTag("recomputing", "")

@@ -12,7 +12,7 @@ from msgspec import Struct
 DATA_COLOURS = 5
 CHART_WIDTH, CHART_HEIGHT = 480, 132
 SMALLEST_TOP = 1e-6
-"""Less than this is nothing in any unit of ours."""
+"""Value below which an axis counts as empty: it is nothing in any unit that charts show."""
 
 
 class JunctionBranch(Struct, frozen=True):
@@ -21,13 +21,13 @@ class JunctionBranch(Struct, frozen=True):
     name: str
     weight: int
     colour: int
-    """1 to 5, the pool's own on every page."""
+    """Number of the pool's data colour, 1 to 5, the same on every page."""
     share: float | None
     """Observed share, 0 to 1; None where nothing was observed."""
     margin: float
     """Half the width of the share's 95 % interval."""
     lines: tuple[str, ...]
-    """What stands under the name."""
+    """Lines of text under the name."""
 
 
 class ChartLine(Struct, frozen=True):
@@ -50,7 +50,7 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def junction(title: str, source: Sequence[str], branches: Sequence[JunctionBranch]) -> Markup:
-    """One track that divides: ribbons are desired weights, black rules the observed shares."""
+    """A picture of a track that divides: ribbons show desired weights, black lines at their ends observed shares."""
     total = sum(b.weight for b in branches) or 1
     trunk, gap = 144.0, 44.0
     need = sum(max(trunk * b.weight / total, 14 + 18 * (1 + len(b.lines))) + gap for b in branches) - gap
@@ -121,7 +121,7 @@ def _branch_text(branch: JunctionBranch, at: float, block: float, x: int) -> str
 
 
 def _junction_tall(title: str, source: Sequence[str], branches: Sequence[JunctionBranch], total: int) -> str:
-    """The same from top to bottom, for narrow screens."""
+    """The junction from top to bottom, for narrow screens."""
     width, left = 320.0, 0.0
     parts = ['<rect x="0" y="0" width="320" height="56" class="fill-1" opacity="0.12"/>']
     parts.append(f'<text x="12" y="24" font-size="14" font-weight="650">{escape(source[0])}</text>')

@@ -9,7 +9,7 @@ def count(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Something a second: a digit after the point below ten."""
+    """A number a second, with one digit after the point below ten."""
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 

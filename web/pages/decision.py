@@ -19,11 +19,11 @@ from pointsman.web.recomputing.replayer import ANSWER_WITHIN, ReplayerBusy
 from pointsman.web.recomputing.worker import unavailable
 
 PATIENCE = 0.05
-"""Seconds that a page waits for replay, half of what a page may take: what is stored is shown, the matrix follows."""
+"""Seconds that a page waits for replay, half of what a page may take; after that it is shown without the matrix."""
 FRAGMENT_PATIENCE = 3.0
-"""Seconds that the part with the matrix waits: three times what an old decision takes; then one can look again."""
+"""Seconds that the fragment with the matrix waits for replay: three times what an old decision takes."""
 NEIGHBOURS = 3
-"""Decisions shown before and after."""
+"""Number of decisions shown before and after this one."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -175,7 +175,7 @@ def _best(decision: RequestRouted | RequestRefused) -> str:
 
 
 def _share(console: Console, pool: str) -> str:
-    """The weight of the pool at present, in the first rule that names it."""
+    """The present weight of the pool in the first rule that names it."""
     for route in console.state().routes.values():
         for rule in route.rules:
             total = sum(b.weight for b in rule.backends)

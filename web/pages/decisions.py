@@ -69,7 +69,7 @@ def decision_row(row: RequestRow, names: dict[int, EndpointRow]) -> DecisionRow:
 
 
 class Search(msgspec.Struct, frozen=True):
-    """What the form of the list holds."""
+    """The fields of the form that searches the list."""
 
     request: str = ""
     model: str = ""
@@ -166,7 +166,7 @@ def _headline(found: list[RequestRow], live: bool, filtered: bool, at: int) -> s
 
 
 async def request_page(console: Console, request_id: str) -> Reply:
-    """Where the decision about a request id is: clients choose ids, so several lead to a list."""
+    """Go to the decision about a request id, or to a list: clients choose ids, so several decisions may share one."""
 
     def read() -> list[int]:
         with open_read_model(console.read_model) as model:

@@ -1,4 +1,4 @@
-"""What charts and observed shares are made of: the read model's roll-ups."""
+"""Charts, observed shares and traffic of pools, computed from the read model's roll-ups."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class ChartRow(msgspec.Struct, frozen=True):
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """A picture and its table twin."""
+    """A picture, and the same values for a table beside it."""
 
     title: str
     unit: str
@@ -38,7 +38,7 @@ class Chart(msgspec.Struct, frozen=True):
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """A value of a span; None where the span has none."""
+    """A figure that a chart shows, and how it follows from a span's roll-up; None where the span has none."""
 
     title: str
     unit: str
@@ -95,14 +95,14 @@ def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """Requests by pool since the weights of a route are what they are, at most OBSERVED seconds."""
+    """Requests by pool since a route got its present weights, over the last OBSERVED seconds at most."""
 
     requests: dict[str, int]
     over: str
 
 
 async def since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, Counted]:
-    """What each route's shares are observed over: an older request says nothing about the present weights."""
+    """The requests that each route's shares are observed over: only those since it got its present weights."""
     now, pools = time.time(), sorted(console.state().pools)
     wanted = {route.route: tuple(rule.backends for rule in route.rules) for route in routes}
 
@@ -112,7 +112,7 @@ async def since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict
             for route, backends in wanted.items():
                 move = next(iter(model.moves(route, 1)), None)
                 if move is not None and move.backends != backends:
-                    # The read model is a moment behind: what it counts was asked of other weights.
+                    # The read model is a moment behind: the requests that it has were sent under other weights.
                     found[route] = Counted({}, "the moment since the weights were set")
                     continue
                 if move is not None and now - move.recorded_at < OBSERVED:

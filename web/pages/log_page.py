@@ -22,7 +22,7 @@ CLASSES = tuple(kind.name.lower() for kind in Class)
 TEXT_MAX = 240
 WHOLE_MAX = 20_000
 SCAN_MAX = 200_000
-"""Entries looked through for rare ones before a page is shown as it is."""
+"""Entries that are searched for rare ones; then the page is shown with what was found."""
 
 
 def tag_of(kind: type[Event]) -> str:
@@ -64,7 +64,7 @@ def _row(entry: Entry, whole: bool) -> EntryRow:
 
 
 def told(event: Event | Applied | Deleted) -> str:
-    """The fields in a line; of an object its name, and the fields that are not its key."""
+    """The fields of an event in a line; for an object, its name and the fields that are not its key."""
     fields = {name: value for name, value in msgspec.structs.asdict(event).items() if not _empty(value)}
     if not isinstance(event, Applied | Deleted):
         return _listed(fields)
@@ -96,7 +96,7 @@ def _value(value: object) -> str:
 
 
 class Range(msgspec.Struct, frozen=True):
-    """What the form asks for; 0 and the empty string do not matter."""
+    """What the form asks for; 0 and the empty string ask for nothing."""
 
     first: int = 0
     last: int = 0
@@ -111,13 +111,13 @@ class Range(msgspec.Struct, frozen=True):
 
     @property
     def classes(self) -> tuple[Class, ...] | None:
-        """What the log's index can tell apart."""
+        """The classes of entries that are asked for, by which the log's index finds them; None for all."""
         if self.type:
             return (TYPES[self.type],)
         return (Class[self.kind.upper()],) if self.kind else None
 
     def wants(self, entry: Entry) -> bool:
-        """Of the type, by its tag, which stands behind two bytes or three."""
+        """Whether an entry has the type that is asked for; its tag stands behind two or three bytes of MessagePack."""
         tag = self.type.encode()
         return not tag or entry.body[2 : 2 + len(tag)] == tag or entry.body[3 : 3 + len(tag)] == tag
 

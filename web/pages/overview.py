@@ -120,6 +120,6 @@ async def strip_page(console: Console) -> Reply:
 
 
 async def help_page(console: Console) -> Reply:
-    """Keys and words."""
+    """The page that explains the console's keys and words."""
     data = {"version": build(), "keys": dict(KEYS), "words": dict(WORDS)}
     return Reply("help.html", "", {"version": build(), "keys": KEYS, "words": WORDS}, data)

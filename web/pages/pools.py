@@ -180,7 +180,7 @@ MEASURES = (
 
 
 def _sentence(state: ClusterState, pool: str, endpoints: list[EndpointLine]) -> tuple[str, str, str]:
-    """Colour, word and sentence for how a pool is."""
+    """Colour, word and sentence for the state of a pool."""
     ready = [e for e in endpoints if e.state != "bad"]
     stale = [e for e in ready if e.stale]
     if not endpoints:
@@ -242,6 +242,6 @@ def _config(state: ClusterState, pool: str) -> dict[str, object]:
 
 
 def _parameters(plugin: msgspec.Struct) -> str:
-    """What is set, as `name value`."""
+    """The parameters that are set, each as `name value`."""
     told = {k: v for k, v in msgspec.to_builtins(plugin).items() if v is not None and v not in ("", [], {})}
     return ", ".join(f"{k} {v if isinstance(v, str) else msgspec.json.encode(v).decode()}" for k, v in told.items())

@@ -5,11 +5,11 @@ from quart import render_template
 
 
 class Missing(Exception):
-    """There is no such thing."""
+    """Raised where the address names something that does not exist."""
 
 
 class BadQuery(Exception):
-    """The address asks for something that cannot be."""
+    """Raised where a field of the address or form has a value that it cannot have."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -19,7 +19,7 @@ class Reply(msgspec.Struct, frozen=True):
     fragment: str = ""
     context: dict[str, object] = {}
     data: object = None
-    """What the JSON twin answers with."""
+    """Value that the JSON twin answers with."""
     status: int = 200
     location: str = ""
     """Address to go to instead of this page; empty where there is a page."""
@@ -31,7 +31,7 @@ async def render(template: str, **context: object) -> str:
 
 
 def plain(value: object) -> object:
-    """A value as JSON can hold it: field names, bytes in hexadecimal, integers that readers would round as text."""
+    """A value as JSON can hold it: structs by field name, bytes in hexadecimal, integers from 2**53 on as text."""
     if isinstance(value, msgspec.Struct):
         return {k: plain(v) for k, v in msgspec.structs.asdict(value).items()}
     if isinstance(value, bytes):

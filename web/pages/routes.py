@@ -54,15 +54,15 @@ class RuleView(msgspec.Struct, frozen=True):
     backends: tuple[BackendView, ...]
     in_step: bool
     observed_over: str
-    """`the last 5 minutes`, or since when the weights are these."""
+    """Words for the time that shares are observed over: the last 5 minutes, or since the weights changed."""
     shared: bool
-    """Another rule sends requests to one of these pools as well, so that shares are those of all."""
+    """Whether another rule sends requests to one of these pools too, so that shares are those of both rules."""
     rate: str
     picture: Markup
 
 
 def bare(rule: RuleView) -> dict[str, object]:
-    """A rule without its picture, for the JSON twin."""
+    """The fields of a rule without its picture, for the JSON twin."""
     return {k: v for k, v in msgspec.structs.asdict(rule).items() if k != "picture"}
 
 
@@ -151,7 +151,7 @@ def _backend(
 
 
 def _short(ref: BackendRef, backends: Sequence[BackendRef]) -> str:
-    """What tells a backend from its neighbours, for a narrow column."""
+    """A backend's name without the beginning that all of them share, for a narrow column."""
     parts = [short_name(b.pool).split("-") for b in backends]
     mine = short_name(ref.pool).split("-")
     same = 0
@@ -222,7 +222,7 @@ def _moved(row: MoveRow, keys: Sequence[str], source: str) -> ChangeView:
 def _arrows(
     before: Sequence[Sequence[BackendRef]], after: Sequence[Sequence[BackendRef]], keys: Sequence[str]
 ) -> tuple[str, ...]:
-    """`90 → 50` for each backend."""
+    """The change of each backend's weight, such as `90 → 50`."""
     old = {backend_key(b): b.weight for rule in before for b in rule}
     new = {backend_key(b): b.weight for rule in after for b in rule}
     return tuple(

@@ -21,7 +21,7 @@ from pointsman.web.pages.reply import BadQuery, Missing, Reply
 from pointsman.web.pages.routes import backend_name, route_of, rule_name
 
 ACTOR = "someone on this machine"
-"""Who changes weights as long as there is no sign-in: nobody is told apart."""
+"""Name recorded for whoever changes weights: without sign-in, people cannot be told apart."""
 USED_FORMS_MAX = 10_000
 """Forms remembered so that none is used twice; a page is left open for hours, not for that many changes."""
 
@@ -38,7 +38,7 @@ class FormBackend(msgspec.Struct, frozen=True):
 
 
 class FormAttempt(msgspec.Struct, frozen=True):
-    """What was sent, and what came of it so far."""
+    """A form as it was sent, and what came of it so far."""
 
     form: dict[str, str] = {}
     asked: dict[str, int] = {}
@@ -50,7 +50,7 @@ class JsonChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of the twin's POST."""
 
     token: str
-    """Token of the GET before it, which came with the cookie."""
+    """Token from the answer to the GET before, which also set the cookie."""
     version: str
     weights: dict[str, Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]]
     """New weights by the backends' keys; those that are not named stay."""
@@ -104,7 +104,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         "action": f"/routes/{route.route}/rules/{rule}/weights",
         "token": token,
         "version": route.version,
-        # A form that was used up, or refused as stale, goes on as a new one.
+        # A form that was used, or refused as stale, gets a new number and can be sent again.
         "once": secrets.token_urlsafe(12) if stale or not form.get("once") else form["once"],
         "reason": form.get("reason", ""),
     }
@@ -180,7 +180,7 @@ async def change(console: Console, namespace: str, name: str, rule: int) -> Repl
 
 async def change_by_json(console: Console, namespace: str, name: str, rule: int) -> Reply:
     """Ask for the change that a POST of JSON tells, and answer with the outcome."""
-    # A page of another site cannot send this content type unless we agreed beforehand, which we never do.
+    # A browser sends this content type for a page of another site only if we allow it when asked, which we never do.
     if request.mimetype != "application/json":
         raise AccessRefused(415, f"content type is {request.mimetype[:100]!r}, wanted application/json")
     try:
@@ -228,7 +228,7 @@ def _weights(form: dict[str, str]) -> dict[str, int]:
 
 
 def _use_up(console: Console, once: str) -> ChangeRefusal | None:
-    """Remember that the form with this number was sent; why it is not taken where it was sent before."""
+    """Remember that the form with this number was sent; return why it is refused where it was sent before."""
     if not once or len(once) > 40:
         raise AccessRefused(403, "the form has lost its number: open the page again")
     if once in console.used_forms:

@@ -1,4 +1,4 @@
-"""Has decisions recomputed in a process of their own: starts it, asks it one thing at a time, replaces it when slow."""
+"""The console's side of the worker: starts it, asks it one question at a time, and replaces it when it is slow."""
 
 import struct
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from pointsman.core.deciding.verdict import VerdictKind
 from pointsman.web.recomputing.worker import NewestVerified, Replayed, unavailable
 
 ANSWER_WITHIN = 10.0
-"""Seconds for one decision; the budget is one, a cold disk takes more."""
+"""Seconds for one decision: ten times its budget, because a cold disk is slow."""
 WAITING_MAX = 32
 """Decisions that may wait for the worker at a time."""
 KEPT = 16
@@ -26,11 +26,11 @@ _newest = msgspec.msgpack.Decoder(NewestVerified)
 
 
 class ReplayerBusy(Exception):
-    """More pages wait than the worker is given."""
+    """Raised where WAITING_MAX questions wait for the worker already."""
 
 
 class _Asked:
-    """A question that waits for the worker; `done` is set once `answer` stands."""
+    """A question that waits for the worker; `done` is set when `answer` is there."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
@@ -42,7 +42,7 @@ class Replayer:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.newest = NewestVerified()
-        """What replay found of the newest decisions."""
+        """Findings of replay about the newest decisions."""
         self._command = list(command)
         self._process: trio.Process | None = None
         self._waiting: OrderedDict[int, _Asked] = OrderedDict()
@@ -52,7 +52,7 @@ class Replayer:
     async def ask(self, position: int, within: float = ANSWER_WITHIN) -> Replayed | None:
         """Have the decision at `position` computed again; None where that takes longer than `within`.
 
-        It goes on then, and whoever asks again gets the answer.  Raises `ReplayerBusy`.
+        The worker then goes on, and asking again gets its answer.  Raises `ReplayerBusy`.
         """
         if (known := self._answers.get(position)) is not None:
             self._answers.move_to_end(position)
@@ -68,7 +68,7 @@ class Replayer:
         return asked.answer
 
     async def run(self, looked_at: Callable[[], bool], changed: Callable[[], None]) -> None:
-        """Compute what is asked for, and verify the newest while `looked_at`; `changed` follows a new finding."""
+        """Answer questions, and while `looked_at()` verify the newest decisions; `changed` is called when that finds more."""
         try:
             look_at = trio.current_time()
             while True:

@@ -18,11 +18,11 @@ from pointsman.eventlog.stores.reading import LogReader
 from pointsman.eventlog.verifying.verifier import Verifier
 
 KEPT = 1_000
-"""Decisions that the strip speaks of."""
+"""Number of newest decisions that the strip speaks of."""
 AT_ONCE = 500
-"""Decisions verified at a time: a tenth of a second."""
+"""Number of decisions verified at a time, which takes a tenth of a second."""
 BACK = 20_000
-"""Entries before the head in which they are looked for: a fifth of a second to fold."""
+"""Entries before the head in which decisions are looked for: folding them takes a fifth of a second."""
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -30,16 +30,16 @@ class Replayed(msgspec.Struct, frozen=True):
 
     verdict: Verdict
     explanation: Explanation | None = None
-    """How it came about; None where the verdict tells why that cannot be said."""
+    """Explanation of the decision; None where the verdict says why there is none."""
 
 
 class NewestVerified(msgspec.Struct, frozen=True):
     """What replay found of the newest decisions."""
 
     decisions: int = 0
-    """Number of those that could be compared."""
+    """Number of decisions that could be compared."""
     differing: int = 0
-    """Number of those that differ from what was recorded."""
+    """Number of them that differ from what was recorded."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
