@@ -59,7 +59,7 @@ from pointsman.web.stream import Broadcast
 
 POOLS = ("bench/stable", "bench/new")
 ENDPOINTS = 10
-"""To a pool."""
+"""Number of endpoints of each pool."""
 EPOCH = 0x5EED
 MODELS = ("llama", "food-review-1", "qwen")
 AHEAD = 2_000
@@ -106,7 +106,7 @@ class Builder:
         self.prefixes = [(len(p), model, prefix_hashes(model, p, 64)) for p in prompts for model in MODELS]
 
     async def build(self, decisions: int) -> None:
-        """Record this many."""
+        """Record this many decisions and their outcomes."""
         await self.appender.append_many(membership())
         told = time.monotonic()
         for made in range(decisions):
@@ -150,7 +150,7 @@ class Builder:
 
 
 def console(home: Path, log: Log, appender: Appender, worker: Replayer) -> Console:
-    """The pages' sources."""
+    """The console over this log, with what its pages take their values from."""
 
     async def never(asked: WeightsAsked) -> ChangeOutcome:
         return ChangeRefusal(ChangeCode.NOT_WRITTEN, "a benchmark writes nothing", "a console")
@@ -174,7 +174,7 @@ def console(home: Path, log: Log, appender: Appender, worker: Replayer) -> Conso
 
 
 def pages(home: Path) -> dict[str, list[str]]:
-    """Addresses by name; several where the same one would be answered from memory."""
+    """Addresses by the name of the page; several where asking for one again would be answered from memory."""
     with open_read_model(home / "readmodel.db") as model, open_reader(home / "log") as reader:
         newest = model.decisions(Filters(), limit=500).rows
         head, first = reader.head().position, reader.first()
@@ -211,7 +211,7 @@ def pages(home: Path) -> dict[str, list[str]]:
 
 
 def measure(port: int, addresses: list[str], repeat: int) -> list[float]:
-    """Seconds of each answer; the first is the first that this process gives."""
+    """Seconds of each answer, in order: the first includes what the server process does only once."""
     found = []
     for i in range(repeat):
         address = addresses[i * 7 % len(addresses)]
@@ -286,7 +286,7 @@ def report(found: dict[str, list[float]]) -> bool:
 
 
 def main() -> None:
-    """Run it."""
+    """Measure and print; fail where a row of the table misses its budget."""
     parser = argparse.ArgumentParser(description="The console's pages over a long log.")
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--directory", type=Path)

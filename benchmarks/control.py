@@ -53,7 +53,7 @@ HERE = Path(__file__).resolve().parent.parent / ".src"
 
 
 async def prepare(directory: Path) -> None:
-    """A log with a pool, so that nobody has to watch one."""
+    """Make a log that holds a pool, so that the control process needs no source of one."""
     log = open_log(directory, "bench")
     async with trio.open_nursery() as nursery:
         appender = Appender(log, lambda commit: None)
@@ -68,7 +68,7 @@ async def prepare(directory: Path) -> None:
 
 
 def decision(origin: Origin, rng: random.Random) -> RequestRouted:
-    """About 500 bytes, as of a prompt of some kilobytes."""
+    """A decision of about 500 bytes, which is what a prompt of some kilobytes gives."""
     facts = RequestFacts(
         request_id=f"{origin.n:08x}-0000-4000-8000-{rng.getrandbits(48):012x}",
         pool="bench/pool",
@@ -88,7 +88,7 @@ def decision(origin: Origin, rng: random.Random) -> RequestRouted:
 
 
 def frames(rate: int, seconds: float) -> list[bytes]:
-    """What a picker says in each millisecond of a steady load."""
+    """The bytes that a picker sends in each millisecond of a steady load."""
     rng = random.Random(1)
     n = 1
     started_in: list[list[int]] = []
@@ -141,7 +141,7 @@ class Control:
         self._leash.close()
 
     def cpu(self) -> dict[str, float]:
-        """Seconds by thread; those of Trio's pool fold the read model, nearly always."""
+        """CPU seconds by thread; the threads of Trio's pool mostly fold the read model."""
         found: dict[str, float] = {}
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             own = task.name == str(self.process.pid)
@@ -152,7 +152,7 @@ class Control:
 
 
 def play(path: Path, said: list[bytes]) -> Iterator[None]:
-    """Connect and say a millisecond's frames at each step."""
+    """Connect, and at each step send the frames of a millisecond."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
         end.connect(str(path))
         end.sendall(encode_frame(Hello(PROTOCOL, PICKER, EPOCH, "bench", "", 0, b"", 0, 1)))
@@ -196,7 +196,7 @@ def measured(source: Path, said: list[bytes], rate: int, directory: Path | None)
 
 
 def main() -> None:
-    """Run in turns and print the medians."""
+    """Measure the trees in turns and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=6.0)

@@ -37,11 +37,11 @@ from pointsman.grpc.picking import PoolPicking
 from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 
 CUTS = 12
-"""Pieces that a round's bytes arrive in, at most."""
+"""Number of pieces in which the bytes of a round arrive, at most."""
 
 
 def traffic(source: random.Random) -> bytes:
-    """A connection's beginning and a few requests, whole or not."""
+    """The bytes of a connection's beginning and of a few requests, some of them cut short."""
     gateway = Gateway(source.choice((1, 3)))
     settings = bytes((0, 4)) + source.choice((65_535, 0, 1 << 20)).to_bytes(4, "big")
     parts = [PREFACE, frame(SETTINGS, 0, 0, settings)]
@@ -67,12 +67,12 @@ def traffic(source: random.Random) -> bytes:
 
 
 def mutated(data: bytes, source: random.Random) -> bytes:
-    """The same with some of it changed behind the preface."""
+    """The bytes `data`, with some changed behind the connection preface."""
     out = bytearray(data)
     first = len(PREFACE)
     for _ in range(source.randrange(1, 10)):
         at = source.randrange(first, len(out))
-        match source.randrange(12):  # mostly what leaves lengths right, so that more is read behind it
+        match source.randrange(12):  # mostly changes that leave lengths right, so that what follows is still parsed
             case 0 | 1 | 2 | 3 | 4:
                 out[at] = source.randrange(256)
             case 5 | 6 | 7 | 8 | 9:
@@ -89,13 +89,13 @@ def mutated(data: bytes, source: random.Random) -> bytes:
 
 
 def pieces(data: bytes, source: random.Random) -> list[bytes]:
-    """The same bytes, cut anywhere."""
+    """The bytes `data`, cut at random places."""
     cuts = sorted(source.randrange(len(data) + 1) for _ in range(source.randrange(CUTS)))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 def into_engine(chunks: list[bytes]) -> str:
-    """Give the engine a round; how it ended."""
+    """Give the bytes of a round to the engine; return how that ended."""
     engine = ServerConnection()
     engine.initiate_connection()
     try:
@@ -108,7 +108,7 @@ def into_engine(chunks: list[bytes]) -> str:
 
 
 async def into_connection(server: GrpcServer, load: Load, chunks: list[bytes]) -> str:
-    """Give a connection of the picker a round; how it ended."""
+    """Give the bytes of a round to a connection of the picker; return how that ended."""
     transport = Written()
     connection = server._protocol_factory()
     connection.connection_made(transport)
@@ -125,7 +125,7 @@ async def into_connection(server: GrpcServer, load: Load, chunks: list[bytes]) -
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Do both halves."""
+    """Mutate for the engine, then for a connection."""
     quiet_grpclib()
     loop = asyncio.get_running_loop()
     failures: list[dict[str, object]] = []
@@ -153,7 +153,7 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Mutate and tell."""
+    """Run, and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=int, default=10_000_000, help="for each half")
     parser.add_argument("--seed", type=int, default=1)

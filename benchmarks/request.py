@@ -25,7 +25,7 @@ from pointsman.grpc.serving.grpc_server import ENGINES, GrpcServer
 
 
 async def watch_memory(requests: int) -> None:
-    """Resident memory of this process, a tenth of the requests after the other; fails where it goes on growing."""
+    """Print the resident memory of this process after each tenth of the requests; fail where it goes on growing."""
     feed = BufferFeed(cluster_of(100))
     epp = ExternalProcessor(PoolPicking(POOL, feed), feed, Load(StreamLimits()))
     picker = Bench(GrpcServer([epp]), 1, 1)

@@ -17,16 +17,16 @@ ROLES = ("picker", "control")
 
 
 class Snapshots:
-    """What `compare.cpu` was asked about a picker: twice idle, then before and after each load."""
+    """What was measured when `compare.cpu` was asked about a picker: twice while idle, then before and after each load."""
 
     def __init__(self) -> None:
         self._cpu = compare.cpu
         self._root = 0
         self.taken: list[tuple[dict[str, float], dict[str, int], int]] = []
-        """CPU seconds and KiB by role, and how many samples of model servers the log had taken."""
+        """Measurements in order: CPU seconds and KiB by role, and the number of samples that the log had taken."""
 
     def __call__(self, pid: int) -> dict[int, float]:
-        """In the place of `compare.cpu`; of two processes the picker is asked about first."""
+        """Take the place of `compare.cpu`, which is asked about the picker first and then about the other process."""
         seconds: dict[int, float] = self._cpu(pid)
         if not self._root:
             self._root = pid
@@ -42,7 +42,7 @@ class Snapshots:
 
 
 def role_of(pid: int) -> str:
-    """What a process of the tree does, by the command it was started with."""
+    """The role of a process, by the command that it was started with."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def role_of(pid: int) -> str:
 
 
 def samples_taken() -> int:
-    """As the picker's metrics tell; 0 where they do not."""
+    """The number of load samples that the metrics page tells; 0 where it tells none."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{compare.METRICS}/metrics", timeout=5) as page:
             found = re.search(rb"^pointsman_load_samples_total (\d+)", page.read(), re.MULTILINE)
@@ -61,7 +61,7 @@ def samples_taken() -> int:
 
 
 def kib_of(pid: int) -> int:
-    """Resident memory."""
+    """Resident memory of a process in KiB."""
     try:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     except FileNotFoundError:
@@ -94,9 +94,9 @@ def main() -> None:
                 requests = row["rate"] * options.seconds
                 row["endpoints"], row["chunks"] = options.endpoints, options.chunks
                 row["by_role"] = {r: 1e6 * (after[r] - before.get(r, 0.0)) / requests for r in after}
-                # What goes on without requests, most of it scraping: CPU seconds a second, and its share of each.
+                # Work that goes on without requests, most of it scraping: CPU seconds a second, by role.
                 row["idle_by_role"] = {r: (idle_to[r] - idle_from.get(r, 0.0)) / 3 for r in idle_to}
-                # A load takes its time from scraping: so many of the samples that came in a second before came still.
+                # Under load fewer scrapes find time: the share of samples a second that still came.
                 scraped = (sampled_to - sampled) / options.seconds
                 row["still_scraped"] = scraped * 3 / (samples_to - samples_from) if samples_to > samples_from else 1.0
                 row["memory_by_role"] = {r: kib / 1024 for r, kib in memory.items()}

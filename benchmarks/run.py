@@ -30,9 +30,13 @@ RIG = ROOT.parent / "shared/bench/compare.py"
 
 PICKER = {5: 0.40, 100: 0.42, 1000: 0.55}
 ALL = {5: 0.57, 100: 0.4 * 1.27, 1000: 0.1 * 9.4}
-"""What the Go EPP needs at 5 endpoints, two fifths of it at 100, a tenth at 1,000, in the yardsticks of its own runs."""
+"""Budgets of all processes by number of endpoints, as ratios to the yardstick.
+
+They are what the Go EPP needs at 5 endpoints, two fifths of that at 100, and a tenth at 1,000, each as a ratio to the
+yardstick of the run in which the Go EPP was measured.
+"""
 ALL_CROWDED = 0.47
-"""What it needs at 5 endpoints and 64 connections."""
+"""Budget of all processes at 5 endpoints and 64 connections, as a ratio: what the Go EPP needs there."""
 CONTROL, CHUNK, ADDED, TAIL = 0.10, 0.25, 0.8, 3.0
 MEMORY = {"control": 200.0, "picker": 120.0}
 
@@ -45,7 +49,7 @@ def middle(rows: Iterable[Row], value: Callable[[Row], float]) -> float:
 
 
 def measured_rig(endpoints: int, connections: str, seconds: int, rounds: int, chunks: int = 0) -> list[Row]:
-    """The rig's rows of yardstick and Pointsman, with CPU and memory by process."""
+    """The rows of yardstick and Pointsman that the rig measures, with CPU and memory by process."""
     python = ROOT / ".venv-bench/bin/python"
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as data:
         picker = (
@@ -74,12 +78,12 @@ def number(name: str) -> Callable[[Row], float]:
 
 
 def scraping(name: str) -> Callable[[Row], float]:
-    """CPU a request that scraping takes in a process: what it took without requests, for as many samples."""
+    """CPU a request that scraping takes in a process: what the same number of samples took without requests."""
     return lambda row: 1e6 * role(name, "idle_by_role")(row) * number("still_scraped")(row) / number("rate")(row)
 
 
 def apart(name: str) -> Callable[[Row], float]:
-    """A process's CPU a request without that."""
+    """CPU a request of a process, without scraping."""
     return lambda row: role(name)(row) - scraping(name)(row)
 
 

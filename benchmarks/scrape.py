@@ -63,7 +63,7 @@ def _scraped(ports: Sequence[int], seconds: float) -> None:
 
 
 def _yardstick(port: int, rounds: int = 2000) -> None:
-    """The least this machine can do it in."""
+    """Print the least CPU in which this machine can fetch a page and search it."""
     needles = [b"\nvllm:num_requests_waiting{", b"\nvllm:num_requests_running{", b"\nvllm:kv_cache_usage_perc{"]
     with socket.create_connection(("127.0.0.1", port)) as connection:
         began = time.process_time()
@@ -90,7 +90,7 @@ def _extraction(rounds: int = 5000) -> None:
 
 
 def main() -> None:
-    """Run all three."""
+    """Print all three measurements."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
     with page_servers(count) as ports:

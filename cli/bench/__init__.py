@@ -1,1 +1,1 @@
-"""`pointsman bench` and what it measures with; the benchmarks of a checkout measure with the same."""
+"""`pointsman bench`, and the measurements that it shares with `benchmarks/` of a checkout."""

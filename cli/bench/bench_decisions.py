@@ -46,7 +46,7 @@ def cluster_of(count: int) -> ClusterState:
 
 
 def request_facts(i: int) -> RequestFacts:
-    """Prompts that share three quarters of their blocks with those of the same number."""
+    """The facts of the i-th request; its prompt shares three quarters of its blocks with others of its group."""
     shared = f"system prompt {i % PROMPTS} ".ljust(BLOCKS * BLOCK_BYTES * 3 // 4, "x")
     prompt = (shared + f"question {i} ").ljust(BLOCKS * BLOCK_BYTES, "y").encode()
     return RequestFacts(
@@ -74,7 +74,7 @@ def warmed(cluster: ClusterState, count: int) -> TrafficState:
 
 
 def measured(run: Callable[[int], object], rounds: int, decisions: int) -> tuple[float, float]:
-    """Median and lowest microseconds a call."""
+    """Median and lowest microseconds of a call to `run`."""
     times = []
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -97,7 +97,7 @@ class Work:
         ]
 
     def decide(self, i: int) -> Decision:
-        """Decide the i-th of them."""
+        """Decide the i-th request."""
         return schedule(self.cluster, self._traffic, self._profile, self._facts[i], Draws("benchmark", 1, i))
 
     def verify(self, i: int) -> None:

@@ -60,7 +60,7 @@ def sample(rng: np.random.Generator) -> LoadSampled:
 
 
 def request(n: int, applied: int, rng: np.random.Generator) -> list[Event]:
-    """The four events of a request, nearly: routed, started, finished."""
+    """The three events of a request: routed, started, finished."""
     facts = RequestFacts(
         request_id=f"{n:08x}-0000-4000-8000-{rng.integers(1 << 40):012x}",
         pool="bench/pool",
@@ -81,7 +81,7 @@ def request(n: int, applied: int, rng: np.random.Generator) -> list[Event]:
 
 
 async def append_load(directory: Path, rate: int, seconds: float) -> dict[str, float]:
-    """Append at `rate` in the bursts of a 10 ms tick, as the feed delivers them; the costs."""
+    """Append `rate` events a second, in bursts every 10 ms as the feed delivers them; return the costs."""
     rng = np.random.default_rng(1)
     log = open_log(directory, "bench")
     told: deque[Commit] = deque(maxlen=1)
@@ -141,7 +141,7 @@ async def write_mixed(directory: Path, requests: int) -> None:
 
 
 def walk_decisions(directory: Path) -> dict[str, float]:
-    """Every decision with the state it was made on; every cluster entry; the read model."""
+    """Rates of walking decisions with their state, of folding all entries and of the read model, and the time to open."""
     found: dict[str, float] = {}
     with open_reader(directory) as reader:
         start = time.process_time()
@@ -165,7 +165,7 @@ def walk_decisions(directory: Path) -> dict[str, float]:
 
 
 def fold_load(entries: int) -> dict[str, float]:
-    """Fold load samples of all endpoints, and of a fifth of them."""
+    """Rates of folding load samples, of all endpoints and of a fifth of them."""
     rng = np.random.default_rng(2)
     state = ClusterState()
     for event in membership():
@@ -178,7 +178,7 @@ def fold_load(entries: int) -> dict[str, float]:
 
 
 def measured(rate: int, seconds: float, requests: int, directory_in: Path | None = None) -> dict[str, float]:
-    """All of it."""
+    """All figures of this module."""
     with tempfile.TemporaryDirectory(dir=directory_in) as directory:
         path = Path(directory) / "log"
         found = trio.run(append_load, path, rate, seconds)

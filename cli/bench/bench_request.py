@@ -1,6 +1,6 @@
 """What a request costs in the picker process, without sockets: bytes of the gateway in, bytes to it and to the feed out.
 
-Beside it, in turns, the bare echo.  What sockets and the loop cost comes on top.
+The bare echo is measured in turns with it.  What sockets and the event loop cost comes on top.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ class Options(msgspec.Struct, frozen=True):
     requests: int = 2000
     """Requests in one round."""
     chunks: int = 1
-    """Server-sent events a reply; 1 is a JSON reply of 2 KB."""
+    """Number of server-sent events in a reply; 1 stands for a JSON reply of 2 KB."""
     http2: str = "pointsman"
-    """The engine."""
+    """Name of the HTTP/2 engine."""
     profile: bool = False
-    """Leave out the echo."""
+    """Whether the echo is left out, for a profiler."""
 
 
 class BufferFeed:
@@ -63,7 +63,7 @@ class BufferFeed:
 
 
 class Written(asyncio.Transport):
-    """Counts what is written."""
+    """A transport that counts the bytes written to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,12 +120,12 @@ class Bench:
 
 
 async def measure(options: Options) -> tuple[list[float], list[float]]:
-    """CPU microseconds a request of the picker and of the echo, of each round; interleaved."""
+    """CPU microseconds a request of each round, of the picker and of the echo, measured in turns."""
     quiet_grpclib()
     feed = BufferFeed(cluster_of(options.endpoints))
     epp = ExternalProcessor(PoolPicking(POOL, feed), feed, Load(StreamLimits()))
     picker = Bench(GrpcServer([epp], options.http2), 1, options.chunks)
-    echo = Bench(Server([Echo()]), 4, options.chunks)  # it answers some turns later
+    echo = Bench(Server([Echo()]), 4, options.chunks)  # grpclib answers some turns of the loop later
     mine, theirs = [], []
     for _ in range(options.rounds + 1):
         mine.append(await picker.run(options.requests))

@@ -22,7 +22,7 @@ WARMING = 0.3
 SLICES = 5
 
 CHUNKED = True
-"""Chunked transfer, as uvicorn sends vLLM's page."""
+"""Whether pages come in chunks, as uvicorn sends vLLM's."""
 
 
 class _Server(asyncio.Protocol):
@@ -52,17 +52,17 @@ def _serve(count: int, pipe: multiprocessing.connection.Connection) -> None:
         pipe.send([s.sockets[0].getsockname()[1] for s in servers])
         await loop.run_in_executor(None, pipe.poll, None)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for who started this, which then closes the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this: it closes the pipe
     asyncio.run(main())
 
 
 @contextmanager
 def page_servers(count: int) -> Iterator[list[int]]:
-    """The ports of so many servers on loopback, in a process of their own."""
+    """Start `count` servers on loopback, in a process of their own; yield their ports."""
     ours, theirs = multiprocessing.Pipe()
     servers = multiprocessing.get_context("spawn").Process(target=_serve, args=(count, theirs), daemon=True)
     servers.start()
-    theirs.close()  # so that its end is seen here
+    theirs.close()  # only so does this process see the other end close
     try:
         if not ours.poll(START_WITHIN):
             raise OSError(f"the servers of pages did not start within {START_WITHIN:.0f} s")
@@ -77,7 +77,7 @@ def page_servers(count: int) -> Iterator[list[int]]:
 
 
 def back_to_back(ports: Sequence[int], seconds: float) -> float:
-    """CPU microseconds to fetch a page and extract it, of all servers again and again without a pause; the median."""
+    """Median CPU microseconds to fetch and extract a page, of all servers in turn without a pause."""
     engine, count = ENGINES["vllm"], 0
     found: list[float] = []
 

@@ -15,11 +15,11 @@ from pointsman.cli.bench.table import Table
 from pointsman.cli.failure import Failure
 
 COLLECT_AFTER = 5000
-"""Allocations between collections: what is measured is not the collector."""
+"""Allocations between two garbage collections: so many that collecting is a small part of what is measured."""
 
 
 def run(name: str, words: list[str]) -> int:
-    """Measure and print; with `--strict` 1 where a budget is missed."""
+    """Measure and print; with `--strict`, return 1 where a budget is missed."""
     options = _parser(name).parse_args(words)
     if options.directory is not None and not options.directory.is_dir():
         raise Failure(f"--directory: found no directory {options.directory}, wanted one on the disk to measure", 2)

@@ -1,6 +1,6 @@
-"""The least that a picker on grpclib costs: Process on its stock HTTP/2 engine, every phase answered, nothing decided.
+"""The bare echo: a picker on grpclib's stock HTTP/2 engine that answers every message and decides nothing.
 
-What a picker costs is told as a ratio to this, measured in the same run.
+It is the least that a picker on grpclib costs; the cost of ours is told as a ratio to it, measured in the same run.
 """
 
 import json
@@ -16,7 +16,7 @@ DESTINATION = "x-gateway-destination-endpoint"
 
 
 async def process(stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
-    """Answer one stream."""
+    """Answer every message of one stream."""
     body = b""
     async for message in stream:
         reply = ProcessingResponse()
@@ -48,7 +48,7 @@ async def process(stream: Stream[ProcessingRequest, ProcessingResponse]) -> None
 
 
 def route(reply: ProcessingResponse) -> None:
-    """Name one fixed endpoint."""
+    """Route the request to one fixed endpoint."""
     response = reply.request_headers.response
     response.clear_route_cache = True
     header = response.header_mutation.set_headers.add().header
@@ -57,7 +57,7 @@ def route(reply: ProcessingResponse) -> None:
 
 
 class Echo:
-    """The service."""
+    """The gRPC service that answers with `process`."""
 
     def __mapping__(self) -> dict[str, Handler]:
         return {METHOD: Handler(process, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse)}

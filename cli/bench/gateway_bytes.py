@@ -28,7 +28,7 @@ def _headers_of(message: HttpHeaders, fields: tuple[tuple[str, str], ...]) -> No
 
 
 class Gateway:
-    """The bytes that Envoy 1.40 sends for one request after the other: each body's end apart, each metadata present."""
+    """The bytes that Envoy 1.40 sends for requests one after the other; a body's end is a message of its own."""
 
     def __init__(self, chunks: int) -> None:
         self._hpack = hpack.Encoder()

@@ -18,13 +18,13 @@ from pointsman.cli.bench.table import Table
 CHUNKS = 100
 """Chunks in one streamed reply."""
 SCHEDULE = {5: 25.0, 100: 30.0, 1000: 60.0}
-"""Microseconds at so many endpoints."""
+"""Budgets of a decision in microseconds, by number of endpoints."""
 VERIFIED, WALKED, FOLDED = 5_000, 5_000, 100_000
-"""A second."""
+"""Budgets as rates a second: decisions verified, decisions walked with their state, cluster entries folded."""
 RATE, CORE_PERCENT, COMMIT_P99 = 20_000, 10.0, 5.0
-"""Events a second; what they may take of a core; milliseconds."""
+"""Load of the log in events a second, and its budgets: percent of a core, and milliseconds of a commit."""
 PAGES, PAGE = 32, 75.0
-"""Servers that are scraped; microseconds for a page."""
+"""Number of servers that are scraped, and the budget of a page in microseconds."""
 
 
 def measure_requests(table: Table, quick: bool) -> None:
@@ -49,7 +49,7 @@ def measure_requests(table: Table, quick: bool) -> None:
 
 
 def measure_parts(table: Table, quick: bool, directory: Path | None = None) -> None:
-    """What needs neither gateway nor load; the log is written in `directory`, that of temporary files without one."""
+    """Measure what needs neither gateway nor load; the log is written in `directory`, or among temporary files."""
     for endpoints, budget in SCHEDULE.items():
         table.begin(f"schedule() at {endpoints} endpoints")
         decided, verified = decisions.measured_at(endpoints, 5 if quick else 15, 1000 if quick else 2000)
@@ -57,7 +57,7 @@ def measure_parts(table: Table, quick: bool, directory: Path | None = None) -> N
         if endpoints == 100:
             table.line("replay: decisions verified", VERIFIED, 1e6 / verified, "/s", least=True)
     table.begin("the log")
-    # In a process of its own, as the log has one: what was measured before would be looked at by its collector.
+    # In a process of its own, as the log has one: here the collector would also walk what was measured before.
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         seconds, requests = (3.0, 10_000) if quick else (10.0, 30_000)
         found = apart.submit(log.measured, RATE, seconds, requests, directory).result()

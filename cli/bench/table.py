@@ -8,14 +8,14 @@ PROGRESS_WIDTH = 78
 
 
 class BudgetRow(msgspec.Struct, frozen=True):
-    """One figure."""
+    """One figure and its budget."""
 
     what: str
     budget: float | None
     measured: float
     unit: str
     least: bool
-    """More is better."""
+    """Whether the budget is a lower bound, because more is better."""
 
     @property
     def met(self) -> bool | None:
@@ -36,11 +36,11 @@ class Table:
 
     @property
     def missed(self) -> int:
-        """Budgets that were not met."""
+        """The number of budgets that were not met."""
         return sum(row.met is False for row in self.rows)
 
     def begin(self, what: str) -> None:
-        """Tell somebody at a terminal what is measured next."""
+        """Show on a terminal what is measured next."""
         self._progress(f"measuring {what}")
 
     def line(self, what: str, budget: float | None, measured: float, unit: str = "", *, least: bool = False) -> None:

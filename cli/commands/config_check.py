@@ -13,7 +13,7 @@ from pointsman.core.config.parse import EffectiveConfig, PickingFlags
 
 
 def run(name: str, words: list[str]) -> int:
-    """Print what would be in force; 1 with the line where the file is wrong."""
+    """Print the configuration that would be in force; where the file is wrong, print the line and return 1."""
     parser = Parser(
         name,
         "Read an EndpointPickerConfig as `serve` and `epp` do, and print what would be in force.",

@@ -14,19 +14,19 @@ from pointsman.cli.supervising.console_place import running_console
 ANSWER_WITHIN = 10.0
 """Seconds for the console to answer: a page takes a tenth of one."""
 CHANGED_WITHIN = 30.0
-"""Seconds for a change: twice five for the log, three to be seen, and a slow disk under the file."""
+"""Seconds for a change: five for each of its two entries in the log, three to be seen, and time for a slow disk."""
 ANSWER_BYTES_MAX = 4 << 20
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 
 class ConsoleAnswer(NamedTuple):
-    """What the console said."""
+    """An answer of the console."""
 
     status: int
     body: Json
     cookie: str
-    """Cookie that was set, as it is sent back; empty for none."""
+    """Cookie that the answer set, in the form in which it is sent back; empty for none."""
 
 
 def console_option(parser: Parser) -> None:
@@ -62,12 +62,12 @@ def get(url: str, path: str) -> ConsoleAnswer:
 
 
 def post(url: str, path: str, body: Json, cookie: str) -> ConsoleAnswer:
-    """The answer to a change, which may be made even where this raises `Failure`."""
+    """The answer to a change; where this raises `Failure`, the change may have been made all the same."""
     return _exchange(url, "POST", path, json.dumps(body).encode(), cookie)
 
 
 def told_error(body: Json) -> Json:
-    """What an answer says is wrong."""
+    """The error in an answer's JSON."""
     return body.get("error") if isinstance(body, dict) else body
 
 

@@ -18,7 +18,7 @@ from pointsman.core.processes.settings import ControlSettings, PickerOptions
 
 
 def run(name: str, words: list[str]) -> int:
-    """Pick until SIGTERM or SIGINT."""
+    """Run the picker, and the processes that it needs, until SIGTERM or SIGINT."""
     if {"-h", "--help", "-help"} & set(words):
         print(help_text(name))
         return 0
@@ -72,7 +72,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
     )
     plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
     listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])
-    # Without Kubernetes nobody takes us out of a list of endpoints while we drain.
+    # Draining gives time to be taken out of a list of endpoints; without Kubernetes nothing does that.
     drain = flags.drain_timeout if flags.manifests else 0.0
 
     def report(line: str) -> None:
@@ -82,7 +82,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
 
 
 def _config(flags: EppFlags, picking: PickingFlags) -> EffectiveConfig:
-    """The configuration to start with; a wrong one is better told before anything runs."""
+    """The configuration to start with; a wrong one is refused here, before anything runs."""
     if flags.config_text:
         return read_config(flags.config_text, "--config-text", picking)
     if not flags.config_file:

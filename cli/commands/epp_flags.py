@@ -18,13 +18,13 @@ from pointsman.core.values.quantities import parse_duration, parse_quantity
 
 
 class Effect(Enum):
-    """What becomes of a flag."""
+    """What Pointsman does with a flag."""
 
     WORKS = "works"
     ACCEPTED = "accepted"
-    """Taken without a word: what it asks for is so, or makes no difference."""
+    """Accepted silently: what it asks for is so in any case, or makes no difference."""
     WARNED = "warned"
-    """Taken, and a warning says that it has no effect."""
+    """Accepted with a warning that it has no effect."""
     REFUSED = "refused"
 
 
@@ -132,7 +132,7 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class GivenFlags(msgspec.Struct, frozen=True):
-    """What the words of the command line say."""
+    """The flags that a command line gives, and what to warn of."""
 
     flags: EppFlags
     warnings: tuple[str, ...]
@@ -163,7 +163,7 @@ def parse_flags(words: list[str]) -> GivenFlags:
             else:
                 raise Failure(f"--{flag.name} has no value, wanted {_article(flag.kind)}", 2)
         values[flag.name] = _value(flag, text)
-        # What is set to the value it would have had anyway needs no warning.
+        # A flag that is set to its default changes nothing, so it needs no warning.
         if flag.effect is Effect.WARNED and text != flag.default:
             warnings.append(f"--{flag.name} {text!r} has no effect in this version")
     known = {name: value for name, value in values.items() if _BY_NAME[name].effect is Effect.WORKS}
@@ -173,7 +173,7 @@ def parse_flags(words: list[str]) -> GivenFlags:
 
 
 def help_text(name: str) -> str:
-    """All flags, by what becomes of them."""
+    """The help text: all flags, grouped by what Pointsman does with them."""
     lines = [f"usage: {name} --pool-name NAME [flags]", "", "An endpoint picker for one InferencePool.", "", "flags:"]
     for flag in FLAGS:
         if flag.effect is Effect.WORKS:
@@ -196,7 +196,7 @@ def help_text(name: str) -> str:
 
 
 def _kebab(name: str) -> str:
-    """`DestinationEndpointHintKey` and `poolName` as they are spelled today."""
+    """The present spelling of a flag that is given in camel case: `pool-name` for `poolName`."""
     return re.sub(r"(?<!^)(?<!-)([A-Z])", r"-\1", name).lower()
 
 
@@ -225,7 +225,7 @@ def _value(flag: Flag, text: str) -> FlagValue:
 
 
 def _size(text: str) -> int:
-    """A Kubernetes quantity, of which one trailing B is cut; 0 for the default."""
+    """The bytes that a Kubernetes quantity says, with or without a B at its end; the default for an empty text."""
     if not text:
         return MESSAGE_BYTES_MAX
     size = parse_quantity(text[:-1] if text[-1] in "bB" else text)
@@ -255,7 +255,7 @@ _THRESHOLDS: dict[str, Callable[[str], float]] = {
 
 
 def environment_thresholds(environment: Mapping[str, str]) -> dict[str, float]:
-    """The thresholds of saturation that GIE reads from the environment, by field of PickingFlags."""
+    """The thresholds of saturation that the environment sets, as in GIE, by field of PickingFlags."""
     found: dict[str, float] = {}
     for variable, field in (
         ("SD_QUEUE_DEPTH_THRESHOLD", "queue_depth_threshold"),

@@ -67,7 +67,7 @@ def _count(text: str) -> int:
 
 
 def _print_last(reader: LogReader, options: argparse.Namespace, classes: list[Class] | None) -> int:
-    """Print what there is to begin with; the position to go on after."""
+    """Print the last entries there are; return the position after which following goes on."""
     head = reader.head().position
     if options.first is not None:
         entries = reader.entries(max(options.first, reader.first()), head, classes)
@@ -79,7 +79,7 @@ def _print_last(reader: LogReader, options: argparse.Namespace, classes: list[Cl
 
 
 def _last(reader: LogReader, head: int, count: int, classes: list[Class] | None) -> list[Entry]:
-    """The last `count` entries of these classes, looked for in ever larger spans."""
+    """The last `count` entries of these classes, searched backwards in growing spans."""
     span, found = max(count, 64), list[Entry]()
     while count:
         first = max(head - span + 1, reader.first())

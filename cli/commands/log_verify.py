@@ -11,7 +11,7 @@ from pointsman.eventlog.opening import verify_chain
 
 
 def run(name: str, words: list[str]) -> int:
-    """Walk the chain; 0 where it is sound, 1 with the first fault where it is not."""
+    """Check the whole chain; return 0 where it is sound, and print the first fault and return 1 where it is not."""
     parser = Parser(
         name,
         "Walk the hash chain of a log, which may be in use: every batch against its entries and the batch before.",

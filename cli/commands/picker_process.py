@@ -1,4 +1,4 @@
-"""A picker process."""
+"""The picker process, which the supervisor starts."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from pointsman.grpc.picker import run_picker
 
 
 def run(name: str, words: list[str]) -> int:
-    """Be a picker process until the supervisor says stop or is gone."""
+    """Run as a picker process until the supervisor says stop or is gone."""
     parser = Parser(name, "A picker process; `pointsman serve` starts it.", f"{name} --settings '{{...}}'")
     parser.add_argument("--settings", required=True, help="JSON")
     settings = msgspec.json.decode(parser.parse_args(words).settings, type=PickerSettings)

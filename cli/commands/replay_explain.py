@@ -20,7 +20,7 @@ from pointsman.eventlog.verifying.verifier import Verified, Verifier
 
 
 def run(name: str, words: list[str]) -> int:
-    """Print the decisions for a request id; 1 where there is none, or one differs from what it should be."""
+    """Print the decisions for a request id; return 1 where there is none, or one differs from its record."""
     parser = Parser(
         name,
         "Show the candidates of a request, with the score of every plugin, reasons, and the age of each sample:\n"
@@ -74,7 +74,7 @@ def _print_json(told: RequestHistory, found: Verified, explanation: Explanation 
 
 
 def _named(event: msgspec.Struct | None) -> dict[str, object] | None:
-    """An event with the names of its fields, which its encoding leaves out."""
+    """The fields of an event by name, as its own encoding has them only in order."""
     if event is None:
         return None
     found: dict[str, object] = {"event": event.__struct_config__.tag}
@@ -139,7 +139,7 @@ def _known(count: int | None) -> str:
 
 
 def _matrix(explanation: Explanation, decided_at: float) -> list[str]:
-    """Candidates by plugins: raw and weighted score of each, sum, rank, and how old each sample was by then."""
+    """Lines of a table: for each candidate its raw and weighted scores, sum, rank, and the age of its sample then."""
     head = ["candidate", "age", "waiting", "running", "KV", "in flight", "prefix"]
     head += [f"{name} by {weight:g}" for name, weight in explanation.scorers]
     head += ["sum", "rank", "p", ""]
@@ -164,7 +164,7 @@ def _matrix(explanation: Explanation, decided_at: float) -> list[str]:
 
 
 def _ordered(explanation: Explanation) -> list[Candidate]:
-    """By rank, those that were rejected last."""
+    """The candidates by rank; rejected ones come last."""
     return sorted(explanation.candidates, key=lambda c: (c.scored.rank if c.scored else math.inf, c.slot))
 
 
@@ -206,7 +206,7 @@ def _row(candidate: Candidate, explanation: Explanation, decided_at: float) -> l
 
 
 def _words(explanation: Explanation) -> list[str]:
-    """What the scores rest on, plugin by plugin."""
+    """The values that scores rest on, plugin by plugin."""
     lines: list[str] = []
     for index, (plugin, _) in enumerate(explanation.scorers):
         reasons = [f"  {c.name}: {c.scored.scores[index].words}" for c in _ordered(explanation) if c.scored is not None]

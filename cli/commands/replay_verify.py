@@ -27,7 +27,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class VerifyReport(msgspec.Struct):
-    """What became of the decisions of a log."""
+    """Counts of a log's decisions, by what comes out when they are decided again."""
 
     first: int
     last: int
@@ -37,7 +37,7 @@ class VerifyReport(msgspec.Struct):
     skipped: Counter[str] = msgspec.field(default_factory=Counter)
     """Counts of decisions that could not be compared, by cause."""
     differences: list[Difference] = []
-    """First ones of those that differ."""
+    """Decisions that differ, the first DIFFERENCES_KEPT of them."""
 
     def add(self, found: Verified) -> None:
         """Count one decision."""

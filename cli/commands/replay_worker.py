@@ -13,6 +13,6 @@ def run(name: str, words: list[str]) -> int:
         name, "Recomputes decisions for the console; the control process starts it.", f"{name} --data-dir DIR"
     )
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches this process too, but its asker ends it
     serve(parser.parse_args(words).data_dir / "log")
     return 0

@@ -64,7 +64,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
     if gateway is not None:
         plans.append(deployment.envoy(gateway))
     listening = Listening(
-        # Behind our own gateway nobody else has to reach the pickers.
+        # Behind our own gateway, nothing on other machines has to reach the pickers.
         address="127.0.0.1" if standalone else "0.0.0.0",
         tls=tls,
         health=bound["health-port"],

@@ -1,4 +1,4 @@
-"""`pointsman status`: how a running system is, asked of its console."""
+"""`pointsman status`: the state of a running system, asked of its console."""
 
 from pointsman.cli.arguments import Parser, print_json
 from pointsman.cli.commands.console_client import Json, ask, console_option, console_url, json_object, json_objects
@@ -6,7 +6,7 @@ from pointsman.cli.failure import Failure
 
 
 def run(name: str, words: list[str]) -> int:
-    """Print the state of the whole; 1 where something is wrong with it."""
+    """Print the state of the system; return 1 where something is wrong with it."""
     parser = Parser(
         name,
         "Show pools, routes with desired and observed weights, the log and the feed of a running system.",

@@ -10,11 +10,11 @@ from pointsman.core.rollout.outcome import ChangeCode
 from pointsman.core.rollout.weights import WEIGHT_MAX
 
 WORDS = frozenset({ChangeCode.WEIGHT_RANGE, ChangeCode.NO_WEIGHT_LEFT, ChangeCode.REASON})
-"""Refusals of what the command was told, whatever the route is like."""
+"""Codes of refusals for what the command line says, whatever the route's state."""
 
 
 def run(name: str, words: list[str]) -> int:
-    """Ask for the change and print the weights before and after; 1 where it was not made or nobody knows."""
+    """Ask for the change and print the weights before and after; return 1 where it was not made, or may not have been."""
     parser = Parser(
         name,
         "Change weights of a route's rule as the console's form does: recorded, written into the manifest, read back.",

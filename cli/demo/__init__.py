@@ -1,1 +1,1 @@
-"""What only demonstrates: the demo, simulated servers, their clients."""
+"""Commands that are not the product: the demo, simulated model servers, and their clients."""

@@ -23,10 +23,10 @@ from pointsman.core.processes.settings import ControlSettings, GatewaySettings, 
 from pointsman.web.loopback import listen
 
 TRIES = 100
-"""Ports that are tried from a busy one on."""
+"""Number of ports that are tried, one after the other, where the wanted one is busy."""
 
 DRAIN = 0.0
-"""Nobody is told to send elsewhere: what is under way has the time that any stop gives it."""
+"""Seconds of draining: none, as nothing takes the demo out of a list; requests under way get the usual time to end."""
 
 
 def run(name: str, words: list[str]) -> int:
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
     console = listen("127.0.0.1", options.console_port, TRIES)
     gateway = None
     if options.gateway == "envoy":
-        # Envoy binds by itself; between this and that nobody else is expected to.
+        # Envoy binds the port itself; that another process takes it in between is not expected.
         with bind_nearby("127.0.0.1", options.port, TRIES) as free:
             gateway = deployment.gateway_at("127.0.0.1", free.getsockname()[1])
     for what, wanted, found in (
@@ -138,7 +138,7 @@ def _greeting(options: argparse.Namespace, gateway: GatewaySettings | None, line
 
 
 def _our_name() -> str:
-    """How this command can be typed again."""
+    """The word with which a user can type this command again."""
     typed = Path(sys.argv[0])
     if shutil.which("pointsman") == str(typed.absolute()):
         return "pointsman"
@@ -182,7 +182,7 @@ def _manifests(directory: Path) -> Path:
 
 
 def _server_port(manifests: Path) -> tuple[int, int] | None:
-    """Give the simulated servers another port where theirs is in use; (the former, the new one) then."""
+    """Give the simulated servers another port where theirs is in use, and return the former and the new one."""
     pods, pools = manifests / "pods.yaml", manifests / "pools.yaml"
     if not pods.exists() or not pools.exists():
         return None
@@ -190,7 +190,7 @@ def _server_port(manifests: Path) -> tuple[int, int] | None:
     addresses = re.findall(r"podIP: (\S+)", text)
     ports = {int(port) for port in re.findall(r"containerPort: (\d+)", text)}
     if len(ports) != 1:
-        return None  # the operator's own arrangement
+        return None  # somebody changed the ports in the manifests, so they are left alone
     [former] = ports
     for port in range(former, former + TRIES):
         if all(_free(address, port) for address in addresses):

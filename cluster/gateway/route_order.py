@@ -57,7 +57,7 @@ def usable_regex(pattern: str) -> bool:
 
 
 def _host_rank(host: str) -> tuple[int, int, str]:
-    """Most characters of an exact hostname first, then most characters, as the specification words it."""
+    """Sort key of a hostname: exact ones before wildcards, then longer before shorter, as the specification says."""
     exact = 0 if host.startswith("*") else len(host)
     return (-exact, -len(host), host)
 

@@ -1,1 +1,1 @@
-"""A model server that behaves like vLLM: `server.py` serves it, `engine.py` is how it spends its time."""
+"""A model server that behaves like vLLM: `server.py` is one server, `engine/` is how it spends its time."""

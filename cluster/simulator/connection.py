@@ -20,7 +20,7 @@ from pointsman.cluster.simulator.server import SimulatedServer
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of one request's body; a prompt as long as the longest context is far smaller."""
 UNREAD_BYTES_MAX = 1024 * 1024
-"""What a client may send ahead of the request being answered; beyond it, it must wait."""
+"""Bytes that a client may send ahead of the request being answered; with more, it has to wait."""
 KEEP_ALIVE = 5.0
 """Seconds an idle connection stays open: uvicorn's default, and so vLLM's."""
 RECEIVE_BYTES = 64 * 1024
@@ -34,7 +34,7 @@ _POST = frozenset((*_GENERATE, "/v1/load_lora_adapter", "/v1/unload_lora_adapter
 
 
 class ClientLeft(Exception):
-    """The client closed the connection, or broke the protocol beyond an answer."""
+    """Raised where the client closed the connection, or broke the protocol so that no answer is possible."""
 
 
 class SimulatedConnection:
@@ -51,7 +51,7 @@ class SimulatedConnection:
         self._bodyless = False
 
     def notify(self) -> None:
-        """Something changed that the answering task may wait for."""
+        """Wake the answering task, because something changed that it may wait for."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -62,7 +62,7 @@ class SimulatedConnection:
                 while await self._answer_next():
                     pass
             except (ClientLeft, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # nobody is there to be told
+                pass  # no client is left to answer
             nursery.cancel_scope.cancel()
 
     async def _read(self) -> None:
@@ -95,7 +95,7 @@ class SimulatedConnection:
                 return event
             if isinstance(event, h11.ConnectionClosed) or self._left:
                 raise ClientLeft
-            self._unread = 0  # all of it is inside the request that is being received
+            self._unread = 0  # all bytes belong to the request that is being received
             self._room.set()
             await self._wait()
 
@@ -119,7 +119,7 @@ class SimulatedConnection:
                 self._server.request_log.write(exchange.line())
         if self._http.our_state is h11.MUST_CLOSE or self._http.their_state is h11.MUST_CLOSE:
             return False
-        # Where the request was not read to its end, what follows of it would look like another.
+        # Where the request was not read to its end, its remaining bytes would be taken for the next request.
         if self._http.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
             return False
         self._http.start_next_cycle()
@@ -323,7 +323,7 @@ class SimulatedExchange:
         self.fault = headers.get(b"x-sim-fault", b"").decode("latin-1")
 
     def line(self) -> JsonObject:
-        """What the request log says of it."""
+        """The line of the request log about this request."""
         generation = self.generation
         return {
             "time": self.started,

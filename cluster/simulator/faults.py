@@ -20,15 +20,15 @@ SLOW_MAX = 600.0
 
 
 class WantedFault(msgspec.Struct, frozen=True):
-    """What is to go wrong."""
+    """A fault that was ordered: its kind and number."""
 
     kind: str
     number: float = 0.0
-    """The status, or the seconds."""
+    """Status of a `status` fault, or seconds of a `slow` one."""
 
 
 def parse_fault(text: str) -> WantedFault:
-    """The fault of a header's value."""
+    """The fault that a header's value asks for."""
     kind, _, value = text.partition("=")
     if kind not in KINDS:
         raise ApiError(400, "BadRequestError", f"fault {kind!r}, wanted one of {', '.join(KINDS)}", "fault")
@@ -51,7 +51,7 @@ class StandingFaults:
         self._by_path: dict[str, tuple[WantedFault, int | None]] = {}
 
     def order(self, request: JsonObject) -> None:
-        """Take an order."""
+        """Take the order that a request's JSON gives."""
         text, path, count = request.get("fault"), request.get("path", "/v1/"), request.get("count")
         if not isinstance(text, str) or not isinstance(path, str):
             raise ApiError(400, "BadRequestError", "wanted an object with fault, and path as text", "fault")
@@ -60,11 +60,11 @@ class StandingFaults:
         self._by_path[path] = (parse_fault(text), count)
 
     def clear(self) -> None:
-        """End all of them."""
+        """End all faults."""
         self._by_path.clear()
 
     def next(self, path: str) -> WantedFault | None:
-        """The fault for a request to `path`, used up by one."""
+        """The fault for a request to `path`, or None; its count is reduced by one."""
         for prefix, (fault, count) in self._by_path.items():
             if path.startswith(prefix):
                 if count is not None:

@@ -9,10 +9,10 @@ from pointsman.cluster.simulator.engine.kv_blocks import block_hashes
 from pointsman.cluster.simulator.engine.sequence import Sequence
 
 BYTES_PER_TOKEN = 4
-"""What English text has on average; prompts given as token ids take as much each."""
+"""Bytes of a token in English text, on average; a token id in a prompt counts as much."""
 
 CHOICES_MAX = 64
-"""Sequences of one request: prompts times `n`."""
+"""Number of sequences of one request, which is prompts times `n`, at most."""
 
 COMPLETION_TOKENS_DEFAULT = 16
 
@@ -75,7 +75,7 @@ class ApiError(Exception):
 
 
 class Generation(msgspec.Struct):
-    """A request for tokens, understood."""
+    """A parsed request for tokens, and the bytes of its reply."""
 
     model: str
     chat: bool
@@ -83,7 +83,7 @@ class Generation(msgspec.Struct):
     include_usage: bool
     sequences: list[Sequence]
     number: int
-    """Makes ids and texts differ between requests."""
+    """Number of the request, so that ids and texts differ between requests."""
     created: int
 
     @property
@@ -167,7 +167,7 @@ class Generation(msgspec.Struct):
 def parse_generation(
     body: bytes, chat: bool, server: ServerModel, names: dict[str, bool], number_and_time: tuple[int, int]
 ) -> Generation:
-    """Understand a request; `names` says of each model that is served whether it is an adapter."""
+    """Parse a request; `names` says of each model that is served whether it is an adapter."""
     request = parse_object(body)
     model = request.get("model", next(iter(names)))
     if not isinstance(model, str) or model not in names:
@@ -210,7 +210,7 @@ def _sequence(request: JsonObject, prompt: bytes, chat: bool, server: ServerMode
 
 
 def _natural_length(prompt: bytes) -> int:
-    """After how many tokens the simulated model has said what it had to say: 40 to 295, by the prompt."""
+    """Tokens after which the simulated model stops by itself: 40 to 295, depending on the prompt."""
     return 40 + sum(prompt[-64:]) % 256
 
 

@@ -18,7 +18,7 @@ PodObject: TypeAlias = Mapping[str, object]
 
 
 class PodError(ValueError):
-    """A pod that cannot be simulated as it says; the message names it."""
+    """Raised for a pod that cannot be simulated as it is written; the message names it."""
 
 
 class _Port(msgspec.Struct):

@@ -21,17 +21,17 @@ from pointsman.cluster.simulator.faults import StandingFaults
 from pointsman.cluster.simulator.openai_api import ApiError, JsonObject
 
 QUANTUM = 0.002
-"""Seconds between two looks at an engine at least: tokens of faster steps are told together."""
+"""Seconds between two looks at an engine, at least: tokens of faster steps are sent together."""
 
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 """The base model of the guides."""
 
 
 class Asker(Protocol):
-    """Whoever asked for tokens."""
+    """The connection that asked for tokens."""
 
     def notify(self) -> None:
-        """More tokens of its sequences are there, or one of them has ended."""
+        """Hear that more tokens of its sequences are there, or that one of them has ended."""
         ...
 
 
@@ -40,7 +40,7 @@ class SimulatorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     address: str
     port: int
-    """0 lets the operating system choose."""
+    """Port to listen on; 0 lets the operating system choose."""
     model: str = DEFAULT_MODEL
     adapters: tuple[str, ...] = ("food-review-1",)
     """LoRA adapters it knows from the start."""
@@ -59,7 +59,7 @@ class RequestLog:
             os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
 
@@ -76,7 +76,7 @@ class SimulatedServer:
         self.faults = StandingFaults()
         self.request_log = request_log
         self.models = {spec.model: False, **dict.fromkeys(spec.adapters, True)}
-        """Name to whether it is an adapter; the base model first."""
+        """Names of the models that are served, each with whether it is an adapter; the base model first."""
         self.requests = 0
         self._askers: dict[Sequence, Asker] = {}
         self._kick = trio.Event()

@@ -57,11 +57,11 @@ class SimulatedEngine:
         self.figures = Figures(model.max_model_len)
         self.waiting: deque[Sequence] = deque()
         self.running: dict[Sequence, None] = {}
-        """Oldest first."""
+        """Sequences in the batch, oldest first."""
         self.next_event = math.inf
-        """When `advance` will have something to tell; infinite while idle."""
+        """Time at which `advance` has something to do next; infinite while idle."""
         self._resident: OrderedDict[str, float] = OrderedDict()
-        """Adapter to when it is loaded, least recently used first."""
+        """Times at which adapters are or will be loaded, by name, least recently used first."""
 
     @property
     def kv_usage(self) -> float:
@@ -69,7 +69,7 @@ class SimulatedEngine:
         return self.blocks.used / self.blocks.total
 
     def adapters(self) -> tuple[list[str], list[str]]:
-        """The adapters in the batch, and those that requests wait with."""
+        """The adapters of sequences in the batch, and those of sequences that wait."""
         running = {s.adapter for s in self.running if s.adapter}
         return sorted(running), sorted({s.adapter for s in self.waiting if s.adapter} - running)
 
@@ -83,7 +83,7 @@ class SimulatedEngine:
             self._start_step(now)
 
     def abort(self, now: float, sequence: Sequence) -> None:
-        """Drop a sequence, unless it is done or dropped already: whoever asked is gone."""
+        """Drop a sequence whose client is gone, unless it is done or dropped already."""
         if sequence in self.running:
             del self.running[sequence]
             self._release(sequence)
@@ -125,7 +125,7 @@ class SimulatedEngine:
     def _finish_step(self, at: float, touched: set[Sequence]) -> None:
         for sequence in list(self.running):
             if sequence not in self.running:
-                continue  # lost its blocks to another in this step
+                continue  # it lost its blocks to another sequence in this step
             if sequence.left > sequence.chunk:
                 sequence.left -= sequence.chunk
                 continue
@@ -148,7 +148,7 @@ class SimulatedEngine:
     # --- admission ------------------------------------------------------------------------------
 
     def _admit(self, at: float) -> None:
-        """First come, first served, except that a sequence whose adapter is not there lets others pass."""
+        """Admit waiting sequences in their order, but let others pass one whose adapter is not loaded yet."""
         passed: list[Sequence] = []
         while self.waiting and len(self.running) < self.model.max_num_seqs:
             sequence = self.waiting.popleft()
@@ -167,7 +167,7 @@ class SimulatedEngine:
     def _allocate(self, sequence: Sequence) -> bool:
         size = self.model.block_tokens
         known = sequence.prompt_tokens + sequence.produced
-        # The last token is always computed: its result is what the first new token is drawn from.
+        # The last token of a prompt is always computed, cached or not: the first new token follows from its result.
         usable = sequence.hashes[: (sequence.prompt_tokens - 1) // size]
         shared = sequence.hashes[: self.blocks.match(usable)]
         needed = -(-known // size) - len(shared)

@@ -56,7 +56,7 @@ _ITERATION = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4
 
 
 class CountedHistogram:
-    """A Prometheus histogram; `version` rises with each value."""
+    """A Prometheus histogram; `version` rises with each value, so that an unchanged one is not written again."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = tuple(map(float, bounds))
@@ -96,32 +96,32 @@ class Figures:
         }
 
     def scheduled(self, prompt_tokens: int, cached: int) -> None:
-        """A prompt enters the batch for the first time."""
+        """Count a prompt that enters the batch for the first time."""
         self.counters["prefix_cache_queries"] += prompt_tokens
         self.counters["prefix_cache_hits"] += cached
 
     def step(self, tokens: int) -> None:
-        """A step with so many tokens starts."""
+        """Count a step that starts and computes so many tokens."""
         self.histograms["iteration_tokens_total"].observe(tokens)
 
     def token(self) -> None:
-        """A token was made."""
+        """Count a token that was made."""
         self.counters["generation_tokens"] += 1
 
     def first_token(self, after: float) -> None:
-        """A sequence's first token came."""
+        """Count the first token of a sequence, which took `after` seconds."""
         self.histograms["time_to_first_token_seconds"].observe(after)
 
     def preempted(self) -> None:
-        """A sequence lost its place in the batch."""
+        """Count a sequence that lost its place in the batch."""
         self.counters["num_preemptions"] += 1
 
     def aborted(self) -> None:
-        """The client left before the end."""
+        """Count a sequence whose client left before the end."""
         self.success["abort"] += 1
 
     def finished(self, at: float, sequence: Sequence) -> None:
-        """A sequence has all its tokens."""
+        """Count a sequence that has all its tokens."""
         self.counters["prompt_tokens"] += sequence.prompt_tokens
         self.success[sequence.reason] += 1
         decode = at - sequence.first_token

@@ -30,7 +30,7 @@ class KvBlocks:
         return self.total - self.used
 
     def match(self, hashes: list[int]) -> int:
-        """How many of the leading hashes are here."""
+        """How many of the leading hashes have a block in the cache."""
         for count, block in enumerate(hashes):
             if block not in self._shared:
                 return count
@@ -53,7 +53,7 @@ class KvBlocks:
         return True
 
     def share(self, hashes: list[int]) -> list[int]:
-        """Turn private blocks into shared ones; returns those it did, not what another sequence shared before."""
+        """Turn private blocks into shared ones; return the hashes of these, without those that were shared already."""
         fresh = [block for block in hashes if block not in self._shared]
         for block in fresh:
             self._shared[block] = 1

@@ -30,7 +30,7 @@ class Sequence:
         self.hashes = hashes
         self.target = target
         self.reason = reason
-        """`length` or `stop`: why it will end after `target` tokens."""
+        """Reason for which it will end after `target` tokens: `length` or `stop`."""
         self.adapter = adapter
         self.produced = 0
         self.cached = 0
