@@ -9,8 +9,6 @@ from pointsman.core.state.membership import Epoch, EpochKey
 from pointsman.eventlog.errors import NotKeptError
 from pointsman.eventlog.stores.reading import LogReader
 
-"""A picker and the number of its epoch."""
-
 
 class EpochRegister:
     """The epochs of one log, as far as they were read."""

@@ -185,7 +185,7 @@ def test_adoption_is_known_where_its_entry_is_not_kept_any_more(tmp_path: Path) 
         [PickerStarted(Origin(PICKER, EPOCH, 2, 1), "test", 1, {}), EntriesAdopted(PICKER, EPOCH, 3, 5, "other")],
     )
     write(tmp_path, adopted, one_each)
-    for path in segment_paths(tmp_path)[:-1]:
+    for path in segment_paths(tmp_path)[:-2]:  # the last one may be empty
         path.unlink()
 
     with open_reader(tmp_path) as reader:
