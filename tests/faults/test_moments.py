@@ -5,6 +5,7 @@
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,10 @@ from worlds.evidence import (
 from worlds.load import Load, Outcome, some_streamed
 from worlds.moments import CALLS, Death, Moment, Moments, counted, lost_elsewhere, plan
 from worlds.system import System, demo
+from worlds.waiting import HUNG, wait_for
 
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
+from pointsman.core.events import RequestRouted
 
 pytestmark = pytest.mark.skipif(isinstance(find_envoy(), EnvoyMissing), reason="no Envoy for this machine")
 
@@ -53,8 +56,17 @@ def dying(
             library.begin(moments)
             deaths = library.wait_all(20 + LIFE_MAX * len(moments), system.said)
             load.wait_sent(len(load.outcomes) + 500, 60)
+        # What is claimed is about deaths: an end in order may come before the feed has given all that it kept.
+        wait_for(lambda: is_recorded(system, load), HUNG, "the last request's decision")
         system.stop()
     yield system, load, deaths
+
+
+def is_recorded(system: System, load: Load) -> bool:
+    """Whether the last request that was answered is in the log; looks twice a second."""
+    time.sleep(0.5)
+    last = [outcome.id for outcome in load.outcomes if outcome.whole and outcome.status == 200][-1]
+    return any(isinstance(e.event, RequestRouted) and e.event.request.request_id == last for e in entries(system.log))
 
 
 def told(found: Evidence, load: Load, deaths: list[Death], same: int) -> None:
