@@ -54,6 +54,17 @@ def test_every_dependency_is_explained() -> None:
     assert [name for one in wanted if (name := re.split(r"[<>=; ]", one)[0]) not in text] == []
 
 
+def test_files_that_the_architecture_page_names_exist() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    readers = re.findall(r"^\| `([a-z]+/)` \| (.*) \|$", page, re.MULTILINE)
+    named = re.findall(r"`([^`\s]+/[^`\s]+\.[a-z]+)`", page.split("| Folder |")[0] + page.split("## Twelve walks")[1])
+    named += re.findall(r"\((?:[^()\s]* )*([a-z]+/[^()\s]*)\)", page.split("## The way")[0])
+    named += [folder + file for folder, files in readers for file in re.findall(r"`([^`\s]+\.py)`", files)]
+
+    assert {folder for folder, _ in readers} == {"cli/", "cluster/", "core/", "eventlog/", "grpc/", "web/"}
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_walk_of_a_newcomer_ends_within_three_files_that_hold_what_it_names() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     table = page.split("## Twelve walks")[1].split("\n## ")[0]
