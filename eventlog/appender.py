@@ -73,7 +73,7 @@ class Appender:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._done: deque[Done | None] = deque()
         self._arrived = trio.Event()
-        """Set when `run` has something to do."""
+        """Event that is set when `run` has something to do."""
         self._failure: BaseException | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._ended = False

@@ -36,7 +36,7 @@ STEADY = 1.0
 WARM_PAUSE = 0.001
 """Seconds between two steps of warming, or twice what the last step took where that is longer: requests come first."""
 READ_BYTES = 256 << 10
-"""More than a Unix socket holds."""
+"""Bytes of one read: more than a Unix socket holds."""
 
 _logger = logging.getLogger("pointsman.feed")
 
@@ -61,7 +61,7 @@ class PickerFeed:
         self._page = None if page is None else _map_page(page, me.epoch)
         self._socket: socket.socket | None = None
         self._pending = memoryview(b"")
-        """What the socket has not taken of the last bytes that the end gave out."""
+        """Bytes that the socket has not taken yet of the last ones that the end gave out."""
         self._writing = False
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._fed = asyncio.Event()

@@ -14,7 +14,7 @@ COST_OF_A_FETCH = 50e-6
 """CPU seconds of a request, its response and the wake-ups, without reading the page (`benchmarks/scrape.py`)."""
 
 IDLE_FACTOR = 4.0
-"""How much slower without traffic: load changes only through requests."""
+"""Factor by which scraping is slower without traffic: load changes only through requests."""
 
 IDLE_AFTER = 10.0
 """Seconds without a request; longer than the gap between two turns of a chat under test."""

@@ -88,7 +88,7 @@ class _Target(msgspec.Struct, eq=False):
     attempt: trio.CancelScope
     turn: trio.lowlevel.ParkingLot
     began: float | None = None
-    """When the attempt under way began; None between attempts."""
+    """Time at which the attempt under way began; None between attempts."""
     failures: int = 0
     """Failures in a row; 0 after a success."""
     not_before: float = 0.0
@@ -126,7 +126,7 @@ class Scraper:
         self._alarm = trio.CancelScope()
         self._under_way = 0
         self._due = math.inf
-        """When the next group has its turn."""
+        """Time at which the next group has its turn."""
         self._lost = 0.0
         """Seconds in which this process should have run and did not."""
         self._successes = self._failures = self._stalls = 0

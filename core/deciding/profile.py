@@ -40,7 +40,7 @@ class Profile:
         """Sum of a candidate that scores 1 everywhere."""
         prefix = config.prefix()
         self.room = PrefixRoom() if prefix is None else PrefixRoom(prefix.lru_capacity, prefix.auto_tune)
-        """How much a server of a pool is taken to remember of prompts."""
+        """Room for prompt blocks that a server of a pool is taken to have."""
         self.kept = KeptScores()
         self.types = frozenset(_types(config, built))
         """Plugin types that a decision rests on."""

@@ -82,7 +82,7 @@ class Verdict(msgspec.Struct, frozen=True):
     recorded: str = ""
     computed: str = ""
     cause: str = ""
-    """Why it was not compared, where its kind alone does not tell."""
+    """Reason why it was not compared, where its kind alone does not tell."""
 
     @property
     def message(self) -> str:

@@ -205,9 +205,9 @@ class ControlEnd:
         self.position = 0
         """Position up to which the picker was sent everything."""
         self.refused: str | None = None
-        """Why the picker is told and then left."""
+        """Reason that the picker is told before the connection is closed; None while it is taken."""
         self.cold: Cold | None = None
-        """What the picker has asked for and nobody has taken up."""
+        """Question of the picker for prompt blocks that nobody has begun to answer; None without one."""
         self._warming = b""
         self._framer = Framer(TO_CONTROL_BYTES_MAX)
         self._greeted = False

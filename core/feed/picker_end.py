@@ -65,7 +65,7 @@ class PickerFeedStatistics(msgspec.Struct, frozen=True):
     connected: bool
     degraded: bool
     cause: str
-    """Why it is degraded; empty where it is not."""
+    """Reason why it is degraded; empty where it is not."""
     position: int
     last_n: int
     unacknowledged: int

@@ -79,7 +79,7 @@ class TailCommit:
         self._recorded_at = commit.recorded_at
         self._kinds, self._bodies = commit.kinds, commit.bodies
         self._owner: EpochKey | None = None
-        """Who wrote all of it, where it is traffic of one epoch, as it nearly always is with one picker."""
+        """Epoch that wrote all of it, where it is traffic of one epoch, as it nearly always is with one picker."""
         self._owners: list[EpochKey | None] = []
         self._own: dict[EpochKey, int] = {}
         self._whole: bytes | None = None

@@ -44,7 +44,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     """The body must name a model, and can be given another one."""
     streamed: bool = False
     prompt: bytes = b""
-    """What prefix hashes are made of."""
+    """Bytes that prefix hashes are made of."""
     prompt_bytes: int = 0
     """Length of the whole prompt where `prompt` is only its beginning; 0 where it is all of it."""
     salt: str = ""

@@ -17,7 +17,7 @@ DOCUMENT_BYTES_MAX: Final = 1 << 20
 LINE_BYTES_MAX: Final = 1 << 16
 """Bytes of one line of events: deltas are small, and the last event of the Responses API ends with `usage`."""
 _TAIL: Final = 1 << 14
-"""What is kept of anything longer: `usage` and the few members that may follow it."""
+"""Bytes that are kept of the end of a longer one: `usage` and the few members that may follow it."""
 _LAST: Final = 8
 _OBJECT_BYTES_MAX: Final = 1 << 12
 """Bytes of a `usage` object that is searched for: a dozen counts are 300 bytes."""

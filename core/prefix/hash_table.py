@@ -44,7 +44,7 @@ class FoundRows(msgspec.Struct, frozen=True):
     there: bytes
     """1 for each hash that is in its bucket, 0 for the others; right up to the first that is not in the table."""
     leading: int
-    """How many hashes are in the table before the first that is not."""
+    """Number of hashes that are in the table before the first that is not."""
 
 
 class BlockTable:

@@ -81,7 +81,7 @@ class PickerLife(msgspec.Struct, frozen=True):
     """The last `n` it gave out."""
     pid: int
     cause: str = ""
-    """How it ended; empty while it lives."""
+    """Words for how it ended; empty while it lives."""
 
 
 class PickerLives(msgspec.Struct, frozen=True, tag="pickers"):

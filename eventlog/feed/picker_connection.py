@@ -24,9 +24,9 @@ class PickerConnection:
         plain.setblocking(False)
         self.end = ControlEnd(feed)
         self.room = trio.Event()
-        """Set when the log's queue has room again; then replaced."""
+        """Event that is set, and replaced by a new one, when the log's queue has room again."""
         self.asked = trio.Event()
-        """Set when the picker has asked for what warms its index; then replaced."""
+        """Event that is set, and replaced by a new one, when the picker has asked for what warms its index."""
         self.scope = trio.CancelScope()
         self.dropped = ""
         """Reason for which the control process closes it; empty where it does not."""

@@ -58,7 +58,7 @@ class SegmentStore:
         self._inode = 0
         self._bytes = self.segment.stat().st_size
         self._next: tuple[SegmentMeta, LogSnapshot] | None = None
-        """Set while the step to a new segment is under way: no batch goes into the old one any more."""
+        """Beginning of the new segment, set while the step to it is under way: no batch goes into the old one any more."""
 
     @property
     def segment(self) -> Path:

@@ -136,7 +136,7 @@ RECORDED_BEFORE = (
     .order_by(ENTRIES.c.position.desc())
     .limit(1)
 )
-"""When the entry before a position was recorded."""
+"""Query for the time at which the entry before a position was recorded."""
 
 NEXT_BATCHES = _BATCH.where(BATCHES.c.last > bindparam("after")).order_by(BATCHES.c.last).limit(_LIMIT)
 """The first `limit` batches that end after a position; columns in the order of `Batch`."""

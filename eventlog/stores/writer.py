@@ -89,7 +89,7 @@ class Writer:
         """Rung when a whole batch is pending: no need to wait for more."""
         self.stall: Stall | None = None
         self.failure: BaseException | None = None
-        """What ended the thread, where nobody had closed it."""
+        """Exception that ended the thread, where nobody had closed it."""
         self.checkpoint_duration = 0.0
         self.wal_pages = 0
         """Pages in the WAL at the last checkpoint; it grows while a reader stays in one transaction."""

@@ -51,7 +51,7 @@ class Commit(msgspec.Struct, frozen=True):
     kinds: list[int]
     bodies: list[bytes]
     events: list[Event | Mark]
-    """What the folds read of the entries, in order."""
+    """Events or marks of the entries, which the folds read, in order."""
     body_bytes: int
 
     @property

@@ -79,4 +79,4 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 Action: TypeAlias = Decide | Refuse | Started | Finished
 
 Actions: TypeAlias = tuple[Action, ...]
-"""What is to be done, in this order; most messages ask for nothing."""
+"""Actions that a message asks for, in order; most messages ask for none."""

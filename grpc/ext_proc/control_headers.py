@@ -30,13 +30,13 @@ REMOVED = frozenset(
         "x-llm-d-video-resolution",
     )
 )
-"""What the model server must not see.  `DESTINATION` is not among them: it is overwritten."""
+"""Headers that the model server must not see.  `DESTINATION` is not among them: it is overwritten."""
 
 PATHS = (":path", "x-original-path", "x-forwarded-path")
 """Headers that the path is read from; the first that is present counts."""
 
 WANTED = frozenset((*PATHS, ":method", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
-"""What every decision reads; plugins add theirs."""
+"""Headers that every decision reads; plugins add theirs."""
 
 READ = WANTED | REMOVED
 

@@ -23,7 +23,7 @@ ONE_ANSWER_EACH = (ProcessingMode.STREAMED, ProcessingMode.BUFFERED, ProcessingM
 """Body modes in which each message wants one answer of its own; a request's body cannot be held back in them."""
 
 OBSERVED: Final = frozenset((":status", "content-type", "content-encoding"))
-"""What is read of a response's headers."""
+"""Headers of a response that are read."""
 RESPONSE_HEADS: Final = HeadReader(False, OBSERVED)
 
 

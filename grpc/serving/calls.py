@@ -50,9 +50,9 @@ class Answering(Protocol):
     out: list[bytes]
     """Framed messages to answer with, which the caller takes out."""
     ended: bool
-    """Nothing more will be answered: the call ends with OK."""
+    """Whether nothing more will be answered, so that the call ends with OK."""
     decided: bool
-    """Set when an answer has to wait until the feed was handed what was recorded; the caller clears it."""
+    """Whether an answer has to wait until the feed was handed what was recorded; the caller clears it."""
 
     def receive(self, data: bytes, now: float) -> None:
         """Take a message; raises `RefusedMessage` where it is none."""

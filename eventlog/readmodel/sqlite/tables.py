@@ -37,13 +37,13 @@ no index over each decision.
 """
 
 OCCURRING = ("model", "endpoint")
-"""The fields of which is kept what occurs in each stretch."""
+"""Fields whose values are kept for each stretch, so that a search skips stretches without the value."""
 
 UNUSUAL = "status IS NOT 200"
 """Condition of the index over statuses: it would be of little use for the one that nearly all have."""
 
 REQUEST_SEARCHED = RequestRow.__struct_fields__.index("status") + 1
-"""How many fields of a request have a column of their own, because questions are asked with them.
+"""Number of fields of a request that have a column of their own, because questions are asked with them.
 
 A column costs more than the same value among the others in one, so what is only shown lies in `rest`.
 """
