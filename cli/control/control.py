@@ -9,7 +9,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -164,7 +164,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     return causes[-1]
 
 
-async def _serve_metrics(page: Callable[[], str], descriptor: int) -> None:
+async def _serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> None:
     # Importing it takes a third of the start, so a thread does that, while pickers are already fed.
     module = await trio.to_thread.run_sync(import_module, "pointsman.web.metrics.metrics_server")
     await module.serve_metrics(page, descriptor)

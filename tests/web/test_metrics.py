@@ -30,9 +30,16 @@ from pointsman.core.events import (
 from pointsman.core.state.marks import skim
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import pack, pack_floats
-from pointsman.web.metrics.counting import LABEL_VALUES_MAX, LATENCY, PENDING, Metrics
+from pointsman.web.metrics.counting import (
+    LABEL_BYTES_MAX,
+    LABEL_VALUES_MAX,
+    LATENCY,
+    PENDING,
+    SERIES_MAX,
+    Metrics,
+)
 from pointsman.web.metrics.exposition import MANY, Bounded, ExpositionPage, Histogram
-from pointsman.web.metrics.metrics_text import metrics_page
+from pointsman.web.metrics.metrics_text import PIECE_LINES, PIECE_SERIES, metrics_page
 
 SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})? (\S+)')
 
@@ -77,6 +84,10 @@ def samples(text: str) -> dict[str, float]:
     return found
 
 
+def page_text(metrics: Metrics, cluster: ClusterState, build: str) -> str:
+    return "".join(metrics_page(metrics, cluster, build))
+
+
 POOL: tuple[Event, ...] = (
     PoolApplied("ns/pool", {}, (8000,)),
     EndpointJoined(1, "ns/pool", "u", "ns", "pod-0", "10.0.0.1", 8000),
@@ -86,7 +97,7 @@ LABELS = 'model_name="m",target_model_name="m",fairness_id="",priority="0"'
 
 def test_requests_are_counted_under_both_names() -> None:
     metrics, state = folded(*POOL, routed(1, body_bytes=100), routed(2), finished(3, 1, response_bytes=10))
-    page = samples(metrics_page(metrics, state, "b"))
+    page = samples(page_text(metrics, state, "b"))
 
     assert page[f"llm_d_epp_request_total{{{LABELS}}}"] == 2
     assert page['inference_objective_request_total{model_name="m",target_model_name="m",priority="0"}'] == 2
@@ -109,7 +120,7 @@ def test_errors_have_the_codes_of_the_field() -> None:
         for n, reason in enumerate(("saturated", "no-endpoints", "bad-request"), 2)
     ]
     metrics, state = folded(*POOL, routed(1), *refusals, finished(5, 1, status=500))
-    page = samples(metrics_page(metrics, state, "b"))
+    page = samples(page_text(metrics, state, "b"))
 
     for code in ("InferencePoolResourceExhausted", "ServiceUnavailable", "BadRequest", "ModelServerError"):
         assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="{code}"}}'] == 1
@@ -117,7 +128,7 @@ def test_errors_have_the_codes_of_the_field() -> None:
 
 def test_a_picker_that_ended_leaves_no_request_running() -> None:
     metrics, state = folded(*POOL, routed(1), routed(2), PickerEnded("p", 7, "signal SIGKILL", 2))
-    page = samples(metrics_page(metrics, state, "b"))
+    page = samples(page_text(metrics, state, "b"))
 
     assert page[f"llm_d_epp_request_running{{{LABELS}}}"] == 0
     assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="Internal"}}'] == 2
@@ -128,7 +139,7 @@ def test_times_between_tokens_are_of_streams_only() -> None:
     metrics, state = folded(
         *POOL, routed(1), routed(2), finished(3, 1, streamed=True, **done), finished(4, 2, streamed=False, **done)
     )
-    page = samples(metrics_page(metrics, state, "b"))
+    page = samples(page_text(metrics, state, "b"))
 
     assert page[f"llm_d_epp_request_streaming_tpot_seconds_count{{{LABELS}}}"] == 1
     assert abs(page[f"llm_d_epp_request_streaming_tpot_seconds_sum{{{LABELS}}}"] - 0.1) < 1e-9
@@ -138,8 +149,8 @@ def test_times_between_tokens_are_of_streams_only() -> None:
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=20))
 def test_whatever_a_client_calls_its_model_the_page_stays_readable(models: list[str]) -> None:
-    metrics, state = folded(*POOL, *(routed(n, model) for n, model in enumerate(models, 1)))
-    text = metrics_page(metrics, state, "b")
+    metrics, state = folded(*POOL, *(routed(n, model, body_bytes=1) for n, model in enumerate(models, 1)))
+    text = page_text(metrics, state, "b")
 
     text.encode()
     total = sum(v for k, v in samples(text).items() if k.startswith("llm_d_epp_request_total"))
@@ -149,7 +160,7 @@ def test_whatever_a_client_calls_its_model_the_page_stays_readable(models: list[
 def test_label_values_are_bounded() -> None:
     count = LABEL_VALUES_MAX + 50
     metrics, state = folded(*POOL, *(routed(n, f"model-{n}") for n in range(1, count + 1)))
-    page = samples(metrics_page(metrics, state, "b"))
+    page = samples(page_text(metrics, state, "b"))
 
     totals = {k: v for k, v in page.items() if k.startswith("llm_d_epp_request_total")}
     assert len(totals) == LABEL_VALUES_MAX + 1
@@ -159,8 +170,71 @@ def test_label_values_are_bounded() -> None:
     )
 
 
+def full(count: int) -> tuple[Metrics, ClusterState]:
+    """As many series as asked for, with the longest labels, each with all that is ever counted."""
+    events: list[Event] = [*POOL]
+    for n in range(1, 3 * count, 3):
+        name, flow = f"{n}".rjust(LABEL_BYTES_MAX, "m"), f"{n}".rjust(LABEL_BYTES_MAX, "f")
+        events.append(routed(n, name, target_model=name, fairness_id=flow, body_bytes=1))
+        told = {"first_token": 0.1, "prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 1, "response_bytes": 1}
+        events += [finished(n + 1, n, streamed=True, **told)]
+        events.append(RequestRefused(origin(n + 2), 0.0, RequestFacts("r", "ns/pool", name), "saturated", 429))
+    return folded(*events)
+
+
+def test_a_page_at_its_caps_is_made_in_small_pieces_and_bounded() -> None:
+    metrics, state = full(SERIES_MAX + 100)
+
+    largest = lines = size = 0
+    for piece in metrics_page(metrics, state, "b"):
+        largest = max(largest, piece.count("\n"))
+        lines += piece.count("\n")
+        size += len(piece)
+
+    assert len(metrics.series) <= SERIES_MAX + 1
+    assert largest < PIECE_LINES + 100
+    assert lines < 550 * SERIES_MAX
+    assert size < 300e6
+
+
+def test_a_page_is_of_one_moment_whatever_is_counted_while_it_is_made() -> None:
+    metrics, state = full(2 * PIECE_SERIES)
+    expected = page_text(metrics, state, "b")
+
+    pieces = metrics_page(metrics, state, "b")
+    begun = next(pieces)
+    assert begun == "", "half of the series are copied"
+    more: list[Event] = [routed(n, f"{n % 9}", body_bytes=5) for n in range(1000, 1000 + 2 * PENDING)]
+    more += [finished(9999, n, status=500) for n in range(1000, 1000 + PENDING)]
+    metrics.follow([skim(Class.TRAFFIC, encode(event)) for event in more], state)
+    state.apply_event(state.position + 1, EndpointJoined(2, "ns/pool", "v", "ns", "pod-1", "10.0.0.2", 8000))
+
+    assert begun + "".join(pieces) == expected
+    after = samples(page_text(metrics, state, "b"))
+    assert sum(v for k, v in after.items() if k.startswith("llm_d_epp_request_total")) == 2 * (PIECE_SERIES + PENDING)
+
+
+def test_a_name_that_is_too_long_for_a_label_is_other() -> None:
+    bounded = Bounded(5, 10)
+
+    assert [bounded.name(n) for n in ("a" * 10, "a" * 11, "ü" * 5, "ü" * 6, '"' * 6)] == [
+        *("a" * 10, "other", "ü" * 5, "other", "other")
+    ]
+
+
+def test_requests_without_a_body_are_no_inference_requests() -> None:
+    metrics, state = folded(*POOL, routed(1, ""), routed(2, body_bytes=9), finished(3, 1, status=404))
+    page = samples(page_text(metrics, state, "b"))
+
+    assert [k for k in page if k.startswith("inference_objective_request_total")] == [
+        'inference_objective_request_total{model_name="m",target_model_name="m",priority="0"}'
+    ]
+    assert not [k for k in page if "error" in k and "poll" not in k]
+    assert sum(v for k, v in page.items() if k.startswith("llm_d_epp_scheduler_attempts_total")) == 2
+
+
 def test_the_first_so_many_names_are_kept() -> None:
-    bounded = Bounded(2)
+    bounded = Bounded(2, 10)
 
     assert [bounded.name(n) for n in ("a", "b", "c", "a", "c")] == ["a", "b", "other", "a", "other"]
 
@@ -226,12 +300,12 @@ def test_a_page_does_not_depend_on_how_many_entries_were_counted_together(seed: 
             metrics.follow([skim(one.kind, one.body)], state)
         assert singly.samples == 0  # asked, it has counted everything
 
-    assert metrics_page(together, state, "b") == metrics_page(singly, state, "b")
+    assert page_text(together, state, "b") == page_text(singly, state, "b")
 
 
 def test_an_endpoint_that_has_left_since_is_counted_by_its_name() -> None:
     metrics, state = folded(*POOL, routed(1), EndpointLeft(1, "deleted"))
-    page = samples(metrics_page(metrics, state, "b"))
+    page = samples(page_text(metrics, state, "b"))
 
     attempts = 'status="success",target_model_name="m",endpoint_name="pod-0",namespace="ns",port="8000"'
     assert page[f"llm_d_epp_scheduler_attempts_total{{{attempts}}}"] == 1
@@ -252,14 +326,14 @@ def test_entries_of_other_classes_change_nothing() -> None:
 
     assert metrics.series == {}
     assert Counter(e.kind for e in [entry(1, POOL[0])]) == {int(Class.MEMBERSHIP): 1}
-    assert samples(metrics_page(metrics, state, "b"))['inference_pool_ready_pods{name="pool"}'] == 1
+    assert samples(page_text(metrics, state, "b"))['inference_pool_ready_pods{name="pool"}'] == 1
 
 
 def test_an_empty_page_has_its_families() -> None:
     page = ExpositionPage()
     page.family("a_total", "counter", "Things\nin two lines.")
 
-    assert page.text() == "# HELP a_total Things\\nin two lines.\n# TYPE a_total counter\n"
+    assert page.take() == "# HELP a_total Things\\nin two lines.\n# TYPE a_total counter\n"
 
 
 def test_samples_and_failed_scrapes_are_counted_by_endpoint() -> None:
@@ -268,7 +342,7 @@ def test_samples_and_failed_scrapes_are_counted_by_endpoint() -> None:
     failed = ScrapeFailed(pack(np.array([1])), pack(np.array([70])), ((1, "timed out"),))
     second = EndpointJoined(2, "ns/pool", "v", "ns", "pod-1", "10.0.0.2", 8000)
 
-    page = samples(metrics_page(*folded(*POOL, second, sampled, sampled, failed), "test"))
+    page = samples(page_text(*folded(*POOL, second, sampled, sampled, failed), "test"))
 
     assert page["pointsman_load_samples_total"] == 4
     assert page['llm_d_epp_datalayer_poll_errors_total{source_type="metrics-data-source"}'] == 1

@@ -2,11 +2,14 @@
 
 Every family of requests and pools is there twice: as llm-d-router names it (`llm_d_epp_`) and as GIE does.
 The counts are of this process's life; what a client can choose becomes a label value at most LABEL_VALUES_MAX times.
+Requests without a body, as for the list of models, ask for no inference and are left out.
 Entries are counted a thousand at a time, or when somebody asks: a column of values costs less than each by itself.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 
 import msgspec
 
@@ -22,8 +25,17 @@ from pointsman.web.metrics.exposition import MANY, Bounded, Histogram
 LABEL_VALUES_MAX = 1000
 """Distinct model names, and fairness ids; llm-d-router's bound."""
 
-SERIES_MAX = 4000
-"""Combinations of them: a page of some megabytes."""
+LABEL_BYTES_MAX = 128
+"""Bytes of such a value, as the page writes it: the longest names of models in use have 100."""
+
+SERIES_MAX = 1024
+"""Combinations of them: each of a thousand models of one fairness id, and some of those that are `other`.
+
+Each has up to 500 lines: these are a page of 100 MB at worst, and 10 MB where answers tell no tokens.
+"""
+
+ATTEMPTS_MAX = 4000
+"""Combinations of a target model and an endpoint, with two lines each."""
 
 PENDING = 1000
 """Entries that are counted together: a sixth of a second of a load, and half a millisecond of work."""
@@ -66,6 +78,18 @@ class RequestSeries:
         self.input_tokens = Histogram(INPUT_TOKENS)
         self.output_tokens = Histogram(OUTPUT_TOKENS)
         self.cached_tokens = Histogram(INPUT_TOKENS)
+
+    def copy(self) -> "RequestSeries":
+        """What was counted so far."""
+        one = copy(self)
+        one.errors = dict(self.errors)
+        one.duration = self.duration.copy()
+        one.first_token = {streamed: times.copy() for streamed, times in self.first_token.items()}
+        one.token_time, one.normalized = self.token_time.copy(), self.normalized.copy()
+        one.request_bytes, one.response_bytes = self.request_bytes.copy(), self.response_bytes.copy()
+        one.input_tokens, one.output_tokens = self.input_tokens.copy(), self.output_tokens.copy()
+        one.cached_tokens = self.cached_tokens.copy()
+        return one
 
     def failed(self, code: str) -> None:
         """Count an error."""
@@ -151,16 +175,21 @@ class Metrics:
         self._scheduling = Histogram(SCHEDULER)
         self._samples = 0
         self._scrapes_failed = 0
-        self._models = Bounded(LABEL_VALUES_MAX)
-        self._fairness = Bounded(LABEL_VALUES_MAX)
+        self._models = Bounded(LABEL_VALUES_MAX, LABEL_BYTES_MAX)
+        self._fairness = Bounded(LABEL_VALUES_MAX, LABEL_BYTES_MAX)
         self._by_facts: dict[tuple[str, str, str, int], RequestSeries] = {}
         self._attempts_known: dict[tuple[str, int], AttemptLabels] = {}
         """Labels by target and the endpoint's number, which is never used again."""
         self._open = OpenByEpoch[RequestSeries]()
         self._pending: list[Event | Mark] = []
         self._endpoints: dict[int, Endpoint] = {}
+        """Endpoints by number, of the membership with which all of `_pending` was committed."""
         self._membership = -1
-        """The version of it that `_endpoints` are of, and that all of `_pending` was committed with."""
+        """Version of the membership that the last entries were committed with."""
+        self._holds = 0
+        """How many pages are copying what was counted; nothing is counted before they have."""
+        self._held: list[tuple[Sequence[Event | Mark], dict[int, Endpoint] | None]] = []
+        """Commits that came meanwhile, each with the endpoints where they are others than before."""
 
     @property
     def series(self) -> dict[tuple[str, str, str, str], RequestSeries]:
@@ -194,9 +223,32 @@ class Metrics:
 
     def follow(self, events: Sequence[Event | Mark], cluster: ClusterState) -> None:
         """Take the entries of a commit, as skimmed; `cluster` is the state after it, and names the endpoints."""
+        renamed = None
         if cluster.membership_version != self._membership:
+            self._membership, renamed = cluster.membership_version, dict(cluster.endpoints)
+        if self._holds:
+            self._held.append((events, renamed))
+        else:
+            self._take(events, renamed)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Count nothing meanwhile, so that what was counted so far can be copied a little at a time."""
+        self._count()
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                held, self._held = self._held, []
+                for events, renamed in held:
+                    self._take(events, renamed)
+
+    def _take(self, events: Sequence[Event | Mark], renamed: dict[int, Endpoint] | None) -> None:
+        if renamed is not None:
             self._count()  # with the names of its time
-            self._membership, self._endpoints = cluster.membership_version, dict(cluster.endpoints)
+            self._endpoints = renamed
         self._pending.extend(events)
         if len(self._pending) >= PENDING:
             self._count()
@@ -227,10 +279,14 @@ class Metrics:
                 picker, epoch = origin.picker, origin.epoch
                 mine = self._open.of((picker, epoch))
             if type(mark) is RoutedMark:
-                mine[origin.n] = series = self._series_of(mark.request)
-                routed[series].append(mark.request.body_bytes)
-                chosen[series.target, mark.endpoints[0]] += 1
+                facts = mark.request
                 took.append(mark.took)
+                if not facts.body_bytes and not facts.model:
+                    chosen["", mark.endpoints[0]] += 1
+                    continue
+                mine[origin.n] = series = self._series_of(facts)
+                routed[series].append(facts.body_bytes)
+                chosen[series.target, mark.endpoints[0]] += 1
             elif type(mark) is FinishedMark:
                 # One that was routed before this process began has nothing to be counted under.
                 if (ended := mine.pop(mark.request_n, None)) is not None:
@@ -296,13 +352,13 @@ class Metrics:
         member = self._endpoints.get(number)
         if member is None:  # it left within the same commit
             return AttemptLabels("success", target)
-        if len(self._attempts_known) >= SERIES_MAX:
+        if len(self._attempts_known) >= ATTEMPTS_MAX:
             self._attempts_known.clear()
         found = AttemptLabels("success", target, member.name, member.namespace, str(member.port))
         self._attempts_known[target, number] = found
         return found
 
     def _count_attempt(self, attempt: AttemptLabels, count: int) -> None:
-        if attempt not in self._attempts and len(self._attempts) >= SERIES_MAX:
+        if attempt not in self._attempts and len(self._attempts) >= ATTEMPTS_MAX:
             attempt = AttemptLabels(attempt.status, "other")
         self._attempts[attempt] = self._attempts.get(attempt, 0) + count

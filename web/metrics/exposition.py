@@ -52,6 +52,12 @@ class Histogram:
         self.counts = list(map(add, self.counts, found))
         self.total = reduce(add, values, self.total)
 
+    def copy(self) -> "Histogram":
+        """What was counted so far."""
+        one = Histogram.__new__(Histogram)
+        one.bounds, one._array, one.counts, one.total = self.bounds, self._array, self.counts[:], self.total
+        return one
+
     def add(self, other: "Histogram") -> None:
         """Count what `other`, of the same bounds, has counted."""
         assert self.bounds == other.bounds, "histograms of different bounds do not add up"
@@ -70,10 +76,15 @@ class Histogram:
 
 
 class ExpositionPage:
-    """A page of metrics being written, one family after the other."""
+    """A page of metrics being written, one family after the other, and taken away in pieces."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+
+    @property
+    def lines(self) -> int:
+        """Lines written since the last piece was taken."""
+        return len(self._lines)
 
     def family(self, name: str, kind: str, about: str) -> None:
         """Begin a family."""
@@ -81,34 +92,39 @@ class ExpositionPage:
 
     def sample(self, name: str, labels: Labels, value: float) -> None:
         """One value."""
-        self._lines.append(f"{name}{_braced(labels)} {number(value)}")
+        inner = _inner(labels)
+        self._lines.append(f"{name}{{{inner}}} {number(value)}" if inner else f"{name} {number(value)}")
 
-    def histogram(self, name: str, labels: Labels, values: Histogram, bounds: Sequence[float]) -> None:
+    def histogram(self, name: str, labels: Labels, values: Histogram, bounds: tuple[float, ...]) -> None:
         """The lines of one histogram, with `bounds` out of its own."""
-        counts = values.cumulative(bounds)
-        for bound, count in zip(bounds, counts, strict=False):
-            self._lines.append(f"{name}_bucket{_braced((*labels, ('le', number(bound))))} {count}")
-        self._lines.append(f"{name}_bucket{_braced((*labels, ('le', '+Inf')))} {counts[-1]}")
-        self._lines.append(f"{name}_sum{_braced(labels)} {number(values.total)}")
-        self._lines.append(f"{name}_count{_braced(labels)} {counts[-1]}")
+        counts, inner = values.cumulative(bounds), _inner(labels)
+        begin = f"{name}_bucket{{{inner}," if inner else f"{name}_bucket{{"
+        braced = f"{{{inner}}}" if inner else ""
+        self._lines += [f'{begin}le="{bound}"}} {count}' for bound, count in zip(_written(bounds), counts, strict=True)]
+        self._lines.append(f"{name}_sum{braced} {number(values.total)}")
+        self._lines.append(f"{name}_count{braced} {counts[-1]}")
 
-    def text(self) -> str:
-        """The page."""
-        return "\n".join([*self._lines, ""])
+    def take(self) -> str:
+        """What was written since the last piece was taken."""
+        text = "\n".join([*self._lines, ""])
+        self._lines.clear()
+        return text
 
 
 class Bounded:
-    """Distinct label values: the first `most` keep their name, all others are `other`."""
+    """Distinct label values: the first `most` that are not too long keep their name, all others are `other`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, bytes_max: int) -> None:
         self._most = most
+        self._bytes_max = bytes_max
+        """Bytes of a value as the page writes it."""
         self._known: set[str] = set()
 
     def name(self, value: str) -> str:
         """`value`, or `other`."""
         if value in self._known:
             return value
-        if len(self._known) >= self._most:
+        if len(self._known) >= self._most or len(_escaped(value).encode()) > self._bytes_max:
             return "other"
         self._known.add(value)
         return value
@@ -131,10 +147,13 @@ def summed(histograms: Iterable[Histogram], bounds: tuple[float, ...]) -> Histog
     return whole
 
 
-def _braced(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels) + "}"
+@cache
+def _written(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(number, bounds), "+Inf")
+
+
+def _inner(labels: Labels) -> str:
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels)
 
 
 def _escaped(value: str) -> str:

@@ -1,6 +1,6 @@
 """Serves `/metrics` from the control process."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import trio
 from hypercorn.config import Config
@@ -11,18 +11,26 @@ from quart_trio import QuartTrio
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_app(page: Callable[[], str]) -> QuartTrio:
+def metrics_app(page: Callable[[], Iterator[str]]) -> QuartTrio:
     """The application: one page."""
     app = QuartTrio("pointsman.web", static_folder=None)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(page(), content_type=CONTENT_TYPE)
+        return Response(_sent(page()), content_type=CONTENT_TYPE)
 
     return app
 
 
-async def serve_metrics(page: Callable[[], str], descriptor: int) -> None:
+async def _sent(pieces: Iterator[str]) -> AsyncIterator[bytes]:
+    """The pieces, with a turn of the loop for everybody else between two of them."""
+    for piece in pieces:
+        if piece:
+            yield piece.encode()
+        await trio.lowlevel.checkpoint()
+
+
+async def serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> None:
     """Serve on the listening socket `descriptor` until cancelled."""
     config = Config()
     config.bind = [f"fd://{descriptor}"]

@@ -1,8 +1,11 @@
-"""The text of `/metrics`, from the projection and the cluster state."""
+"""The text of `/metrics`, from the projection and the cluster state.
 
-import math
-import statistics
-from collections.abc import Callable, Iterable
+A page can have half a million lines, and is written on the loop that commits entries and feeds pickers.
+So it is written in pieces, and whoever sends it lets others run between two of them.
+What it is written from is copied when the first piece is asked for: the page is of that moment.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from pointsman.web.metrics.counting import (
     RESPONSE_BYTES,
     SCHEDULER,
     TOKEN_TIME,
+    AttemptLabels,
     Metrics,
     RequestSeries,
 )
@@ -23,6 +27,15 @@ from pointsman.web.metrics.exposition import ExpositionPage, Histogram, Labels, 
 
 FIRST_TOKEN = LATENCY[:24]
 STREAMING_TOKEN_TIME = tuple(bound for bound in TOKEN_TIME if bound <= 2 and bound != 1.5)
+
+PIECE_LINES = 500
+"""Lines after which a piece ends: half a millisecond of work."""
+
+PIECE_SERIES = 40
+"""Series that are copied at a time, which takes a millisecond."""
+
+Pauses = Iterator[None]
+"""Places at which a page that is being written can be left for a while: after each value and each histogram."""
 
 _HISTOGRAMS: tuple[tuple[str, str, str, tuple[float, ...], Callable[[RequestSeries], Histogram]], ...] = (
     ("request_duration_seconds", "request_duration_seconds", "Time of a request.", LATENCY, lambda s: s.duration),
@@ -48,20 +61,34 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[float, ...], Callable[[RequestSeri
 """llm-d-router's name, GIE's, help, bounds, which of a series."""
 
 
-def metrics_page(metrics: Metrics, cluster: ClusterState, build: str) -> str:
-    """The page."""
+def metrics_page(metrics: Metrics, cluster: ClusterState, build: str) -> Iterator[str]:
+    """The page, piece by piece; the first ones are empty, while what it is written from is copied."""
     page = ExpositionPage()
-    series = list(metrics.series.values())
-    _counters(page, series)
+    last = (_pools(page, cluster), _scheduler(page, metrics))
+    for parts in last:
+        next(parts)  # has them take what they are about
+    series: list[RequestSeries] = []
+    with metrics.held():
+        for one in metrics.series.values():
+            series.append(one.copy())
+            if len(series) % PIECE_SERIES == 0:
+                yield ""
+    for _ in _write(page, series, last, build):
+        if page.lines >= PIECE_LINES:
+            yield page.take()
+    yield page.take()
+
+
+def _write(page: ExpositionPage, series: list[RequestSeries], last: Iterable[Pauses], build: str) -> Pauses:
+    yield from _counters(page, series)
     for name, legacy, about, bounds, which in _HISTOGRAMS:
-        _twins(page, (name, legacy), about, bounds, [(s, which(s)) for s in series])
-    _token_times(page, series)
-    _pools(page, cluster)
-    _scheduler(page, metrics)
+        yield from _twins(page, (name, legacy), about, bounds, [(s, which(s)) for s in series])
+    yield from _token_times(page, series)
+    for parts in last:
+        yield from parts
     for name in ("llm_d_epp_info", "inference_extension_info"):
         page.family(name, "gauge", "The build.")
         page.sample(name, (("commit", build), ("build_ref", build)), 1)
-    return page.text()
 
 
 def _labels(series: RequestSeries) -> Labels:
@@ -84,35 +111,28 @@ def _summed_by(samples: Iterable[tuple[Labels, float]]) -> dict[Labels, float]:
     return found
 
 
-def _plain(page: ExpositionPage, name: str, kind: str, about: str, samples: Iterable[tuple[Labels, float]]) -> None:
+def _plain(page: ExpositionPage, name: str, kind: str, about: str, samples: Iterable[tuple[Labels, float]]) -> Pauses:
+    """Write a family; no labels are twice among `samples`."""
     page.family(name, kind, about)
-    for labels, value in _summed_by(samples).items():
+    for labels, value in samples:
         page.sample(name, labels, value)
+        yield
 
 
-def _counters(page: ExpositionPage, series: list[RequestSeries]) -> None:
+def _counters(page: ExpositionPage, series: list[RequestSeries]) -> Pauses:
     routed = [s for s in series if s.requests]
     total, running = "Requests that were routed.", "Routed requests without an end yet."
-    _plain(page, "llm_d_epp_request_total", "counter", total, [(_labels(s), s.requests) for s in routed])
-    _plain(
-        page,
-        "inference_objective_request_total",
-        "counter",
-        total,
-        [((*_legacy(s), ("priority", s.priority)), s.requests) for s in routed],
-    )
+    yield from _plain(page, "llm_d_epp_request_total", "counter", total, ((_labels(s), s.requests) for s in routed))
+    summed_up = _summed_by(((*_legacy(s), ("priority", s.priority)), s.requests) for s in routed)
+    yield from _plain(page, "inference_objective_request_total", "counter", total, summed_up.items())
     errors = [(s, code, count) for s in series for code, count in sorted(s.errors.items())]
     about = "Requests that failed or were refused."
     for name, of in (("llm_d_epp_request_error_total", _labels), ("inference_objective_request_error_total", _legacy)):
-        _plain(page, name, "counter", about, [((*of(s), ("error_code", code)), count) for s, code, count in errors])
-    _plain(page, "llm_d_epp_request_running", "gauge", running, [(_labels(s), s.running) for s in routed])
-    _plain(
-        page,
-        "inference_objective_running_requests",
-        "gauge",
-        running,
-        [((("model_name", s.model),), s.running) for s in routed],
-    )
+        summed_up = _summed_by(((*of(s), ("error_code", code)), count) for s, code, count in errors)
+        yield from _plain(page, name, "counter", about, summed_up.items())
+    yield from _plain(page, "llm_d_epp_request_running", "gauge", running, ((_labels(s), s.running) for s in routed))
+    summed_up = _summed_by(((("model_name", s.model),), s.running) for s in routed)
+    yield from _plain(page, "inference_objective_running_requests", "gauge", running, summed_up.items())
 
 
 def _twins(
@@ -121,27 +141,29 @@ def _twins(
     about: str,
     bounds: tuple[float, ...],
     pairs: list[tuple[RequestSeries, Histogram]],
-) -> None:
+) -> Pauses:
     name, legacy = names
     counted = [(s, h) for s, h in pairs if any(h.counts)]
     page.family(f"llm_d_epp_{name}", "histogram", about)
     for one, histogram in counted:
         page.histogram(f"llm_d_epp_{name}", _labels(one), histogram, bounds)
-    _older(page, f"inference_objective_{legacy}", about, bounds, counted)
+        yield
+    yield from _older(page, f"inference_objective_{legacy}", about, bounds, counted)
 
 
 def _older(
     page: ExpositionPage, name: str, about: str, bounds: tuple[float, ...], pairs: list[tuple[RequestSeries, Histogram]]
-) -> None:
+) -> Pauses:
     grouped: dict[Labels, list[Histogram]] = {}
     for one, histogram in pairs:
         grouped.setdefault(_legacy(one), []).append(histogram)
     page.family(name, "histogram", about)
     for labels, histograms in grouped.items():
         page.histogram(name, labels, summed(histograms, histograms[0].bounds), bounds)
+        yield
 
 
-def _token_times(page: ExpositionPage, series: list[RequestSeries]) -> None:
+def _token_times(page: ExpositionPage, series: list[RequestSeries]) -> Pauses:
     about = "Time until the first byte of the reply's body."
     page.family("llm_d_epp_request_ttft_seconds", "histogram", about)
     firsts = [(s, streamed, s.first_token[streamed]) for s in series for streamed in (False, True)]
@@ -149,18 +171,21 @@ def _token_times(page: ExpositionPage, series: list[RequestSeries]) -> None:
     for one, streamed, histogram in counted:
         labels = (*_labels(one), ("streaming", str(streamed).lower()))
         page.histogram("llm_d_epp_request_ttft_seconds", labels, histogram, FIRST_TOKEN)
-    _older(page, "inference_objective_request_ttft_seconds", about, LATENCY, [(s, h) for s, _, h in counted])
+        yield
+    yield from _older(page, "inference_objective_request_ttft_seconds", about, LATENCY, [(s, h) for s, _, h in counted])
     about = "Time between tokens of a streamed reply, on average."
     times = [(s, s.token_time) for s in series if any(s.token_time.counts)]
     page.family("llm_d_epp_request_streaming_tpot_seconds", "histogram", about)
     for one, histogram in times:
         page.histogram("llm_d_epp_request_streaming_tpot_seconds", _labels(one), histogram, STREAMING_TOKEN_TIME)
-    _older(page, "inference_objective_request_tpot_seconds", about, TOKEN_TIME, times)
+        yield
+    yield from _older(page, "inference_objective_request_tpot_seconds", about, TOKEN_TIME, times)
 
 
-def _pools(page: ExpositionPage, cluster: ClusterState) -> None:
+def _pools(page: ExpositionPage, cluster: ClusterState) -> Pauses:
+    """Write what is of pools; what it is about is taken up to the first pause."""
     figures: dict[str, list[tuple[Labels, float]]] = {}
-    queues: list[tuple[str, str, int]] = []
+    queues: dict[tuple[str, str], int] = {}
     for pool in sorted(cluster.pools):
         name = pool.rpartition("/")[2]
         slots = cluster.ready(pool)
@@ -169,62 +194,60 @@ def _pools(page: ExpositionPage, cluster: ClusterState) -> None:
             ("queue_size", cluster.waiting),
             ("running_requests", cluster.running),
         ):
-            values = [float(value) for value in np.asarray(column[slots]).tolist()]
-            average = statistics.fmean(values) if values else 0.0
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            values = np.asarray(column[slots], dtype=np.float64)
+            average = float(values.mean()) if len(values) else 0.0
+            deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
             figures.setdefault(f"average_{what}", []).append(((("name", name),), round(average, 2)))
             figures.setdefault(f"std_dev_{what}", []).append(((("name", name),), round(deviation, 2)))
         figures.setdefault("ready_endpoints", []).append(((("name", name),), len(slots)))
-        for member in cluster.members(pool):
-            if member.ready and not math.isinf(float(cluster.age[member.slot])):
-                queues.append((name, member.name, int(cluster.waiting[member.slot])))
+        read = slots[np.isfinite(cluster.age[slots])]
+        for slot, waiting in zip(read.tolist(), cluster.waiting[read].tolist(), strict=True):
+            if (member := cluster.by_slot[slot]) is not None:
+                queues[name, member.name] = queues.get((name, member.name), 0) + int(waiting)
+    yield
     about = "Of the ready endpoints of a pool."
     for what, samples in figures.items():
-        _plain(page, f"llm_d_epp_{what}", "gauge", about, samples)
+        values_by_name = _summed_by(samples)  # pools of two namespaces may share a name
+        yield from _plain(page, f"llm_d_epp_{what}", "gauge", about, values_by_name.items())
         if what == "ready_endpoints":
-            _plain(page, "inference_pool_ready_pods", "gauge", about, samples)
+            yield from _plain(page, "inference_pool_ready_pods", "gauge", about, values_by_name.items())
         elif what.startswith("average_"):
-            _plain(page, f"inference_pool_{what}", "gauge", about, samples)
+            yield from _plain(page, f"inference_pool_{what}", "gauge", about, values_by_name.items())
     about = "Requests in the queue of an endpoint."
     for family, label in (
         ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
         ("inference_pool_per_pod_queue_size", "model_server_pod"),
     ):
-        _plain(page, family, "gauge", about, [((("name", pool), (label, name)), size) for pool, name, size in queues])
+        sizes = (((("name", pool), (label, name)), size) for (pool, name), size in queues.items())
+        yield from _plain(page, family, "gauge", about, sizes)
 
 
-def _scheduler(page: ExpositionPage, metrics: Metrics) -> None:
+def _scheduler(page: ExpositionPage, metrics: Metrics) -> Pauses:
+    """Write what is of the scheduler and of scrapes; what it is about is taken up to the first pause."""
+    scheduling, attempts = metrics.scheduling.copy(), list(metrics.attempts.items())
+    samples, failed = metrics.samples, metrics.scrapes_failed
+    yield
     about = "Time of a scheduling decision."
     for name in ("llm_d_epp_scheduler_e2e_duration_seconds", "inference_extension_scheduler_e2e_duration_seconds"):
         page.family(name, "histogram", about)
-        page.histogram(name, (), metrics.scheduling, SCHEDULER)
+        page.histogram(name, (), scheduling, SCHEDULER)
+    about = "Scheduling decisions by what came of them."
     for prefix, label in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
-        _plain(
-            page,
-            f"{prefix}_scheduler_attempts_total",
-            "counter",
-            "Scheduling decisions by what came of them.",
-            [
-                (
-                    (
-                        ("status", attempt.status),
-                        ("target_model_name", attempt.target),
-                        (label, attempt.endpoint),
-                        ("namespace", attempt.namespace),
-                        ("port", attempt.port),
-                    ),
-                    count,
-                )
-                for attempt, count in metrics.attempts.items()
-            ],
-        )
+        counts = ((_attempt(attempt, label), count) for attempt, count in attempts)
+        yield from _plain(page, f"{prefix}_scheduler_attempts_total", "counter", about, counts)
     about = "Samples of model servers' load that the log took."
-    _plain(page, "pointsman_load_samples_total", "counter", about, [((), metrics.samples)])
+    yield from _plain(page, "pointsman_load_samples_total", "counter", about, [((), samples)])
+    about = "Scrapes of model servers that failed."
+    source = (("source_type", "metrics-data-source"),)
     for prefix in ("llm_d_epp", "llm_d_inference_scheduler"):
-        _plain(
-            page,
-            f"{prefix}_datalayer_poll_errors_total",
-            "counter",
-            "Scrapes of model servers that failed.",
-            [((("source_type", "metrics-data-source"),), metrics.scrapes_failed)],
-        )
+        yield from _plain(page, f"{prefix}_datalayer_poll_errors_total", "counter", about, [(source, failed)])
+
+
+def _attempt(attempt: AttemptLabels, endpoint: str) -> Labels:
+    return (
+        ("status", attempt.status),
+        ("target_model_name", attempt.target),
+        (endpoint, attempt.endpoint),
+        ("namespace", attempt.namespace),
+        ("port", attempt.port),
+    )
