@@ -5,6 +5,7 @@ Rules.  Tags and field order are written to disk: never reuse, rename or reorder
 A new field comes last and has a default; a changed meaning is a new event.
 Events name endpoints by number: each endpoint that ever joined has its own, never used again.
 Packed columns are those of `core/values/packing.py`.  Times are seconds since 1970, for people; no rule reads them.
+A `source` is the file, or the API server's resource, that an object or a pod stood in; empty where it was not noted.
 """
 
 from enum import IntEnum
@@ -48,7 +49,6 @@ class PoolApplied(Applied, frozen=True, tag="pool-applied"):
     failure_mode: str = "FailClose"
     app_protocol: str = "http"
     source: str = ""
-    """Origin of the object: a file name or an API server's resource."""
 
 
 class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
@@ -66,14 +66,16 @@ class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
     """Index of the port in the pool's `targetPorts`."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     ready: bool = True
+    source: str = ""
 
 
 class EndpointChanged(Fact, frozen=True, tag="endpoint-changed"):
-    """A member's readiness or labels changed; a changed address is left plus joined."""
+    """A member's readiness, labels or source changed (an empty source: stays); a changed address is left plus joined."""
 
     endpoint: int
     ready: bool
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    source: str = ""
 
 
 class EndpointLeft(Fact, frozen=True, tag="endpoint-left"):
@@ -98,6 +100,7 @@ class ObjectiveApplied(Applied, frozen=True, tag="objective-applied"):
     pool: str
     name: str
     priority: int
+    source: str = ""
 
 
 class BackendRef(msgspec.Struct, frozen=True, array_like=True):
@@ -563,16 +566,13 @@ PickerEvent: TypeAlias = (
 )
 PICKER_EVENTS: tuple[type[PickerEvent], ...] = get_args(PickerEvent)
 
-_MEMBERSHIP: frozenset[object] = frozenset(
-    (
-        *get_args(AppliedEvent | DeletedEvent),
-        EndpointJoined,
-        EndpointChanged,
-        EndpointLeft,
-        SourceAccepted,
-        SourceRejected,
-    )
-)
+_MEMBERSHIP: frozenset[object] = frozenset(get_args(AppliedEvent | DeletedEvent)) | {
+    EndpointJoined,
+    EndpointChanged,
+    EndpointLeft,
+    SourceAccepted,
+    SourceRejected,
+}
 _LOAD: frozenset[object] = frozenset((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced))
 _TRAFFIC: frozenset[object] = frozenset((RequestRouted, RequestRefused, ResponseStarted, RequestFinished))
 _CLASSES: dict[object, Class] = {

@@ -37,7 +37,7 @@ def read_endpoints(source: str, data: bytes, pool: str) -> EndpointsFile:
     members: list[Member] = []
     lines: dict[tuple[str, str, int], int] = {}
     for part in root.parts("endpoints", ENDPOINTS_MAX):
-        member = _member(part, pool)
+        member = _member(part, pool, source)
         if member.identity in lines:
             message = f"endpoint {member.uid}:{member.port} stands in line {lines[member.identity]} already"
             raise DocumentError(part.line(), message)
@@ -47,7 +47,7 @@ def read_endpoints(source: str, data: bytes, pool: str) -> EndpointsFile:
     return EndpointsFile(source, (), tuple(warnings[:100]), tuple(members))
 
 
-def _member(part: Part, pool: str) -> Member:
+def _member(part: Part, pool: str, source: str) -> Member:
     name = part.text("name")
     namespace = part.text("namespace", "default", pattern=NAMESPACE, form=NAMESPACE_FORM)
     written = part.text("address")
@@ -58,7 +58,7 @@ def _member(part: Part, pool: str) -> Member:
     port = _port(part)
     labels = part.labels("labels")
     part.done()
-    return Member(pool, f"{namespace}/{name}", namespace, name, address, port, 0, labels, True)
+    return Member(pool, f"{namespace}/{name}", namespace, name, address, port, 0, labels, True, source)
 
 
 def _port(part: Part) -> int:

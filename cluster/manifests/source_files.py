@@ -2,7 +2,8 @@
 
 Rules.  An object belongs to the file that had it first; a second file that defines it is wrong.
 A file that is wrong keeps what it said when it last was right.
-What a file said before this process first read it is known from the log alone: it stays until the file is right.
+What a file said before this process first read it is known from the log alone: it stays until the file is right or gone.
+A file that is wrong holds back nothing else: what another file said and does not say any more goes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ import msgspec
 from pointsman.cluster.objects.difference import Roster
 from pointsman.cluster.objects.manifest import FoundObject, Manifest
 from pointsman.cluster.objects.wanted import Member, Pod, Wanted, members_of
-from pointsman.core.events import AppliedEvent, PoolApplied
+from pointsman.core.events import PoolApplied
 from pointsman.core.state.objects import Objects
 
 
@@ -94,24 +95,39 @@ def _claim(file: str, manifest: Manifest, holders: dict[tuple[str, str], tuple[s
 
 def wanted_of(settled: Settled, roster: Roster) -> Wanted:
     """Return what the files want, with what stays of those that were never right."""
+    pods = [found.value for found in settled.objects if isinstance(found.value, Pod)]
     objects = Objects(found.value for found in settled.objects if not isinstance(found.value, Pod))
     for known in roster.objects if settled.unread else ():
-        if objects.get(known) is None and _of_one_of(settled.unread, known):
+        if objects.get(known) is None and _of_one_of(settled.unread, getattr(known, "source", "")):
             objects.put(known)
-    pools = objects.view(PoolApplied, str).values()
-    return Wanted(tuple(objects), tuple(_members(pools, settled.objects)), keep=bool(settled.unread))
+    pools = objects.view(PoolApplied, str)
+    members = [*_members(pools.values(), pods), *_kept_members(settled.unread, pods, pools, roster)]
+    return Wanted(tuple(objects), tuple(members))
 
 
-def _of_one_of(files: frozenset[str], known: AppliedEvent) -> bool:
-    """Whether the object may come from one of the files: a kind without the field `source` does not tell."""
-    source: str | None = getattr(known, "source", None)
-    return source is None or source in files
+def _of_one_of(files: frozenset[str], source: str) -> bool:
+    """Whether what has this source may come from one of the files: an empty one does not tell."""
+    return not source or source in files
 
 
-def _members(pools: Iterable[PoolApplied], objects: Iterable[FoundObject]) -> Iterable[Member]:
+def _kept_members(
+    unread: frozenset[str], pods: Iterable[Pod], pools: Mapping[str, PoolApplied], roster: Roster
+) -> Iterable[Member]:
+    """Members of pods that may stand in an unread file and stand in no other, while their pool takes them."""
+    if not unread:
+        return
+    held = {name for pod in pods for name in (f"{pod.namespace}/{pod.name}", pod.uid)}
+    for known in roster.members.values():
+        if not _of_one_of(unread, known.source) or known.uid in held or f"{known.namespace}/{known.name}" in held:
+            continue
+        pool = pools.get(known.pool)
+        if pool is not None and known.port in pool.target_ports and pool.selector.items() <= known.labels.items():
+            yield msgspec.structs.replace(known, rank=pool.target_ports.index(known.port))
+
+
+def _members(pools: Iterable[PoolApplied], pods: Iterable[Pod]) -> Iterable[Member]:
     by_namespace: dict[str, list[Pod]] = {}
-    for found in objects:
-        if isinstance(found.value, Pod):
-            by_namespace.setdefault(found.value.namespace, []).append(found.value)
+    for pod in pods:
+        by_namespace.setdefault(pod.namespace, []).append(pod)
     for pool in pools:
         yield from members_of(pool, by_namespace.get(pool.pool.partition("/")[0], ()))

@@ -4,7 +4,7 @@ A roster is what the log will say when all that was made of it has committed, so
 while a commit is under way.  It assigns the numbers of endpoints, each once.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -14,7 +14,6 @@ from pointsman.core.events import (
     EndpointJoined,
     EndpointLeft,
     Event,
-    PoolApplied,
     PoolDeleted,
 )
 from pointsman.core.state.objects import ObjectKind, Objects, deletion_of
@@ -38,7 +37,7 @@ class Roster:
         self.objects = Objects(state.objects)
         self.next_endpoint = state.next_endpoint
         self.members: dict[int, Member] = {
-            number: Member(e.pool, e.uid, e.namespace, e.name, e.address, e.port, e.rank, e.labels, e.ready)
+            number: Member(e.pool, e.uid, e.namespace, e.name, e.address, e.port, e.rank, e.labels, e.ready, e.source)
             for number, e in state.endpoints.items()
         }
 
@@ -46,8 +45,7 @@ class Roster:
         """Take on what is `wanted` and return what that changes: nothing where it is the same."""
         by_identity = {member.identity: member for member in wanted.members}
         objects = Objects(wanted.objects)
-        keep = objects.view(PoolApplied, str).keys() if wanted.keep else ()
-        left, moved, removals = self._leave(by_identity, keep)
+        left, moved, removals = self._leave(by_identity)
         events: list[Event] = [*left]
         events += self._objects(PoolDeleted, objects)
         events += moved
@@ -57,23 +55,19 @@ class Roster:
                 events += self._objects(kind, objects)
         return Changes(tuple(events), tuple(removals))
 
-    def _leave(
-        self, by_identity: Mapping[Identity, Member], keep: Collection[str]
-    ) -> tuple[list[Event], list[Event], list[int]]:
-        """Who leaves, who changes, and which of these must not get traffic any more; pools in `keep` lose nobody."""
+    def _leave(self, by_identity: Mapping[Identity, Member]) -> tuple[list[Event], list[Event], list[int]]:
+        """Who leaves, who changes, and which of these must not get traffic any more."""
         left: list[Event] = []
         changed: list[Event] = []
         removals: list[int] = []
         for number, member in sorted(self.members.items()):
             other = by_identity.get(member.identity)
-            if other is None and member.pool in keep:
-                continue
             if other is None or _place(other) != _place(member):
                 left.append(EndpointLeft(number, "gone" if other is None else "moved"))
                 removals.append(number)
                 del self.members[number]
             elif other != member:
-                changed.append(EndpointChanged(number, other.ready, other.labels))
+                changed.append(EndpointChanged(number, other.ready, other.labels, _news(member, other)))
                 if member.ready and not other.ready:
                     removals.append(number)
                 self.members[number] = other
@@ -86,7 +80,7 @@ class Roster:
                 number, self.next_endpoint = self.next_endpoint, self.next_endpoint + 1
                 self.members[number] = m
                 yield EndpointJoined(
-                    number, m.pool, m.uid, m.namespace, m.name, m.address, m.port, m.rank, m.labels, m.ready
+                    number, m.pool, m.uid, m.namespace, m.name, m.address, m.port, m.rank, m.labels, m.ready, m.source
                 )
 
     def _objects(self, kind: ObjectKind, wanted: Objects) -> Iterable[Event]:
@@ -99,6 +93,11 @@ class Roster:
             if self.objects.get(one) != one:
                 self.objects.put(one)
                 yield one
+
+
+def _news(member: Member, other: Member) -> str:
+    """Return the source of `other` where it is another one; empty says that it stays."""
+    return other.source if other.source != member.source else ""
 
 
 def _place(member: Member) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """Manifest files: the objects in their documents.
 
 Pods are read, and the kinds that have a form in `cluster/objects/forms/`; all others are left alone.
+What has no `kind` belongs to another program that keeps its files here, and is left alone with a warning.
 """
 
 import hashlib
@@ -16,6 +17,9 @@ from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument,
 from pointsman.core.events import AppliedEvent
 
 ManifestObject: TypeAlias = AppliedEvent | Pod
+
+OUR_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io", "gateway.networking.k8s.io", "llm-d.ai")
+"""API groups of the kinds that have a form: an object of one of them that lacks its `kind` is ours, and wrong."""
 
 WARNINGS_MAX = 100
 """Warnings kept of one file; further ones are counted."""
@@ -93,6 +97,9 @@ def _check_unique(found: list[FoundObject]) -> None:
 
 def _objects(document: YamlDocument, warnings: list[str]) -> list[Part]:
     """The object of a document, or those of a List, as `kubectl get -o yaml` writes it."""
+    if isinstance(document.value, list):
+        warnings.append(f"line {document.line}: found a list, wanted an object with a `kind`: left alone")
+        return []
     root = Part.of(document, warnings)
     kind = root.value.get("kind")
     items = root.value.get("items")
@@ -103,6 +110,9 @@ def _objects(document: YamlDocument, warnings: list[str]) -> list[Part]:
 
 def _read(root: Part, source: str, version: str) -> FoundObject | None:
     """Return the object; None where it is of a kind that is not read."""
+    if "kind" not in root and not _ours(root):
+        root.warn("kind", "is missing: the document is left alone")
+        return None
     kind = root.text("kind")
     forms = [form for form in FORMS.values() if form.kind == kind]
     if kind != "Pod" and not forms:
@@ -116,7 +126,7 @@ def _read(root: Part, source: str, version: str) -> FoundObject | None:
     namespace = metadata.text("namespace", "default", pattern=NAMESPACE, form=NAMESPACE_FORM)
     name = f"{namespace}/{metadata.text('name', pattern=NAME, form=NAME_FORM)}"
     if form is None:
-        value: ManifestObject = _pod(root, metadata, name)
+        value: ManifestObject = _pod(root, metadata, name, source)
     elif metadata.value.get("deletionTimestamp") is not None:
         return None
     else:
@@ -128,6 +138,11 @@ def _read(root: Part, source: str, version: str) -> FoundObject | None:
     return FoundObject(kind, name, root.line(), value)
 
 
+def _ours(root: Part) -> bool:
+    version = root.value.get("apiVersion")
+    return isinstance(version, str) and version.partition("/")[0] in OUR_GROUPS
+
+
 def _check_spelling(root: Part, kind: str) -> None:
     """Raise `DocumentError` where the kind differs from one that is read in upper and lower case alone."""
     for known in ("Pod", *(form.kind for form in FORMS.values())):
@@ -135,7 +150,7 @@ def _check_spelling(root: Part, kind: str) -> None:
             raise root.error("kind", f"found {kind!r}, did you mean {known!r}?")
 
 
-def _pod(root: Part, metadata: Part, name: str) -> Pod:
+def _pod(root: Part, metadata: Part, name: str, source: str) -> Pod:
     namespace, _, own = name.partition("/")
     labels = metadata.labels("labels")
     ports = active_ports(metadata.labels("annotations"))
@@ -147,7 +162,7 @@ def _pod(root: Part, metadata: Part, name: str) -> Pod:
         root.warn("status", f"pod {name} has no status.podIP: it is no endpoint")
     elif ready is None:
         root.warn("status", f"pod {name} has no condition of type Ready: it gets no traffic")
-    return Pod(namespace, own, uid, address, bool(ready), labels, ports, deleted)
+    return Pod(namespace, own, uid, address, bool(ready), labels, ports, deleted, source)
 
 
 def _pod_address(status: Part) -> str:

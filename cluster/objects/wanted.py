@@ -32,6 +32,8 @@ class Pod(msgspec.Struct, frozen=True):
     """Ports that are active; None where all are."""
     deleted: bool = False
     """Whether the pod is being terminated."""
+    source: str = ""
+    """File that the pod stands in."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -47,6 +49,8 @@ class Member(msgspec.Struct, frozen=True):
     rank: int
     labels: dict[str, str]
     ready: bool
+    source: str = ""
+    """File that names the pod; empty where the log does not say."""
 
     @property
     def identity(self) -> tuple[str, str, int]:
@@ -60,8 +64,6 @@ class Wanted(msgspec.Struct, frozen=True):
     objects: tuple[AppliedEvent, ...]
     """Objects of all kinds, each as it should be."""
     members: tuple[Member, ...] = ()
-    keep: bool = False
-    """Whether part of the source was never understood: endpoints of its pools that it does not name then stay."""
 
 
 def address_of(text: str) -> str:
@@ -81,7 +83,7 @@ def members_of(pool: PoolApplied, pods: Iterable[Pod]) -> list[Member]:
             continue
         uid = pod.uid or f"{pod.namespace}/{pod.name}"
         found.extend(
-            Member(pool.pool, uid, pod.namespace, pod.name, pod.address, port, rank, pod.labels, pod.ready)
+            Member(pool.pool, uid, pod.namespace, pod.name, pod.address, port, rank, pod.labels, pod.ready, pod.source)
             for rank, port in enumerate(pool.target_ports)
             if pod.active_ports is None or port in pod.active_ports
         )

@@ -14,7 +14,7 @@ EpochKey: TypeAlias = tuple[str, int]
 """A life of a picker process: its picker's name, and the epoch's number."""
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """A member of a pool."""
 
     number: int
@@ -28,6 +28,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     rank: int
     labels: dict[str, str]
     ready: bool
+    source: str = ""
+    """Origin of the pod: the file that names it; empty where the log does not say."""
 
     @property
     def authority(self) -> str:

@@ -215,9 +215,10 @@ class ClusterState:
                 self.interval, self.threshold = interval, threshold
             case events.EndpointJoined():
                 self._joined(event)
-            case events.EndpointChanged(number, ready, labels):
+            case events.EndpointChanged(number, ready, labels, source):
                 if (member := self.endpoints.get(number)) is not None:
-                    self._place(msgspec.structs.replace(member, ready=ready, labels=labels))
+                    source = source or member.source
+                    self._place(msgspec.structs.replace(member, ready=ready, labels=labels, source=source))
             case events.EndpointLeft(number):
                 self._left(number)
             case events.PoolApplied():
@@ -329,6 +330,7 @@ class ClusterState:
                 event.rank,
                 event.labels,
                 event.ready,
+                event.source,
             )
         )
 

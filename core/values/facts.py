@@ -12,7 +12,7 @@ Both stand in the unions there, `DeletedEvent` and `AppliedEvent`.  The rest fol
 - the fold, which keeps the last `Applied` under each key (`core/state/objects.py`);
 - the snapshot, which holds those (`core/state/snapshot.py`);
 - the events that say what a source changed (`cluster/objects/difference.py`), and which objects stay while
-  a file cannot be read: those whose field `source` names it, and all of a kind without that field;
+  a file cannot be read: those whose field `source` names it, and those of which the log does not say whose they are;
 - the line on the log's page, which begins with the noun and the key.
 
 What a manifest of the kind looks like is its form in `cluster/objects/forms/`.

@@ -40,8 +40,8 @@ def test_a_file_lists_members() -> None:
 
     assert file.warnings == ()
     assert file.members == (
-        Member(POOL, "lab/llama-0", "lab", "llama-0", "10.0.0.1", 8000, 0, {"app": "llama"}, True),
-        Member(POOL, "default/llama-1", "default", "llama-1", "fd00::1", 8001, 0, {}, True),
+        Member(POOL, "lab/llama-0", "lab", "llama-0", "10.0.0.1", 8000, 0, {"app": "llama"}, True, "endpoints.yaml"),
+        Member(POOL, "default/llama-1", "default", "llama-1", "fd00::1", 8001, 0, {}, True, "endpoints.yaml"),
     )
     assert wanted_of_endpoints(file, POOL).objects == (PoolApplied(POOL, {}, (8000, 8001), source="endpoints.yaml"),)
 

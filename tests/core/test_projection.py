@@ -33,11 +33,18 @@ GOLDEN = (
     b"\xa5pools\x92\x99\xacpool-applied\xa9default/a\x82\xa3app\xa1a\xa4tier\xa1x\x92\xcd\x1f@\xcd\x1fA\xa3epp\xcd#*\xa8FailOpen\xa4http\xa6a.yaml"
     b"\x99\xacpool-applied\xa9default/b\x81\xa3app\xa1b\x91\xcd\x1f@\xa0\x00\xa9FailClose\xa4http\xa0"
     b"\xa7configs\x90"
-    b"\xaaobjectives\x92\x94\xb1objective-applied\xa9default/a\xa5batch\xfe\x94\xb1objective-applied\xa9default/a\xa4chat\x01"
+    b"\xaaobjectives\x92\x95\xb1objective-applied\xa9default/a\xa5batch\xfe\xa0\x95\xb1objective-applied\xa9default/a\xa4chat\x01\xa0"
     b"\xa6routes\x91\x96\xaeroute-observed\xa9default/r\x91\x94\x91\x94\xa1/\xaaPathPrefix\x90\xa0\x91\x94\xa9default/aZ\xadInferencePool\xbbinference.networking.k8s.io\xa0\xcb\x00\x00\x00\x00\x00\x00\x00\x00\x90\xa6r.yaml\xa2v1"
     b"\xb0rejected_sources\x90\xafpending_changes\x90"
     b"\xa6epochs\x90\xa8interval\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa9threshold\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa4rows\x90\xb0free_generations\x90"
 )
+
+WITHOUT_SOURCES = (
+    GOLDEN.replace(b"\x95\xb1objective", b"\x94\xb1objective")
+    .replace(b"\xfe\xa0", b"\xfe")
+    .replace(b"chat\x01\xa0", b"chat\x01")
+)
+"""The same from before objectives had a source."""
 
 
 def replay(log: list[Entry], state: ClusterState) -> ClusterState:
@@ -77,6 +84,8 @@ def test_a_snapshot_has_the_bytes_that_are_on_disks() -> None:
 
     assert encode_snapshot(replay(entries(log), ClusterState())) == GOLDEN
     assert encode_snapshot(decode_snapshot(GOLDEN)) == GOLDEN
+    assert WITHOUT_SOURCES != GOLDEN
+    assert encode_snapshot(decode_snapshot(WITHOUT_SOURCES)) == GOLDEN
 
 
 @given(histories())

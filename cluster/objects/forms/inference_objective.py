@@ -23,7 +23,7 @@ def read_objective(root: Part, place: ManifestPlace) -> ObjectiveApplied:
     ref.done()
     priority = spec.number("priority", -PRIORITY_MAX - 1, PRIORITY_MAX, 0)
     spec.done()
-    return ObjectiveApplied(f"{namespace}/{pool}", name, priority)
+    return ObjectiveApplied(f"{namespace}/{pool}", name, priority, place.source)
 
 
 FORM = ManifestForm(ObjectiveApplied, "InferenceObjective", read_objective)
