@@ -14,7 +14,21 @@ SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
 
-_READINESS = ("", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor")
+_EXT_PROC = "envoy.service.ext_proc.v3.ExternalProcessor"
+_READINESS = ("", "readiness", _EXT_PROC)
+
+
+def _list_reply(statuses: dict[str, HealthCheckResponse]) -> bytes:
+    """A HealthListResponse, which grpclib's messages lack: a map of names to what `Check` answers.
+
+    Each part has less than 128 bytes, so that one byte tells its length.
+    """
+    found = bytearray()
+    for name, reply in statuses.items():
+        key, value = name.encode(), reply.SerializeToString()
+        entry = bytes((0x0A, len(key))) + key + bytes((0x12, len(value))) + value
+        found += bytes((0x0A, len(entry))) + entry
+    return bytes(found)
 
 
 class Condition:
@@ -26,6 +40,10 @@ class Condition:
         self.draining = False
         self.leader: bool | None = None
         """Whether this picker leads; None without leader election."""
+
+    def services(self) -> tuple[str, ...]:
+        """The names that `List` tells of, as the Go EPP's does."""
+        return (_EXT_PROC,) if self.leader is None else (_EXT_PROC, "liveness", "readiness")
 
     def status(self, service: str) -> HealthCheckResponse.ServingStatus.ValueType:
         """The answer for a service name.
@@ -44,7 +62,7 @@ class Condition:
 
 
 class HealthService:
-    """`Check` answers; `Watch` is unimplemented, as in the pickers of the field."""
+    """`Check` and `List` answer; `Watch` is unimplemented, as in the pickers of the field."""
 
     def __init__(self, condition: Condition) -> None:
         self._condition = condition
@@ -55,6 +73,14 @@ class HealthService:
         if request is not None:
             await stream.send_message(HealthCheckResponse(status=self._condition.status(request.service)))
 
+    async def list_services(self, stream: "Stream[HealthCheckRequest, bytes]") -> None:
+        """Answer with every service's status."""
+        if await stream.recv_message() is not None:
+            told = {
+                name: HealthCheckResponse(status=self._condition.status(name)) for name in self._condition.services()
+            }
+            await stream.send_message(_list_reply(told))
+
     async def watch(self, stream: "Stream[HealthCheckRequest, HealthCheckResponse]") -> None:
         """Refuse: whoever watches falls back to asking."""
         raise GRPCError(Status.UNIMPLEMENTED, "Watch is not implemented, use Check")
@@ -63,5 +89,9 @@ class HealthService:
         kinds = (HealthCheckRequest, HealthCheckResponse)
         return {
             "/grpc.health.v1.Health/Check": Handler(self.check, Cardinality.UNARY_UNARY, *kinds),
+            # The request is an empty message, which any message's class reads.
+            "/grpc.health.v1.Health/List": Handler(
+                self.list_services, Cardinality.UNARY_UNARY, HealthCheckRequest, bytes
+            ),
             "/grpc.health.v1.Health/Watch": Handler(self.watch, Cardinality.UNARY_STREAM, *kinds),
         }

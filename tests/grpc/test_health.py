@@ -4,8 +4,9 @@ import asyncio
 import socket
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
 from grpclib import GRPCError, Status
-from grpclib.client import Channel
+from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.health.v1.health_grpc import HealthStub
 from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -71,6 +72,11 @@ def test_bad_news_is_a_reply_and_watch_is_unimplemented(engine: str) -> None:
         with pytest.raises(GRPCError) as caught:
             await stub.Watch(HealthCheckRequest(), timeout=5)
         assert caught.value.status is Status.UNIMPLEMENTED
+
+        condition.leader = False
+        listed = UnaryUnaryMethod(channel, "/grpc.health.v1.Health/List", HealthCheckRequest, Struct)
+        told = await listed(HealthCheckRequest(), timeout=5)  # a Struct is a map by name, as the reply is
+        assert set(told.fields) == {EXT_PROC, "liveness", "readiness"}
 
         channel.close()
         server.stop_accepting()
