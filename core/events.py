@@ -209,14 +209,14 @@ class LabelsChanged(Fact, frozen=True, tag="labels-changed"):
 
 
 class ScrapeFailed(Fact, frozen=True, tag="scrape-failed"):
-    """Scrapes failed: how old each sample now is, by the scraper's own clock."""
+    """Scrapes failed: how old each sample now is, by the scraper's own clock; endpoints are packed, ascending."""
 
     endpoints: bytes
-    """Packed numbers, ascending."""
     ages: bytes
     """Packed milliseconds from last success to this attempt; `NEVER_SAMPLED` without a success."""
     causes: tuple[tuple[int, str], ...] = ()
     """Endpoint and what happened, only where that differs from the attempt before."""
+    unreadable: bytes = b""  # packed numbers of those that answered, only not with a page that can be read
 
 
 NEVER_SAMPLED = 2**32 - 1  # as an age in milliseconds it would be fifty days

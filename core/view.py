@@ -4,6 +4,9 @@ What is read of the traffic state is recorded for all candidates, and all that i
 decision's digest, so that replay notices any value that is another one.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +19,7 @@ from pointsman.core.values.packing import Ints
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+NumberColumn = TypeVar("NumberColumn", Ints, Floats, Mask, npt.NDArray[np.int8])
 
 
 def rows_of(slots: Slots) -> Slots | slice:
@@ -25,6 +29,10 @@ def rows_of(slots: Slots) -> Slots | slice:
         if last - first + 1 == len(slots):
             return slice(first, last + 1)
     return slots
+
+
+UNKNOWN_AFTER = 2.0
+"""Seconds from which a sample says nothing more, unless samples are further apart: several scrapes were lost by then."""
 
 
 class Cycle:
@@ -54,7 +62,7 @@ class Cycle:
 class View:
     """The candidates that remain, in slot order."""
 
-    __slots__ = ("_columns", "_cycle", "_rows", "_start", "positions", "size", "slots")
+    __slots__ = ("_columns", "_cycle", "_rows", "_start", "_unknown", "positions", "size", "slots")
 
     def __init__(self, cycle: Cycle, slots: Slots, positions: Slots | None) -> None:
         self._cycle = cycle
@@ -65,6 +73,7 @@ class View:
         self._columns: dict[str, npt.NDArray[np.generic]] = {}
         self._rows: Slots | slice | None = None
         self._start = cycle.drawn
+        self._unknown: tuple[Mask | None] | None = None
 
     def narrowed(self, keep: Mask) -> "View":
         """The view of those that `keep` marks."""
@@ -74,7 +83,7 @@ class View:
     def again(self) -> "View":
         """The same view for the next plugin; `rewound` of it goes back to the draw that comes next now."""
         view = View(self._cycle, self.slots, self.positions)
-        view._columns = self._columns
+        view._columns, view._unknown = self._columns, self._unknown
         return view
 
     def rewound(self) -> "View":
@@ -83,6 +92,33 @@ class View:
         cycle = Cycle(old.cluster, old.traffic, old.request, old.draws, old.candidates)
         cycle.drawn, cycle.reads = self._start, dict(old.reads)
         return View(cycle, self.slots, self.positions)
+
+    # --- what is known ----------------------------------------------------------------------------
+
+    @property
+    def unknown(self) -> Mask | None:
+        """Marks of those whose load nobody knows: never sampled, or too long ago; None where that is nobody.
+
+        What is read of their load is that of the worst of the others, so that they have an advantage over none;
+        where nothing is known of anybody, they are all alike.  While the feed is lost, all samples count as they are.
+        """
+        if self._unknown is None:
+            cluster = self._cycle.cluster
+            found = None
+            if not self.degraded:
+                old: Mask = cluster.age[self._at()] > max(UNKNOWN_AFTER, cluster.threshold)
+                found = old if old.any() else None
+            self._unknown = (found,)
+        return self._unknown[0]
+
+    def only_known(self) -> "View":
+        """The view of those whose load is known."""
+        return self if self.unknown is None else self.narrowed(~self.unknown)
+
+    @property
+    def unreadable(self) -> Mask:
+        """Marks of those that answered the last scrape that failed, only not with a page that can be read."""
+        return self._cycle.cluster.unreadable[self._at()]
 
     # --- cluster state --------------------------------------------------------------------------
 
@@ -104,7 +140,9 @@ class View:
     @property
     def age(self) -> Floats:
         """Seconds from last success to last attempt of the scrape; infinite when never sampled."""
-        return self._floats("age", self._cycle.cluster.age)
+        values = self._cycle.cluster.age[self._at()]
+        self._cycle.seen.append(values)
+        return values
 
     @property
     def staleness_threshold(self) -> float:
@@ -113,13 +151,13 @@ class View:
 
     def adapter_fit(self, model: str) -> npt.NDArray[np.int8]:
         """A code for each candidate: 3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
-        values: npt.NDArray[np.int8] = self._cycle.cluster.lora_affinity(model)[self._at()]
+        values = self._as_the_worst(self._cycle.cluster.lora_affinity(model)[self._at()], np.min)
         self._cycle.seen.append(values)
         return values
 
     def adapter_held(self, model: str) -> Mask:
         """Whether the LoRA adapter runs or waits there."""
-        values: Mask = self._cycle.cluster.lora_held(model)[self._at()]
+        values = self._as_the_worst(self._cycle.cluster.lora_held(model)[self._at()], np.min)
         self._cycle.seen.append(values)
         return values
 
@@ -167,13 +205,27 @@ class View:
     def _ints(self, name: str, column: Ints) -> Ints:
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column[self._at()]
+            values = self._columns[name] = self._load(column[self._at()])
             self._cycle.seen.append(values)
         return values  # type: ignore[return-value]  # the dictionary holds columns of both types
 
     def _floats(self, name: str, column: Floats) -> Floats:
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column[self._at()]
+            values = self._columns[name] = self._load(column[self._at()])
             self._cycle.seen.append(values)
         return values  # type: ignore[return-value]  # the dictionary holds columns of both types
+
+    def _as_the_worst(self, values: NumberColumn, worst: Callable[[NumberColumn], np.generic]) -> NumberColumn:
+        """`values` with those of unknown load made equal to the worst of the others; as they are where all are."""
+        unknown = self.unknown
+        if unknown is None or unknown.all():
+            return values
+        told = values.copy()
+        told[unknown] = worst(values[~unknown])
+        return told
+
+    def _load(self, values: NumberColumn) -> NumberColumn:
+        """Numbers of load; where nothing is known of anybody, nothing for each."""
+        unknown = self.unknown
+        return np.zeros_like(values) if unknown is not None and unknown.all() else self._as_the_worst(values, np.max)

@@ -168,6 +168,12 @@ def _ordered(explanation: Explanation) -> list[Candidate]:
     return sorted(explanation.candidates, key=lambda c: (c.scored.rank if c.scored else math.inf, c.slot))
 
 
+def _load(candidate: Candidate) -> list[str]:
+    if candidate.sample_age is None:
+        return ["-", "-", "-"]
+    return [str(candidate.waiting), str(candidate.running), f"{candidate.kv_cache:.0%}"]
+
+
 def _row(candidate: Candidate, explanation: Explanation, decided_at: float) -> list[str]:
     age = "never"
     if candidate.sample_age is not None:
@@ -177,9 +183,7 @@ def _row(candidate: Candidate, explanation: Explanation, decided_at: float) -> l
     cells = [
         candidate.name,
         age,
-        str(candidate.waiting),
-        str(candidate.running),
-        f"{candidate.kv_cache:.0%}",
+        *_load(candidate),
         "-" if candidate.in_flight is None else str(candidate.in_flight),
         "-" if candidate.prefix_blocks is None else str(candidate.prefix_blocks),
     ]

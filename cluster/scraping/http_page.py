@@ -38,6 +38,8 @@ class PageResponse(msgspec.Struct, frozen=True):
     body: bytes
     keep: bool
     """The connection can be used again."""
+    location: bytes = b""
+    """Address that a redirect leads to, as it is written."""
 
 
 class PageHead(msgspec.Struct, frozen=True):
@@ -48,6 +50,7 @@ class PageHead(msgspec.Struct, frozen=True):
     length: int | None = None
     """None where chunks or the end of the connection tell."""
     chunked: bool = False
+    location: bytes = b""
 
 
 class ResponseReader:
@@ -64,6 +67,11 @@ class ResponseReader:
         self._parts: list[bytes] = []
         self._size = 0
         self._last_chunk = False
+
+    @property
+    def answered(self) -> bool:
+        """The head of a response came."""
+        return self._head is not None
 
     @property
     def started(self) -> bool:
@@ -89,14 +97,14 @@ class ResponseReader:
         head = self._head
         if head is None or head.chunked or head.length is not None:
             raise HttpError("connection closed before the end of the response")
-        return PageResponse(head.status, bytes(self._buffer[self._at :]), False)
+        return PageResponse(head.status, bytes(self._buffer[self._at :]), False, head.location)
 
     def _cut(self, start: int, end: int) -> bytes:
         return bytes(memoryview(self._buffer)[start:end])
 
     def _response(self, head: PageHead, body: bytes, end: int) -> PageResponse:
         # What follows the response was not asked for: such a connection is not used again.
-        return PageResponse(head.status, body, head.keep and end == len(self._buffer))
+        return PageResponse(head.status, body, head.keep and end == len(self._buffer), head.location)
 
     def _check_size(self, size: int) -> None:
         if size > self._body_max:
@@ -163,7 +171,7 @@ def read_head(head: bytes) -> PageHead:
     line = _STATUS.match(head)
     if line is None or _HEADERS.fullmatch(head, line.end()) is None:
         raise HttpError("not HTTP/1")
-    status, keep, chunked = int(line[2]), line[1] == b"1", False
+    status, keep, chunked, location = int(line[2]), line[1] == b"1", False, b""
     length: int | None = None
     if status == 101:
         raise HttpError("status 101")
@@ -181,10 +189,12 @@ def read_head(head: bytes) -> PageHead:
             case b"connection":
                 options = [option.strip(b" \t") for option in value.split(b",")]
                 keep = b"close" not in options and (keep or b"keep-alive" in options)
+            case b"location":
+                location = written.strip(b" \t")
             case b"content-encoding" if value not in (b"", b"identity"):
                 raise HttpError("content-encoding that was not asked for")
     if status in (204, 304):
-        return PageHead(status, keep, 0)
+        return PageHead(status, keep, 0, location=location)
     if chunked and length is not None:
         length, keep = None, False  # RFC 9112, 6.3: chunks win, and the connection is suspect
-    return PageHead(status, keep, length, chunked)
+    return PageHead(status, keep, length, chunked, location)

@@ -4,11 +4,18 @@ import errno
 import os
 import socket
 import ssl
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import trio
 
 from pointsman.cluster.scraping.http_page import HttpError, PageResponse, ResponseReader
+
+REDIRECTS_MAX = 3
+"""Redirects followed for one page: servers add a slash, seldom more."""
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PORTS = {"http": 80, "https": 443}
 
 RECEIVE_BYTES = 64 * 1024
 """Bytes that one read takes at most: three times a usual page."""
@@ -16,6 +23,10 @@ RECEIVE_BYTES = 64 * 1024
 
 class FetchError(Exception):
     """The page did not come; the message is the same for the same cause."""
+
+
+class UnreadableError(FetchError):
+    """The server answered, only not with a page that can be taken."""
 
 
 class _Dropped(FetchError):
@@ -29,6 +40,13 @@ class PageAddress(msgspec.Struct, frozen=True):
     """IPv4 or IPv6."""
     port: int
     path: str = "/metrics"
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        """The address in one piece."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
 
     @property
     def request(self) -> bytes:
@@ -38,6 +56,18 @@ class PageAddress(msgspec.Struct, frozen=True):
             f"GET {self.path} HTTP/1.1\r\nHost: {host}:{self.port}\r\nAccept: text/plain;version=0.0.4\r\n"
             "Accept-Encoding: identity\r\nUser-Agent: pointsman\r\n\r\n"
         ).encode("ascii")
+
+    def redirected(self, location: bytes) -> "PageAddress | None":
+        """The page that a redirect from here leads to; None where that is another server's, or no address."""
+        try:
+            here = urlsplit(urljoin(self.url, location.decode("ascii")))
+            own = urlsplit(self.url)
+            if (here.scheme, here.hostname, here.port or _PORTS[here.scheme]) != (own.scheme, own.hostname, own.port):
+                return None
+        except (ValueError, KeyError):
+            return None
+        path = (here.path or "/") + (f"?{here.query}" if here.query else "")
+        return msgspec.structs.replace(self, path=path) if path.isprintable() and " " not in path else None
 
 
 class PageClient:
@@ -50,6 +80,22 @@ class PageClient:
         self._stream: trio.SSLStream[trio.SocketStream] | None = None
 
     async def fetch(self) -> PageResponse:
+        """Return the response, after redirects that stay on the server's own port.
+
+        Where a page is found so, the next fetch begins there, and at the first place again where none is.
+        """
+        response = await self._fetch(self._request)
+        for _ in range(REDIRECTS_MAX):
+            moved = self._page.redirected(response.location) if response.status in _REDIRECTS else None
+            if moved is None:
+                break
+            self._request = moved.request
+            response = await self._fetch(self._request)
+        if response.status != 200:
+            self._request = self._page.request
+        return response
+
+    async def _fetch(self, request: bytes) -> PageResponse:
         """Return the response, whatever its status; `FetchError` where none came.
 
         Cancelled or failed, the connection is closed.  A kept connection that the server closed in between is
@@ -58,12 +104,12 @@ class PageClient:
         kept = self._socket is not None or self._stream is not None
         try:
             try:
-                response = await self._exchange()
+                response = await self._exchange(request)
             except _Dropped:
                 if not kept:
                     raise
                 self.close()
-                response = await self._exchange()
+                response = await self._exchange(request)
         except HttpError as error:
             self.close()
             raise FetchError(str(error)) from error
@@ -86,18 +132,20 @@ class PageClient:
             self._stream.transport_stream.socket.close()
         self._socket = self._stream = None
 
-    async def _exchange(self) -> PageResponse:
+    async def _exchange(self, request: bytes) -> PageResponse:
         reader = ResponseReader(self._page_bytes_max)
         try:
             if self._socket is None and self._stream is None:
                 await self._connect()
-            await self._send(self._request)
+            await self._send(request)
             while True:
                 data = await self._receive()
                 response = reader.feed(data) if data else reader.end()
                 if response is not None:
                     return response
-        except HttpError:
+        except HttpError as error:
+            if reader.answered:
+                raise UnreadableError(str(error)) from error
             if reader.started:
                 raise
             raise _Dropped("connection closed before the response") from None

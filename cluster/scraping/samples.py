@@ -28,6 +28,8 @@ class _Known(msgspec.Struct):
     """Cause of the last failure; empty after a success."""
     answered: float | None = None
     """Wall time of a success that no event tells yet."""
+    unreadable: bool = False
+    """The last failure was an answer."""
     failed: float | None = None
     """Monotonic time of a failure that no event tells yet."""
     news: bool = False
@@ -81,11 +83,11 @@ class Samples:
         if labels != known.labels:
             known.labels = self._labels[endpoint] = labels
 
-    def failed(self, endpoint: int, cause: str, now: float) -> None:
-        """An attempt ended at monotonic time `now` without a page."""
+    def failed(self, endpoint: int, cause: str, now: float, *, unreadable: bool = False) -> None:
+        """An attempt ended at monotonic time `now` without a page; `unreadable` where the server answered."""
         known = self._known[endpoint]
         known.news |= cause != known.cause
-        known.failed, known.cause = now, cause
+        known.failed, known.cause, known.unreadable = now, cause, unreadable
         self._touched.add(endpoint)
 
     def age(self, endpoint: int, now: float) -> float | None:
@@ -133,10 +135,12 @@ def _scrape_failed(failed: list[tuple[int, _Known]]) -> ScrapeFailed:
         else min(max(int((k.failed - k.succeeded) * 1000), 1), AGE_MAX)
         for _, k in failed
     ]
+    answered = [n for n, k in failed if k.unreadable]
     return ScrapeFailed(
         endpoints=pack(np.array([n for n, _ in failed], dtype=np.int64)),
         ages=pack(np.array(ages, dtype=np.int64)),
         causes=tuple((n, k.cause) for n, k in failed if k.news),
+        unreadable=pack(np.array(answered, dtype=np.int64)) if answered else b"",
     )
 
 

@@ -2,7 +2,7 @@
 
 One task per endpoint fetches its page each interval; what the pages say is told when all that were asked have
 answered, after 10 ms at most.
-Rules.  An attempt that hangs has failed when the staleness threshold is over.
+Rules.  A page has a time of its own to arrive, apart from the staleness threshold: one that is slow is fresh.
 A time-out that this process caused itself, by not running, is not the server's failure.
 Endpoints follow the cluster state, ready or not, so that one that becomes ready has a fresh sample.
 """
@@ -19,7 +19,7 @@ import trio
 
 from pointsman.cluster.scraping.http_page import PageResponse
 from pointsman.cluster.scraping.pace import COST_OF_A_FETCH, IDLE_AFTER, INTERVAL_MIN, Pace, pace
-from pointsman.cluster.scraping.page_client import FetchError, PageAddress, PageClient
+from pointsman.cluster.scraping.page_client import FetchError, PageAddress, PageClient, UnreadableError
 from pointsman.cluster.scraping.samples import Samples
 from pointsman.core.events import Event, ScrapePaced
 from pointsman.core.parsers.server_metrics import ENGINE_LABEL, ENGINES, EngineNames, Reading, engine_for, extract
@@ -37,6 +37,9 @@ GROUP = 32
 
 RETRY_MAX = 0.25
 """Seconds between attempts at an endpoint that keeps failing: half of what a picker takes for a lost feed."""
+
+PAGE_TIME = 1.0
+"""Seconds that a page may take at least: a busy server's come late, and two that hang leave it out of decisions."""
 
 STALL = 0.1
 """Seconds that a time-out may be late before it counts as our own pause."""
@@ -78,6 +81,14 @@ class ScrapeStatistics(msgspec.Struct, frozen=True):
     """Time-outs that were our own."""
 
 
+class _Failure(msgspec.Struct, frozen=True):
+    """Why an attempt gave no page."""
+
+    cause: str
+    answered: bool = False
+    """Whether the server answered, only not with a page that can be read."""
+
+
 class _Target(msgspec.Struct, eq=False):
     """One endpoint's task."""
 
@@ -100,7 +111,7 @@ class Scraper:
 
     `state` gives the cluster state as it is; `emit` takes events at once and may drop LoadSampled and ScrapeFailed
     only; `last_request` gives `time.monotonic()` of the latest request, minus infinity without one;
-    `on_result` is called after each attempt, and while there is nothing to scrape.
+    `on_result` is called after each attempt, while one may still end well, and while there is nothing to scrape.
     """
 
     def __init__(
@@ -201,7 +212,7 @@ class Scraper:
         pool = state.pools.get(endpoint.pool)
         single = pool is None or len(pool.target_ports) == 1
         port = self.settings.metrics_port if single and self.settings.metrics_port else endpoint.port
-        page = PageAddress(endpoint.address, port, self.settings.path)
+        page = PageAddress(endpoint.address, port, self.settings.path, self.settings.scheme)
         tls = _tls(self.settings.verify_certificate) if self.settings.scheme == "https" else None
         client = PageClient(page, self.settings.page_bytes_max, tls)
         return _Target(
@@ -232,14 +243,17 @@ class Scraper:
     def _give_turn(self, group: list[_Target], now: float, pace: Pace) -> None:
         """Let a group's endpoints be scraped, and give up on attempts that hang."""
         # Seen once an interval: the last look within the threshold must find it over.
-        limit = pace.threshold - pace.interval / 2
+        limit = max(PAGE_TIME, pace.threshold - pace.interval / 2)
+        waits = False
         for target in group:
             if target.began is None:
                 if target.not_before <= now:
                     target.turn.unpark()
             elif now - target.began >= limit:
                 target.attempt.cancel()
-        if not self._targets:
+            else:
+                waits = True
+        if waits or not self._targets:
             self._on_result()
 
     # --- one endpoint -----------------------------------------------------------------------------
@@ -258,7 +272,7 @@ class Scraper:
                             joined = False
                             await self._attempt(target)
                     if target.began is not None:  # else the page came in the same moment
-                        self._note(target, "timed out")
+                        self._note(target, _Failure("timed out"))
         finally:
             if target.began is not None:
                 self._under_way -= 1
@@ -270,11 +284,11 @@ class Scraper:
         try:
             response = await target.client.fetch()
         except FetchError as error:
-            self._note(target, str(error))
+            self._note(target, _Failure(str(error), isinstance(error, UnreadableError)))
         else:
             self._note(target, self._read(target, response))
 
-    def _note(self, target: _Target, outcome: Reading | str) -> None:
+    def _note(self, target: _Target, outcome: Reading | _Failure) -> None:
         """An attempt ended: with a page, or with the cause why there is none."""
         assert self._pace is not None
         now, number = self._now(), target.endpoint.number
@@ -291,24 +305,25 @@ class Scraper:
             target.not_before = now + min(wait, RETRY_MAX) * random.uniform(0.5, 1.0) if target.failures else 0.0
             target.failures += 1
             self._failures += 1
-            self._samples.failed(number, outcome, now)
+            self._samples.failed(number, outcome.cause, now, unreadable=outcome.answered)
         self._on_result()
         if self._under_way == 0:
             self._tell()
         elif self._alarm.deadline == math.inf:
             self._alarm.deadline = trio.current_time() + FLUSH_AFTER
 
-    def _read(self, target: _Target, response: PageResponse) -> Reading | str:
+    def _read(self, target: _Target, response: PageResponse) -> Reading | _Failure:
         """What the page says, or why it says nothing."""
         if response.status != 200:
-            return f"status {response.status}"
+            return _Failure(f"status {response.status}", answered=True)
         began = time.perf_counter()
         reading = extract(response.body, target.engine)
         # A pause of the process in between is not the page's cost.
         took = min(time.perf_counter() - began, 10 * self._reading_cost)
         self._reading_cost += (took - self._reading_cost) / 64
         if reading.empty:
-            return f"no metric of its engine in the page, wanted {target.engine.waiting[0].name}"
+            wanted = target.engine.waiting[0].name
+            return _Failure(f"no metric of its engine in the page, wanted {wanted}", answered=True)
         return reading
 
     def _tell(self) -> None:

@@ -10,6 +10,7 @@ from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import Trace, trace
 from pointsman.core.deciding.why import why
 from pointsman.core.events import RequestFacts
+from pointsman.core.plugin.known_load import words_of_unknown
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Column, Traffic
 from pointsman.core.values.draws import Draws
@@ -180,7 +181,8 @@ def _scored(run: Trace, profile: Profile, decision: Decision) -> dict[int, Score
                     weighted=float(scores[index]) * weight,
                     words="neutral: the feed was lost"
                     if decision.degraded and scorer.load
-                    else scorer.words(run.cycle.request, view, index),
+                    else (words_of_unknown(view, index) if scorer.load else None)
+                    or scorer.words(run.cycle.request, view, index),
                 )
                 for (name, scorer, weight), scores in zip(profile.scorers, run.scores, strict=True)
             ),

@@ -14,6 +14,7 @@ from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.deciding.scoring import ScoreRow, Standing, score, standing_scores
 from pointsman.core.events import Read, RequestFacts
 from pointsman.core.plugin.formulas import FEW
+from pointsman.core.plugin.known_load import KNOWN_LOAD, RULE
 from pointsman.core.plugin.shapes import Filter, Reasons, Scores, rejected
 from pointsman.core.state.membership import Slots
 from pointsman.core.state.projection import ClusterState
@@ -32,7 +33,7 @@ __all__ = [
     "schedule",
 ]
 
-SCHEDULER_VERSION = 1
+SCHEDULER_VERSION = 2
 """Version of the rules in this file and of the digest; it rises when one of them changes."""
 
 _BEST = 3
@@ -101,15 +102,24 @@ def trace(
     run = Trace(Cycle(cluster, traffic, request, draws, candidates), avoided)
     if not len(candidates):
         return _decision(run, "no-endpoints"), run
+    keep = keep and not traffic.degraded
+    # Standing scores are kept only of candidates whose load is known, so that this need not be asked again.
+    standing = profile.kept.find(cluster, request.pool, candidates) if keep else None
+    if standing is None and (unknown := run.view.unknown) is not None:
+        _filter(run, RULE, KNOWN_LOAD, request)
+        keep = False
+    else:
+        unknown = None
     if request.priority < 0 and not traffic.degraded:
-        run.saturation = profile.detector.saturation(request, run.view)
+        known = run.view if unknown is None or unknown.all() else run.view.only_known()
+        run.saturation = profile.detector.saturation(request, known)
         if run.saturation >= 1.0:
             return _decision(run, "saturated"), run
     for name, filter in profile.filters:
         if not _filter(run, name, filter, request):
             return _decision(run, "filtered"), run
-    keep = keep and not traffic.degraded and run.view.slots is cluster.ready(request.pool)
-    run.standing = _standing(run, profile, keep)
+    keep = keep and run.view.slots is cluster.ready(request.pool)
+    run.standing = standing if standing is not None and keep else _standing(run, profile, keep)
     run.scores, run.sums = score(run.view, request, profile.scorers, run.standing)
     _pick(run, profile, traffic.degraded)
     return _decision(run, None), run
@@ -117,12 +127,9 @@ def trace(
 
 def _standing(run: Trace, profile: Profile, keep: bool) -> Standing:
     cycle, slots = run.cycle, run.view.slots
-    cluster, pool = cycle.cluster, cycle.request.pool
-    standing = profile.kept.find(cluster, pool, slots) if keep else None
-    if standing is None:
-        standing = standing_scores(cycle, profile.scorers, slots, run.view.positions)
-        if keep:
-            profile.kept.keep(cluster, pool, slots, standing)
+    standing = standing_scores(cycle, profile.scorers, slots, run.view.positions)
+    if keep:
+        profile.kept.keep(cycle.cluster, cycle.request.pool, slots, standing)
     return standing
 
 

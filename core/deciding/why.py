@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pointsman.core.deciding.decision import Decision
 from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import Trace
+from pointsman.core.plugin.known_load import words_of_unknown
 from pointsman.core.plugin.shapes import Scorer
 from pointsman.core.state.membership import Endpoint
 from pointsman.core.values.plural import plural
@@ -98,7 +99,11 @@ def _reasons(run: Trace, profile: Profile, view: View, pair: tuple[int, int]) ->
     ]
     gains = sorted((gap for gap in gaps if gap.size > 0.0), key=lambda gap: -gap.size)
     losses = sorted((gap for gap in gaps if gap.size < 0.0), key=lambda gap: gap.size)
-    words = [_favoured(gap, gap.scorer.words(request, view, choice)) for gap in gains]
+    unknown = words_of_unknown(view, choice)
+    words = [
+        _favoured(gap, (unknown if gap.scorer.load else None) or gap.scorer.words(request, view, choice))
+        for gap in gains
+    ]
     if not losses:
         return _sentence(f"{words[0]}, and no scorer preferred {other}.")
     lost = losses[0]

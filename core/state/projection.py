@@ -55,7 +55,7 @@ class ClusterState:
     number: int64, the endpoint's, 0 where the slot is free.
     waiting, running: int64 counts.  kv_cache: float64, 0 to 1.
     age: seconds from last success to last attempt of the scrape, 0 when fresh, infinite when never sampled.
-    sampled_at: seconds since 1970 of the last success, for people.
+    unreadable: whether the last scrape that failed was answered.  sampled_at: seconds since 1970 of the last success.
     cache_block_tokens, cache_blocks: int64, 0 where unknown.
     """
 
@@ -105,6 +105,7 @@ class ClusterState:
         column("running", np.int64, 0)
         column("kv_cache", np.float64, 0.0)
         column("age", np.float64, math.inf)
+        column("unreadable", np.bool_, False)
         column("sampled_at", np.float64, 0.0)
         column("cache_block_tokens", np.int64, 0)
         column("cache_blocks", np.int64, 0)
@@ -114,6 +115,7 @@ class ClusterState:
     running: npt.NDArray[np.int64]
     kv_cache: npt.NDArray[np.float64]
     age: npt.NDArray[np.float64]
+    unreadable: npt.NDArray[np.bool_]
     sampled_at: npt.NDArray[np.float64]
     cache_block_tokens: npt.NDArray[np.int64]
     cache_blocks: npt.NDArray[np.int64]
@@ -346,7 +348,7 @@ class ClusterState:
         self.number[slot] = self.waiting[slot] = self.running[slot] = 0
         self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
         self.kv_cache[slot] = self.sampled_at[slot] = 0.0
-        self.age[slot] = math.inf
+        self.age[slot], self.unreadable[slot] = math.inf, False
         heapq.heappush(self.free, slot)
         self._moved()
 
@@ -381,9 +383,11 @@ class ClusterState:
 
     def _failed(self, event: events.ScrapeFailed) -> None:
         self.load_version += 1
+        answered = set(unpack(event.unreadable).tolist())
         for number, age in zip(unpack(event.endpoints).tolist(), unpack(event.ages).tolist(), strict=True):
             if (member := self.endpoints.get(number)) is not None:
                 self.age[member.slot] = math.inf if age == events.NEVER_SAMPLED else age / 1000
+                self.unreadable[member.slot] = number in answered
 
     def _labelled(self, event: events.LabelsChanged) -> None:
         self.load_version += 1

@@ -33,6 +33,7 @@ class SlotRow(msgspec.Struct, frozen=True, array_like=True):
     adapters: Adapters
     cache_block_tokens: int
     cache_blocks: int
+    unreadable: bool = False
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True):
@@ -91,6 +92,7 @@ def _row(state: ClusterState, member: Endpoint) -> SlotRow:
         adapters=state.adapters[slot],
         cache_block_tokens=int(state.cache_block_tokens[slot]),
         cache_blocks=int(state.cache_blocks[slot]),
+        unreadable=bool(state.unreadable[slot]),
     )
 
 
@@ -129,6 +131,7 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
         state.waiting[slot], state.running[slot] = row.waiting, row.running
         state.kv_cache[slot], state.age[slot], state.sampled_at[slot] = row.kv_cache, row.age, row.sampled_at
         state.cache_block_tokens[slot], state.cache_blocks[slot] = row.cache_block_tokens, row.cache_blocks
+        state.unreadable[slot] = row.unreadable
     return state
 
 

@@ -57,5 +57,6 @@ def test_an_explanation_can_be_read_by_programs(tmp_path: Path) -> None:
     assert explanation["digest"] == told["decision"]["digest"]
     assert [candidate["waiting"] for candidate in explanation["candidates"]] == [9, 8, 7, 6, 0]
     assert [candidate["sample_age"] for candidate in explanation["candidates"]] == [0, 0, 0, 0, None]
-    assert explanation["candidates"][4]["scored"]["chosen"] == 1
-    assert explanation["why"].startswith("It had 0 requests waiting")
+    assert explanation["candidates"][3]["scored"]["chosen"] == 1
+    assert explanation["candidates"][4]["rejection"]["reason"] == "never-sampled"
+    assert explanation["why"].startswith("It had 6 requests waiting")

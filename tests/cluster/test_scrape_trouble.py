@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
+from pointsman.cluster.scraping.scraper import PAGE_TIME
 from pointsman.core.events import (
     LoadSampled,
     ScrapeFailed,
@@ -45,7 +46,7 @@ async def drip(stream: trio.SocketStream) -> None:
         (reset, "connection reset by peer"),
         (endless, "page over 1,048,576 bytes"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nno", "status 500"),
-        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "status 302"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://other/x\r\nContent-Length: 0\r\n\r\n", "status 302"),
         (b"\x16\x03\x01garbage\r\n\r\n", "not HTTP/1"),
         (ok(b"<html>\n"), "no metric of its engine in the page, wanted vllm:num_requests_waiting"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 52428800\r\n\r\n" + b"x" * 100_000, "page over 1,048,576 bytes"),
@@ -67,6 +68,68 @@ def test_what_is_no_page_is_a_failure_with_its_cause(answer: bytes | Handler, ca
 
         assert world.state.age[1] == 0
         assert good.connections == 1
+
+    scraped(body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "alive"),
+    [
+        (hang, False),
+        (reset, False),
+        (endless, True),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://other/x\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 307 Loop\r\nLocation: /metrics\r\nContent-Length: 0\r\n\r\n", True),
+        (ok(b"<html>\n"), True),
+        (b"\x16\x03\x01garbage\r\n\r\n", False),
+    ],
+    ids=["hang", "reset", "endless", "404", "elsewhere", "loop", "html", "garbage"],
+)
+def test_a_server_that_answers_without_a_page_is_told_from_one_that_does_not_answer(
+    answer: bytes | Handler, alive: bool
+) -> None:
+    async def body(world: World) -> None:
+        await world.server(answer)
+        await world.until(lambda: len(world.told(ScrapeFailed)) >= 2)
+
+        assert world.state.unreadable[0] == alive
+
+    scraped(body)
+
+
+@pytest.mark.parametrize("where", ["/metrics/", "http://127.0.0.1:{port}/metrics/"])
+def test_a_redirect_on_the_same_server_leads_to_its_page(where: str) -> None:
+    async def body(world: World) -> None:
+        server = await world.server(b"")
+        location = where.format(port=world.state.endpoints[1].port)
+        moved = f"HTTP/1.1 307 Temporary Redirect\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n".encode()
+
+        async def mounted(stream: trio.SocketStream) -> None:
+            await stream.send_all(ok(page(9)) if server.paths[-1] == b"/metrics/" else moved)
+
+        server.answer = mounted
+        await world.until(lambda: len(world.told(LoadSampled)) >= 3)
+
+        assert world.state.waiting[0] == 9
+        assert server.paths.count(b"/metrics") == 1  # it is not asked there again
+        assert world.told(ScrapeFailed) == []
+
+    scraped(body)
+
+
+def test_a_page_that_is_slow_and_arrives_is_fresh() -> None:
+    async def slow(stream: trio.SocketStream) -> None:
+        await trio.sleep(0.6)
+        await stream.send_all(ok(page(0)))
+
+    async def body(world: World) -> None:
+        await world.server(slow)
+        await world.until(lambda: len(world.told(LoadSampled)) >= 2)
+
+        assert world.told(ScrapeFailed) == []
+        assert world.state.age[0] == 0
+        assert world.results > 2 * world.state.threshold / world.state.interval  # a wait is no lost scraper
 
     scraped(body)
 
@@ -120,7 +183,7 @@ def test_a_server_that_closes_between_scrapes_has_not_failed() -> None:
     scraped(body)
 
 
-def test_a_server_that_hangs_is_stale_after_the_threshold_and_fresh_with_its_next_page() -> None:
+def test_a_server_that_hangs_is_stale_when_the_time_of_a_page_is_over_and_fresh_with_its_next_page() -> None:
     async def body(world: World) -> None:
         server = await world.server(ok(page()))
         await world.until(lambda: len(world.told(LoadSampled)) >= 3)
@@ -129,8 +192,8 @@ def test_a_server_that_hangs_is_stale_after_the_threshold_and_fresh_with_its_nex
         last = max(at for at, event in world.events if isinstance(event, LoadSampled))
         failed = next(at for at, event in world.events if isinstance(event, ScrapeFailed))
 
-        # An attempt begins within an interval and has failed within the threshold.
-        assert failed - last < world.state.interval + world.state.threshold + 0.15
+        # An attempt begins within an interval, and is given up at a look that is one more away.
+        assert PAGE_TIME <= failed - last < PAGE_TIME + 2 * world.state.interval + 0.15
         assert abs(world.state.age[0] - (failed - last)) < 0.15
         server.answer = ok(page())
         await world.until(lambda: world.state.age[0] == 0)

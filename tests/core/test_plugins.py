@@ -260,7 +260,10 @@ def test_utilization_detector_filters_strictly_below_its_thresholds() -> None:
 
     assert UtilizationDetector().reject(REQUEST, view).tolist() == [0, 2, 3, 1]
     assert UtilizationDetector(headroom=0.25).reject(REQUEST, view).tolist() == [0, 0, 0, 1]
-    assert UtilizationDetector(metrics_staleness_threshold=Duration(6.0)).reject(REQUEST, view).tolist() == [0, 2, 3, 0]
+    patient = UtilizationDetector(metrics_staleness_threshold=Duration(1.0))
+    late = ScrapeFailed(pack(ints(4)), pack(ints(900)))
+    lately = view_of(folded([*pool_of([4, 5, 0, 0], kv_cache=[0.0, 0.0, 0.8125, 0.0]), late]))
+    assert patient.reject(REQUEST, lately).tolist() == [0, 2, 3, 0]
     words = [UtilizationDetector().words(code, REQUEST, view, index) for index, code in ((1, 2), (2, 3), (3, 1))]
     assert words == [
         "5 waiting, wanted below 5",

@@ -48,6 +48,7 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Column
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack, pack_floats, unpack, unpack_floats
+from pointsman.core.view import UNKNOWN_AFTER
 
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(64), prefix_block_bytes=64)
 TRAFFIC = Readings({Column.PREFIX_BLOCKS: {0: 3, 1: 5, 2: 1, 3: 0}})
@@ -80,7 +81,10 @@ def test_any_changed_value_of_a_column_that_a_decision_read_is_reported(
     event = decided(cluster, traffic, request)
     if not len(decision.scored) or event.degraded:
         return  # it read none
-    slot = data.draw(st.sampled_from(decision.scored.tolist()))
+    sampled = [slot for slot in decision.scored.tolist() if cluster.age[slot] <= UNKNOWN_AFTER]
+    if not sampled:
+        return  # load that nobody knows is read as nothing
+    slot = data.draw(st.sampled_from(sampled))
     column = getattr(cluster, READ_BY[data.draw(st.sampled_from(sorted(READ_BY)))])
 
     column[slot] += 1

@@ -111,9 +111,14 @@ def cluster_events(draw: st.DrawFn, endpoints_max: int = 12) -> list[Event]:
             )
         )
         failed = sorted(draw(st.sets(st.sampled_from(numbers))))
-        ages = [draw(st.sampled_from([100, 900, NEVER_SAMPLED])) for _ in failed]
+        ages = [draw(st.sampled_from([100, 900, 5000, NEVER_SAMPLED])) for _ in failed]
         if failed:
-            events.append(ScrapeFailed(pack(ints(*failed)), pack(ints(*ages))))
+            answered = sorted(draw(st.sets(st.sampled_from(failed))))
+            events.append(
+                ScrapeFailed(
+                    pack(ints(*failed)), pack(ints(*ages)), unreadable=pack(ints(*answered)) if answered else b""
+                )
+            )
         for number in draw(st.sets(st.sampled_from(numbers))):
             running, waiting = draw(st.sets(st.sampled_from(MODELS))), draw(st.sets(st.sampled_from(MODELS)))
             events.append(LabelsChanged(number, tuple(running), tuple(waiting), draw(st.integers(0, 4))))

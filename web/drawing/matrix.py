@@ -118,7 +118,7 @@ def _line(candidate: Candidate, decided_at: float, scale: float, scorers: tuple[
     else:
         stale = f", stale by {words.duration(candidate.sample_age)}" if candidate.sample_age else ""
         sample = f"sample {words.duration(max(0.0, decided_at - candidate.sampled_at))} old{stale}"
-    sample += f" · {candidate.waiting} waiting, KV {candidate.kv_cache:.0%}".replace("%", " %")
+        sample += f" · {candidate.waiting} waiting, KV {candidate.kv_cache:.0%}".replace("%", " %")
     rejected = None
     if candidate.rejection is not None:
         rejected = Rejected(candidate.rejection.plugin, candidate.rejection.words)
