@@ -6,6 +6,7 @@ Reading and parsing happen in a thread: a slow disk or a large file holds up not
 """
 
 import os
+import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -144,16 +145,27 @@ def _stamp(path: Path) -> Stamp:
 def read_file(path: Path, stamp: Stamp, read: ReadManifest) -> Contents | None:
     """Read and parse a file; None where it is being written."""
     try:
-        with path.open("rb") as file:
-            data = file.read(BYTES_MAX + 1)
+        data = _regular_bytes(path)
     except OSError as error:
         return Contents(path.name, stamp, FileFault(0, _words(error)))
+    if data is None:
+        return Contents(path.name, stamp, FileFault(0, "is no regular file, wanted one"))
     if _stamp(path) != stamp:
         return None
     try:
         return Contents(path.name, stamp, read(path.name, data))
     except DocumentError as error:
         return Contents(path.name, stamp, FileFault(error.line, error.message))
+
+
+def _regular_bytes(path: Path) -> bytes | None:
+    """The bytes of a regular file; None for a FIFO, a device or a directory, of which none is waited for."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a device may already do something
+        return None
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return None
+        return file.read(BYTES_MAX + 1)
 
 
 def _words(error: OSError) -> str:

@@ -235,3 +235,18 @@ def test_a_changed_file_without_objects_or_warnings_is_not_told(tmp_path: Path) 
         await world.until(lambda: bool(world.state.pools))
 
     assert [e for e in watched(tmp_path, body).events if isinstance(e, SourceAccepted)] == [SourceAccepted("pool.yaml")]
+
+
+def test_what_is_no_regular_file_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "pool.yaml").write_text(POOL)
+
+    async def body(world: World) -> None:
+        wrong = {e.source: e.message for e in world.events if isinstance(e, SourceRejected)}
+        assert wrong == dict.fromkeys(("fifo.yaml", "folder.yaml", "zero.yaml"), "is no regular file, wanted one")
+        (tmp_path / "pool.yaml").unlink()
+        await world.until(lambda: world.state.pools == {})
+
+    watched(tmp_path, body)
