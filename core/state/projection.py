@@ -337,8 +337,7 @@ class ClusterState:
         )
 
     def _left(self, number: int) -> None:
-        member = self.endpoints.pop(number, None)
-        if member is None:
+        if (member := self.endpoints.pop(number, None)) is None:
             return
         slot = member.slot
         self.by_slot[slot] = None
@@ -391,8 +390,7 @@ class ClusterState:
 
     def _labelled(self, event: events.LabelsChanged) -> None:
         self.load_version += 1
-        member = self.endpoints.get(event.endpoint)
-        if member is None:
+        if (member := self.endpoints.get(event.endpoint)) is None:
             return
         self.adapters[member.slot] = Adapters(
             frozenset(event.lora_running), frozenset(event.lora_waiting), event.lora_max
