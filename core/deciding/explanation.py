@@ -11,11 +11,11 @@ from pointsman.core.deciding.scheduler import Trace, trace
 from pointsman.core.deciding.why import why
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.known_load import words_of_unknown
+from pointsman.core.plugin.view import View
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Column, Traffic
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import Ints
-from pointsman.core.view import View
 
 
 class PluginScore(msgspec.Struct, frozen=True):

@@ -16,12 +16,12 @@ from pointsman.core.events import Read, RequestFacts
 from pointsman.core.plugin.formulas import FEW
 from pointsman.core.plugin.known_load import KNOWN_LOAD, RULE
 from pointsman.core.plugin.shapes import Filter, Reasons, Scores, rejected
+from pointsman.core.plugin.view import Cycle, View, rows_of
 from pointsman.core.state.membership import Slots
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Traffic
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import Ints, pack, unpack
-from pointsman.core.view import Cycle, View, rows_of
 
 __all__ = [
     "PLUGIN_VERSIONS",

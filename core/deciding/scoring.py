@@ -17,10 +17,10 @@ from xxhash import xxh3_64
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.formulas import FEW
 from pointsman.core.plugin.shapes import Scorer, Scores
+from pointsman.core.plugin.view import Cycle, View, rows_of
 from pointsman.core.state.membership import Slots
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import Ints
-from pointsman.core.view import Cycle, View, rows_of
 
 NEUTRAL = 0.5
 """Score that a load scorer gives each candidate while the feed is lost."""

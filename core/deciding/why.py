@@ -8,9 +8,9 @@ from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import Trace
 from pointsman.core.plugin.known_load import words_of_unknown
 from pointsman.core.plugin.shapes import Scorer
+from pointsman.core.plugin.view import View
 from pointsman.core.state.membership import Endpoint
 from pointsman.core.values.plural import plural
-from pointsman.core.view import View
 
 _POD = re.compile(r"-([a-z0-9]{4,10})$")
 """End of a pod's name: what a ReplicaSet adds, of lengths that Kubernetes uses."""

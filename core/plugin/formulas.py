@@ -6,8 +6,8 @@ Rules for formulas: only + - * / and comparison, minimum and maximum, in a fixed
 
 import numpy as np
 
+from pointsman.core.plugin.view import Floats
 from pointsman.core.values.packing import Ints
-from pointsman.core.view import Floats
 
 FEW = 48
 """Number of candidates up to which plain numbers are sooner done than arrays; the result is the same."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Reasons
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 RULE = "sample"
 """Name of the rule in a decision's rejections, where filters have theirs."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.register import PluginKind, Shape, register
-from pointsman.core.view import Floats, View
+from pointsman.core.plugin.view import Floats, View
 
 Reasons = npt.NDArray[np.int16]
 Scores = Floats

@@ -8,7 +8,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Filter, Reasons, composed_filter, rejected
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 
 class Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):

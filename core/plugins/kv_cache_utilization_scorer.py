@@ -4,7 +4,7 @@ import msgspec
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Scores, scorer
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 
 @scorer(

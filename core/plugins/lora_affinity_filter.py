@@ -5,7 +5,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Reasons, filter
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 _ROOM = 2
 _WORDS = (

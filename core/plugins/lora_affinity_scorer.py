@@ -5,7 +5,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Scores, scorer
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 _BY_FIT = np.array([0.0, 0.6, 0.8, 1.0])
 _WORDS = (

@@ -5,7 +5,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Reasons, filter
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 
 @filter("low-queue-filter", version=1, load=True, reasons=("long-queue",))

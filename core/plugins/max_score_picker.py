@@ -5,8 +5,8 @@ import numpy as np
 
 from pointsman.core.plugin.formulas import FEW
 from pointsman.core.plugin.shapes import Scores, picker
+from pointsman.core.plugin.view import View
 from pointsman.core.values.draws import drawn
-from pointsman.core.view import View
 
 
 @picker("max-score-picker", version=1)

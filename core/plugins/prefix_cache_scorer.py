@@ -5,7 +5,7 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Scores, scorer
-from pointsman.core.view import View
+from pointsman.core.plugin.view import View
 
 _HASH_BYTES = 8
 _ONE = np.ones(())

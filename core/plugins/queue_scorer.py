@@ -5,8 +5,8 @@ import msgspec
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.formulas import spread
 from pointsman.core.plugin.shapes import Scores, scorer
+from pointsman.core.plugin.view import View
 from pointsman.core.values.plural import plural
-from pointsman.core.view import View
 
 
 @scorer("queue-scorer", version=1, load=True, standing=True, bounded=True, advantage="shorter queue")

@@ -3,8 +3,8 @@
 import msgspec
 
 from pointsman.core.plugin.shapes import Scores, picker
+from pointsman.core.plugin.view import View
 from pointsman.core.values.draws import drawn
-from pointsman.core.view import View
 
 
 @picker("random-picker", version=1, scored=False)

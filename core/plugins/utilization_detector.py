@@ -7,8 +7,8 @@ import numpy as np
 
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Reasons, filtering_detector
+from pointsman.core.plugin.view import View
 from pointsman.core.values.quantities import Duration
-from pointsman.core.view import View
 
 _STALE, _LONG_QUEUE, _FULL_KV_CACHE = 1, 2, 3
 

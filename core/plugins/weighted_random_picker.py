@@ -6,8 +6,8 @@ from itertools import accumulate
 import msgspec
 
 from pointsman.core.plugin.shapes import Scores, picker
+from pointsman.core.plugin.view import View
 from pointsman.core.values.draws import drawn
-from pointsman.core.view import View
 
 
 @picker("weighted-random-picker", version=1)

@@ -72,8 +72,7 @@ class ClusterState:
         self.pending_changes: dict[str, events.WeightsIntended] = {}
         """Changes of weights that were recorded before they are written, and have no recorded end yet."""
         self.epochs: dict[EpochKey, Epoch] = {}
-        self.interval = 0.0
-        self.threshold = 0.0
+        self.interval = self.threshold = 0.0
         self.endpoints: dict[int, Endpoint] = {}
         self.by_slot: list[Endpoint | None] = []
         self.generation: list[int] = []

@@ -22,11 +22,11 @@ from pointsman.core.events import (
     ScrapeFailed,
 )
 from pointsman.core.plugin.register import REGISTER
+from pointsman.core.plugin.view import UNKNOWN_AFTER
 from pointsman.core.state.membership import Adapters
 from pointsman.core.state.traffic import Column
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack
-from pointsman.core.view import UNKNOWN_AFTER
 
 REQUEST = RequestFacts("id-1", POOL, model="llama")
 JUDGES = sorted(

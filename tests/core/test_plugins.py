@@ -18,6 +18,7 @@ from pointsman.core.deciding.scheduler import compile_profile, schedule
 from pointsman.core.events import Event, LabelsChanged, RequestFacts, ScrapeFailed
 from pointsman.core.plugin.register import REGISTER
 from pointsman.core.plugin.shapes import HasPick, HasReject
+from pointsman.core.plugin.view import Cycle, View
 from pointsman.core.plugins.least_kv_cache_filter import LeastKvCacheFilter
 from pointsman.core.plugins.least_queue_filter import LeastQueueFilter
 from pointsman.core.plugins.lora_affinity_filter import LoraAffinityFilter
@@ -34,7 +35,6 @@ from pointsman.core.state.traffic import Column
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack
 from pointsman.core.values.quantities import Duration
-from pointsman.core.view import Cycle, View
 
 ROOT = Path(__file__).parents[2]
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(8 * 10), prefix_block_bytes=64)

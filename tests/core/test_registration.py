@@ -19,8 +19,8 @@ from pointsman.core.events import RequestFacts
 from pointsman.core.parsers import DEFAULT_PARSERS
 from pointsman.core.plugin.register import REGISTER
 from pointsman.core.plugin.shapes import Reasons, Scores, detector, filter, filtering_detector, parser, picker, scorer
+from pointsman.core.plugin.view import View
 from pointsman.core.values.draws import Draws
-from pointsman.core.view import View
 
 REQUEST = RequestFacts("id-1", POOL)
 

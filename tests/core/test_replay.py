@@ -43,12 +43,12 @@ from pointsman.core.events import (
     ScrapePaced,
 )
 from pointsman.core.plugin.register import REGISTER
+from pointsman.core.plugin.view import UNKNOWN_AFTER
 from pointsman.core.state.membership import Epoch
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import Column
 from pointsman.core.values.draws import Draws
 from pointsman.core.values.packing import pack, pack_floats, unpack, unpack_floats
-from pointsman.core.view import UNKNOWN_AFTER
 
 REQUEST = RequestFacts("id-1", POOL, model="llama", prefix=bytes(64), prefix_block_bytes=64)
 TRAFFIC = Readings({Column.PREFIX_BLOCKS: {0: 3, 1: 5, 2: 1, 3: 0}})
