@@ -8,13 +8,16 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
-WHOLE_SYSTEMS = ("tests/e2e/", "tests/faults/")
+SYSTEMS = ("tests/e2e/", "tests/faults/")
+ALONE = tuple(f"tests/faults/test_{name}.py" for name in ("disk", "moments", "processes", "world")) + tuple(
+    f"tests/e2e/test_{name}.py" for name in ("demo", "kills", "lives")
+)
 """Tests of all processes under load.  One such system keeps two cores busy, so one worker runs them all, in turn."""
 
 
 def worker_scope(test: str) -> str:
     """What tests have in common that one worker runs one after the other: their file, and so its fixtures."""
-    return "whole systems" if test.startswith(WHOLE_SYSTEMS) else test.partition("::")[0]
+    return "under load" if test.startswith(ALONE) else test.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -26,6 +29,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A worker's order: whole systems first, because the longest stretch of work must not begin last."""
+    """A worker's order: systems under load first, then other systems, because what is long must not begin last."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_SYSTEMS))
+        items.sort(key=lambda item: (not item.nodeid.startswith(ALONE), not item.nodeid.startswith(SYSTEMS)))
