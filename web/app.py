@@ -25,8 +25,6 @@ FORM_BYTES_MAX = 64 * 1024
 BODY_WITHIN = 10
 """Seconds for a form to arrive."""
 
-Page = Callable[[Console], Awaitable[Reply]]
-
 PAGES: tuple[tuple[str, str, Callable[..., Awaitable[Reply]]], ...] = (
     ("/", "GET", overview.page),
     ("/strip", "GET", overview.strip_page),

@@ -133,37 +133,29 @@ def _parsed(api: str, model: str, streamed: bool, prompt: Prompt, salt: str) -> 
 
 def _chat_prompt(chat: _Chat) -> Prompt:
     pieces = [bytes(chat.tools)]
+    text: PromptText | None = None  # only where there is media: joining plain text takes 0.7 µs less
+    add = pieces.append
     for message in chat.messages:
-        pieces.append(message.role.encode())
+        add(message.role.encode())
         content = message.content
         if isinstance(content, str):
-            pieces.append(content.encode())
+            add(content.encode())
         elif content:
             for part in content:
+                add(part.text.encode())
                 if _has_media(part):
-                    return _media_prompt(chat)
-                pieces.append(part.text.encode())
-    return b"".join(pieces), 0
+                    if text is None:
+                        text = PromptText()
+                        add = text.add
+                        for piece in pieces:
+                            add(piece)
+                    _add_media(text, part)
+    return (b"".join(pieces), 0) if text is None else text.taken()
 
 
 def _has_media(part: _ContentPart) -> bool:
     absent = part.image_url is part.video_url is part.audio_url is part.input_audio is NOTHING
     return not absent
-
-
-def _media_prompt(chat: _Chat) -> Prompt:
-    text = PromptText()
-    text.add(bytes(chat.tools))
-    for message in chat.messages:
-        text.add(message.role.encode())
-        content = message.content
-        if isinstance(content, str):
-            text.add(content.encode())
-        elif content:
-            for part in content:
-                text.add(part.text.encode())
-                _add_media(text, part)
-    return text.taken()
 
 
 def _add_media(text: PromptText, part: _ContentPart | _LoosePart) -> None:
