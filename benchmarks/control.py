@@ -34,12 +34,11 @@ from pointsman.core.events import (
     RequestRouted,
     ResponseStarted,
     class_of,
+    encode as encode_event,
 )
-from pointsman.core.events import encode as encode_event
 from pointsman.core.feed.frames import PROTOCOL, Entries, Hello, encode_frame
 from pointsman.core.processes.leash import LEASH, Stop, encode
-from pointsman.core.processes.settings import ControlSettings
-from pointsman.core.processes.settings import encode as encode_settings
+from pointsman.core.processes.settings import ControlSettings, encode as encode_settings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.opening import open_log
 

@@ -14,9 +14,7 @@ from pointsman.eventlog.errors import LogCorruptError, NotKeptError, ReadModelUn
 from pointsman.web.access import COOKIE, HEADERS, AccessRefused
 from pointsman.web.console import Console, navigation, strip
 from pointsman.web.drawing import words
-from pointsman.web.pages import decision, decisions, overview, pools, routes
-from pointsman.web.pages import log_page as log
-from pointsman.web.pages import weight_form as weights
+from pointsman.web.pages import decision, decisions, log_page as log, overview, pools, routes, weight_form as weights
 from pointsman.web.pages.reply import BadQuery, Missing, Reply, render
 from pointsman.web.stream import Receive, Send, StreamsFull, stream_events
 

@@ -9,10 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from pointsman.cli.bench import bench_decisions as decisions
-from pointsman.cli.bench import bench_log as log
-from pointsman.cli.bench import bench_request as request
-from pointsman.cli.bench import bench_scrape as scrape
+from pointsman.cli.bench import (
+    bench_decisions as decisions,
+    bench_log as log,
+    bench_request as request,
+    bench_scrape as scrape,
+)
 from pointsman.cli.bench.table import Table
 
 CHUNKS = 100

@@ -2,7 +2,7 @@
 
 Some facts are about objects that somebody applies and deletes: an InferencePool, an HTTPRoute, an InferenceObjective.
 All kinds of them behave alike: an object has a key, the last event that applied it says all that is known of it,
-and it is gone after an event that deletes it.  So a kind is declared once, by its two events in `core/events.py`:
+and it is gone after an event that deletes it.  So a kind is declared once, by its two events in `core/events/`:
 
 - a `Deleted`: its fields are the key of the object that is gone, and `noun` is what people call the kind;
 - an `Applied`: its first fields are the same key, the others what we read of the object, and `deletion` is the first.

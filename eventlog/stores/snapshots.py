@@ -13,8 +13,7 @@ from pointsman.core.events import Class, Entry, Event
 from pointsman.core.state.marks import Mark, skim
 from pointsman.core.state.open_requests import OpenRequests
 from pointsman.core.state.projection import ClusterState
-from pointsman.core.state.snapshot import VERSION, ClusterSnapshot, snapshot_of
-from pointsman.core.state.snapshot import restore as restore_cluster
+from pointsman.core.state.snapshot import VERSION, ClusterSnapshot, restore as restore_cluster, snapshot_of
 from pointsman.eventlog.chain import runs
 
 DAY = 86_400.0

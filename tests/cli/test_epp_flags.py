@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from pointsman.cli.commands.epp_flags import FLAGS, Effect, Flag, environment_thresholds, help_text, parse_flags
 from pointsman.cli.failure import Failure

@@ -4,8 +4,7 @@ import socket
 from typing import get_args
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.cli.supervising.leash import say
 from pointsman.cli.supervising.ports import bind_nearby

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.waiting import HUNG
 
 from pointsman.cluster.manifests.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints

@@ -4,8 +4,7 @@ import itertools
 
 import h11
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.cluster.scraping.http_page import CHUNKS_MAX, HEAD_MAX, HttpError, PageResponse, ResponseReader
 

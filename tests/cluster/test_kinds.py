@@ -41,7 +41,7 @@ def read_signal(root: Part, place: ManifestPlace) -> SignalApplied:
     return SignalApplied(line, place.name, colour, place.source)
 
 
-# --- what the unions of `core/events.py` would say with it ------------------------------------------
+# --- what the unions of `core/events/` would say with it ------------------------------------------
 
 WiderEvent: TypeAlias = Event | SignalApplied | SignalDeleted
 

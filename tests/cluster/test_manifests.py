@@ -2,8 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.cluster.objects.manifest import Manifest, file_version, read_manifest
 from pointsman.cluster.objects.wanted import Pod

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pointsman.cluster.manifests.source_files import FileFault, SourceFile, settle, wanted_of

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import numpy as np
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.cluster.scraping.pace import IDLE_FACTOR, INTERVAL_MIN, Pace, pace
 from pointsman.cluster.scraping.samples import Samples

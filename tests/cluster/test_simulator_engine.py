@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.cluster.simulator.engine.batching import ServerModel, SimulatedEngine
 from pointsman.cluster.simulator.engine.kv_blocks import KvBlocks, block_hashes

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pointsman.cluster.manifests.source_files import FileFault, SourceFile, settle, wanted_of

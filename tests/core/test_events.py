@@ -5,8 +5,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.event_strategies import EVENT_TYPES, structs
 from worlds.strategies import ints
 

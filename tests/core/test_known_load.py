@@ -4,8 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.strategies import EPOCH, PICKER, POOL, Readings, cluster_events, folded, ints, readings, requests, sampled
 
 from pointsman.core.config.parse import PickingFlags, parse_config

@@ -5,8 +5,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from pointsman.core.parsers import BadRequest, parse_request, replace_model
 

@@ -9,8 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.strategies import POOL, Readings, cluster_events, folded, ints, pool_of, readings, requests
 
 from pointsman.core.config.parse import PickingFlags, parse_config

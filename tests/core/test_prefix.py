@@ -7,8 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from worlds.strategies import ints
 
 from pointsman.core.prefix import index as prefix

@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.event_strategies import entries, histories
 
 from pointsman.core.events import (

@@ -1,8 +1,7 @@
 """Durations and quantities as Kubernetes and Go write them."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.core.values.quantities import Duration, encode_duration, parse_duration, parse_quantity
 

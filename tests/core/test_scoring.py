@@ -2,8 +2,7 @@
 
 import struct
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.strategies import POOL, Readings, folded, pool_of
 
 from pointsman.core.config.parse import PickingFlags, parse_config

@@ -3,8 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from worlds.configured import HEAD, parsed
 from worlds.feed_world import (
     KEY,
@@ -30,8 +29,7 @@ from pointsman.core.events import (
     LabelsChanged,
     RequestFacts,
 )
-from pointsman.core.feed import frames as feed
-from pointsman.core.feed import prefix_warming as warming
+from pointsman.core.feed import frames as feed, prefix_warming as warming
 from pointsman.core.feed.frames import (
     BatchFrame,
     Cold,

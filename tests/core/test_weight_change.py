@@ -1,8 +1,7 @@
 """The machine of a change of weights: intent before file, end after reading back, whatever happens in between."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.core.events import (
     BackendRef,

@@ -1,7 +1,6 @@
 """Plans for weights: what may change, and what may not."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.core.events import BackendRef, RouteObserved, RouteRule
 from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal

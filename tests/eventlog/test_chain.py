@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pointsman.core.events import Entry
 from pointsman.eventlog.chain import Batch, check_batch, genesis, seal

@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from worlds.logs import EPOCH, PICKER, POOL, SMALL, some, with_appender, write
 
 from pointsman.core.events import (

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from worlds.logs import SMALL, same, some, with_appender, write

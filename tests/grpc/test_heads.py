@@ -1,7 +1,6 @@
 """Header messages by their bytes and by protobuf say the same."""
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest
 from pointsman.grpc.ext_proc.control_headers import fields_of

@@ -10,8 +10,7 @@ import h2.exceptions
 import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pointsman.grpc.http2 import frames
 from pointsman.grpc.http2.machine import STREAMS_MAX, ServerConnection

@@ -3,8 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from worlds.exchange import BODY, TO, Talk, kinds
 from worlds.wire import (
     destination,

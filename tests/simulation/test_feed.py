@@ -3,8 +3,7 @@
 The model is slow and obvious: what every picker recorded, what it dropped, and the state at every commit ever made.
 """
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from worlds import feed_world
 from worlds.feed_world import POOL, Control, Line, MemoryLog, finish, members, new_picker, numbers_in, refuse, route

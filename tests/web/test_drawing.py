@@ -3,11 +3,9 @@
 import re
 from xml.etree import ElementTree
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from pointsman.web.drawing import svg as drawing
-from pointsman.web.drawing import words
+from pointsman.web.drawing import svg as drawing, words
 from pointsman.web.drawing.svg import ChartLine, JunctionBranch
 
 VALUES = st.lists(st.none() | st.floats(0, 1e9), min_size=1, max_size=60)

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from worlds.console_world import OLD, ROUTE, Running, running
 
 TERMS = [

@@ -5,8 +5,7 @@ import re
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pointsman.core.events import (
     Class,

@@ -19,8 +19,7 @@ from pointsman.core.events import (
 )
 from pointsman.core.processes.last_page import PAGE_BYTES
 from pointsman.core.processes.leash import LEASH, LeashMessage, Listen, ListenHealth, Ready, encode
-from pointsman.core.processes.settings import PickerOptions, PickerSettings
-from pointsman.core.processes.settings import encode as encode_settings
+from pointsman.core.processes.settings import PickerOptions, PickerSettings, encode as encode_settings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
 from pointsman.eventlog.opening import open_log

@@ -7,8 +7,7 @@ from markupsafe import Markup
 
 from pointsman.core.deciding.explanation import Candidate, Explanation
 from pointsman.core.deciding.verdict import Verdict, VerdictKind
-from pointsman.web.drawing import svg as drawing
-from pointsman.web.drawing import words
+from pointsman.web.drawing import svg as drawing, words
 
 
 class ScorerColumn(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The catalogue: for each kind of object that `core/events.py` declares, the form of its manifests.
+"""The catalogue: for each kind of object that `core/events/` declares, the form of its manifests.
 
 A form stands in a module of its own; a test holds this table and the declarations to each other.
 """

@@ -33,7 +33,7 @@ class ManifestForm(msgspec.Struct, frozen=True):
     """How the objects of a kind are written, and read."""
 
     applied: type[AppliedEvent]
-    """Type of the events that `read` returns: the kind's declaration in `core/events.py`."""
+    """Type of the events that `read` returns: the kind's declaration in `core/events/`."""
     kind: str
     """Field `kind` of a manifest of this form."""
     read: Callable[[Part, ManifestPlace], AppliedEvent]
