@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pointsman.cli.failure import Failure
+from pointsman.core.values.quantities import parse_duration, parse_quantity
 from pointsman.eventlog.opening import holds_log
 
 DEFAULT_DATA = ".pointsman"
@@ -39,6 +40,23 @@ class Parser(argparse.ArgumentParser):
             help="data directory (default: the demo's, .pointsman/demo, or .pointsman where that holds a log)",
         )
 
+    def keep_options(self, size_default: str = "20Gi") -> None:
+        """`--keep-age` and `--keep-size`, for commands that keep a log within limits."""
+        self.add_argument(
+            "--keep-age",
+            type=duration,
+            default="168h",
+            metavar="TIME",
+            help="how long the log is kept; 0 for ever (default: 168h)",
+        )
+        self.add_argument(
+            "--keep-size",
+            type=size_or_none,
+            default=size_default,
+            metavar="SIZE",
+            help=f"of log and read model together, at most; 0 for any (default: {size_default})",
+        )
+
     def output_option(self) -> None:
         """`--output json`."""
         self.add_argument("--output", choices=("text", "json"), default="text", help="what to print (default: text)")
@@ -53,6 +71,36 @@ def log_directory(given: Path | None) -> Path:
                 return directory
     found = " and ".join(str(c) for c in candidates)
     raise Failure(f"found no log in {found}, wanted a data directory that Pointsman wrote: name it with --data-dir")
+
+
+def size(text: str) -> int:
+    """Bytes, as an argument that is a Kubernetes quantity."""
+    found = size_or_none(text)
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted at least one byte")
+    return found
+
+
+def size_or_none(text: str) -> int:
+    """Bytes, as an argument that may be 0."""
+    try:
+        found = parse_quantity(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if found < 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number of bytes")
+    return found
+
+
+def duration(text: str) -> float:
+    """Seconds, as an argument that is a Go duration; not negative."""
+    try:
+        found = float(parse_duration(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if found < 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a time that is not negative")
+    return found
 
 
 def position(text: str) -> int:

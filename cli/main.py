@@ -18,6 +18,7 @@ COMMANDS = {
     "status": ("commands.status", "how a running system is"),
     "weights set": ("commands.weights_set", "other weights for a route's rule, recorded and read back"),
     "log tail": ("commands.log_tail", "the last entries of a log, and those to come"),
+    "log retain": ("commands.log_retain", "drop the oldest segments of a log, or say which would go"),
     "log verify": ("commands.log_verify", "walk the chain of a log"),
     "config check": ("commands.config_check", "is this EndpointPickerConfig right?"),
     "bench": ("bench.command", "what it costs on this machine, beside the budgets"),

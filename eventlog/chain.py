@@ -2,7 +2,7 @@
 
 A class record digests what one class has in a batch: SHA-256 over each entry's position, time, class,
 length and bytes.  A batch's digest is SHA-256 over the digest before it, its bounds, its time and its class
-records, so the chain still verifies where the entries of a class were dropped and only its record is left.
+records.  Entries leave the log by whole segments only, and an entry says so before.
 The chain shows tampering to whoever holds an earlier head; it is no signature.
 """
 
@@ -102,7 +102,7 @@ def class_records(entries: Sequence[Entry]) -> dict[int, ClassRecord]:
     return {kind: ClassRecord(*_RECORD.unpack(_record(kind, *mine))) for kind, mine in found.items()}
 
 
-def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped: frozenset[int]) -> str | None:
+def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry]) -> str | None:
     """What is wrong with a batch that should follow `previous` and hold `entries`; None where nothing is."""
     try:
         wanted = {record.kind: record for record in batch.records}
@@ -114,7 +114,7 @@ def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped
     if sum(record.entries for record in wanted.values()) != batch.last - batch.first + 1:
         return "its class records count other entries than its positions"
     try:
-        problem = _check_positions(batch, entries, complete=dropped.isdisjoint(wanted))
+        problem = _check_positions(batch, entries)
         if problem is not None:
             return problem
         found = class_records(entries)
@@ -122,7 +122,7 @@ def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped
         return "its entries hold values of other types than were written"
     for kind in sorted(wanted.keys() | found.keys()):
         mine, theirs = found.get(kind), wanted.get(kind)
-        if mine == theirs or (mine is None and kind in dropped):
+        if mine == theirs:
             continue
         if mine is None or theirs is None or mine.entries != theirs.entries:
             counts = (mine.entries if mine else 0, theirs.entries if theirs else 0)
@@ -131,13 +131,11 @@ def check_batch(batch: Batch, previous: bytes, entries: Sequence[Entry], dropped
     return None
 
 
-def _check_positions(batch: Batch, entries: Sequence[Entry], *, complete: bool) -> str | None:
-    """What is wrong with the order of the entries, or with a gap where no class was dropped; None where nothing is."""
+def _check_positions(batch: Batch, entries: Sequence[Entry]) -> str | None:
+    """What is wrong with the positions of the entries; None where they are all there and in order."""
     expected = batch.first
     for entry in entries:
-        if entry.position != expected and (complete or entry.position < expected):
+        if entry.position != expected:
             return f"entry {entry.position} stands where entry {expected} should"
-        expected = entry.position + 1
-    if complete and expected != batch.last + 1:
-        return f"entry {expected} is missing"
-    return None
+        expected += 1
+    return None if expected == batch.last + 1 else f"entry {expected} is missing"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pointsman.eventlog.sqlite.opening import open_segments
 from pointsman.eventlog.sqlite.reader import SegmentLogReader
-from pointsman.eventlog.sqlite.segments import segment_paths
+from pointsman.eventlog.sqlite.segments import delete_segment, segment_path, segment_paths
 from pointsman.eventlog.stores.chain_walk import ChainReport, walk_chain
 from pointsman.eventlog.stores.log import Log
 from pointsman.eventlog.stores.reading import LogReader
@@ -34,6 +34,11 @@ def open_log(directory: Path, build: str, limits: StoreLimits = DEFAULT_LIMITS) 
     `StoreRefusedError` or `OSError` where it cannot be created.
     """
     return open_segments(directory, build, limits)
+
+
+def drop_segment(directory: Path, first: int) -> None:
+    """Delete the complete segment that begins with `first`; the log says so already."""
+    delete_segment(segment_path(directory, first))
 
 
 def verify_chain(directory: Path, heads: dict[int, bytes] | None = None) -> ChainReport:

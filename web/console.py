@@ -13,6 +13,7 @@ from pointsman.core.state.membership import Endpoint
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.appender import AppenderStatistics
 from pointsman.eventlog.feed.hub import FeedStatistics
+from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.access import Access
 from pointsman.web.drawing import words
 from pointsman.web.recomputing.replayer import Replayer
@@ -32,6 +33,8 @@ class Console(msgspec.Struct, frozen=True):
     """Open requests by endpoint number."""
     log: Callable[[], AppenderStatistics]
     feed: Callable[[], FeedStatistics]
+    kept: Callable[[], Kept | None]
+    """Function that tells what is kept of the log, as last looked at; None before the first look."""
     change_weights: Callable[[WeightsAsked], Awaitable[ChangeOutcome]]
     """Function that makes a change of weights, and ends it properly also where the page that asked is left."""
     log_directory: Path

@@ -14,7 +14,7 @@ from pointsman.cli.supervising.ports import bind_everywhere
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.cluster.manifests.endpoints_file import POOL
 from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
-from pointsman.core.processes.settings import ControlSettings, PickerOptions
+from pointsman.core.processes.settings import ControlSettings, KeepLimits, PickerOptions
 
 
 def run(name: str, words: list[str]) -> int:
@@ -61,6 +61,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         pool=pool,
         refresh_interval=max(0.05, flags.refresh_metrics_interval),
         metrics=bound["metrics-port"].fileno(),
+        keep=KeepLimits(flags.keep_age, flags.keep_size),
     )
     options = PickerOptions(
         flags.cert_path,

@@ -12,7 +12,7 @@ import msgspec
 
 from pointsman.cli.failure import Failure
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
-from pointsman.core.processes.settings import HTTP2_ENGINES, MESSAGE_BYTES_MAX, OWN_ENGINE
+from pointsman.core.processes.settings import HTTP2_ENGINES, MESSAGE_BYTES_MAX, OWN_ENGINE, KeepLimits
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import parse_duration, parse_quantity
 
@@ -33,7 +33,7 @@ class Flag(msgspec.Struct, frozen=True):
 
     name: str
     kind: str
-    """`port`, `int`, `bool`, `text`, `duration` or `size`."""
+    """`port`, `int`, `bool`, `text`, `duration`, `size` or `room`."""
     default: str
     about: str
     effect: Effect = Effect.WORKS
@@ -62,6 +62,8 @@ FLAGS = (
     Flag("allow-experimental-plugins", "bool", "false", "take plugins that are not stable yet"),
     Flag("manifests", "text", "", "directory of YAML manifests with the pool and its pods (ours)"),
     Flag("data-dir", "text", "", "where the log is kept, .pointsman by default (ours)"),
+    Flag("keep-age", "duration", "168h", "how long the log is kept; 0 for ever (ours)"),
+    Flag("keep-size", "room", "20Gi", "size of log and read model together, at most; 0 for any (ours)"),
     Flag("buffer-max", "size", "64Mi", "what is kept while the log cannot take it; more is dropped and counted (ours)"),
     Flag("http2", "text", "pointsman", "engine of the ext_proc port: pointsman, or h2, which is slower (ours)"),
     Flag("v", "int", "2", "", _ACCEPTED),
@@ -127,6 +129,8 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     allow_experimental_plugins: bool = False
     manifests: str = ""
     data_dir: str = ""
+    keep_age: float = KeepLimits().age
+    keep_size: int = KeepLimits().size
     buffer_max: int = BUFFER_BYTES_MAX
     http2: str = OWN_ENGINE
 
@@ -219,6 +223,8 @@ def _value(flag: Flag, text: str) -> FlagValue:
                 return float(parse_duration(text))
             case "size":
                 return _size(text or flag.default)
+            case "room":
+                return parse_quantity(text)
     except ValueError as error:
         raise Failure(f"--{flag.name}: {error}", 2) from error
     return text
@@ -241,6 +247,8 @@ def _check(flags: EppFlags) -> None:
         raise Failure(f"--pool-group: found {flags.pool_group!r}, wanted inference.networking.k8s.io", 2)
     if flags.tls_min_version not in ("", "VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"):
         raise Failure(f"--tls-min-version: found {flags.tls_min_version!r}, wanted VersionTLS10 to VersionTLS13", 2)
+    if flags.keep_age < 0 or flags.keep_size < 0:
+        raise Failure("--keep-age, --keep-size: found less than 0, wanted 0 for no limit, or more", 2)
     if flags.http2 not in HTTP2_ENGINES:
         raise Failure(f"--http2: found {flags.http2!r}, wanted {' or '.join(HTTP2_ENGINES)}", 2)
     if flags.drain_timeout < 0:

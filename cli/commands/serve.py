@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pointsman.cli.arguments import DEFAULT_DATA, Parser
+from pointsman.cli.arguments import DEFAULT_DATA, Parser, duration, size
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.config_file import read_config
@@ -13,8 +13,14 @@ from pointsman.cli.supervising.ports import bind_everywhere
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.core.config.parse import PickingFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
-from pointsman.core.processes.settings import HTTP2_ENGINES, OWN_ENGINE, ControlSettings, PickerOptions, StreamLimits
-from pointsman.core.values.quantities import parse_duration, parse_quantity
+from pointsman.core.processes.settings import (
+    HTTP2_ENGINES,
+    OWN_ENGINE,
+    ControlSettings,
+    KeepLimits,
+    PickerOptions,
+    StreamLimits,
+)
 from pointsman.web.loopback import NotLoopback, listen
 
 
@@ -59,6 +65,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
         metrics=bound["metrics-port"].fileno(),
         gateway=gateway,
         console=console.fileno(),
+        keep=KeepLimits(options.keep_age, options.keep_size),
     )
     plans = [deployment.control(control), deployment.picker(_picking(options))]
     if gateway is not None:
@@ -111,6 +118,7 @@ def _parser(name: str) -> Parser:
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", default=Path(DEFAULT_DATA), help="(default: .pointsman)"
     )
+    parser.keep_options()
     parser.add_argument("--config-file", type=Path, metavar="FILE", help="EndpointPickerConfig; it is watched")
     parser.add_argument(
         "--gateway", choices=("none", "envoy"), default="none", help="run Envoy for the HTTPRoutes (default: none)"
@@ -128,7 +136,7 @@ def _parser(name: str) -> Parser:
     _picker_options(parser)
     parser.add_argument(
         "--drain-timeout",
-        type=_duration,
+        type=duration,
         default=30.0,
         metavar="TIME",
         help="serving time after SIGTERM (default: 30s)",
@@ -148,14 +156,14 @@ def _picker_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--body-max",
-        type=_bytes,
+        type=size,
         default=StreamLimits().body_bytes_max,
         metavar="SIZE",
         help="of a request's body; a larger one is answered 413 (default: 100Mi)",
     )
     parser.add_argument(
         "--buffer-max",
-        type=_bytes,
+        type=size,
         default=BUFFER_BYTES_MAX,
         metavar="SIZE",
         help="of what a picker keeps while the log cannot take it; more is dropped and counted (default: 64Mi)",
@@ -172,20 +180,3 @@ def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a port from 1 to 65535")
     return int(text)
-
-
-def _bytes(text: str) -> int:
-    try:
-        found = parse_quantity(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if found < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted at least one byte")
-    return found
-
-
-def _duration(text: str) -> float:
-    try:
-        return float(parse_duration(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,6 +1,7 @@
 """The console inside the control process: its sources, and where it can be found."""
 
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pointsman.cli.supervising.console_place import url_file, url_of
 from pointsman.core.processes.settings import ControlSettings
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedHub
+from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch
@@ -24,12 +26,18 @@ LOOK = 1.0
 
 
 async def run_console(
-    settings: ControlSettings, appender: Appender, changes: WeightChanges, hub: FeedHub, told: Broadcast
+    settings: ControlSettings,
+    appender: Appender,
+    changes: WeightChanges,
+    hub: FeedHub,
+    told: Broadcast,
+    *,
+    kept: Callable[[], Kept | None],
 ) -> None:
     """Serve the console on the handed-in socket until cancelled."""
     listening = socket.socket(fileno=settings.console)
     url = url_of(listening)
-    console = _console(settings, appender, changes, hub, told)
+    console = _console(settings, appender, changes, hub, told, kept=kept)
     place = url_file(Path(settings.data))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +54,13 @@ async def run_console(
 
 
 def _console(
-    settings: ControlSettings, appender: Appender, changes: WeightChanges, hub: FeedHub, told: Broadcast
+    settings: ControlSettings,
+    appender: Appender,
+    changes: WeightChanges,
+    hub: FeedHub,
+    told: Broadcast,
+    *,
+    kept: Callable[[], Kept | None],
 ) -> Console:
     log, data = appender.log, Path(settings.data)
     gateway = settings.gateway
@@ -56,6 +70,7 @@ def _console(
         in_flight=lambda: log.open_requests.in_flight(),
         log=appender.statistics,
         feed=hub.statistics,
+        kept=kept,
         change_weights=changes.change,
         log_directory=log.directory,
         read_model=data / "readmodel.db",

@@ -22,6 +22,7 @@ from pointsman.cli.arguments import Parser
 from pointsman.cli.control.config_following import ConfigFollower
 from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.control.gateway_part import follow_routes
+from pointsman.cli.control.retaining import Retention
 from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
 from pointsman.cli.control.weight_changes import WeightChanges
 from pointsman.cli.failure import Failure
@@ -37,6 +38,7 @@ from pointsman.eventlog.feed.hub import FeedHub, listen_at, serve_feed
 from pointsman.eventlog.opening import open_log
 from pointsman.eventlog.readmodel.folding import ReadModelWriter, follow_log
 from pointsman.eventlog.stores.log import Log
+from pointsman.eventlog.stores.retention import store_limits
 from pointsman.eventlog.stores.writing import Commit
 from pointsman.web.metrics.counting import Metrics
 from pointsman.web.metrics.metrics_text import metrics_page
@@ -59,7 +61,7 @@ def run(name: str, words: list[str]) -> int:
     parser.add_argument("--settings", required=True, help="JSON")
     settings = msgspec.json.decode(parser.parse_args(words).settings, type=ControlSettings)
     try:
-        log = open_log(Path(settings.data) / "log", build())
+        log = open_log(Path(settings.data) / "log", build(), store_limits(settings.keep))
     except (LogCorruptError, LogLockedError) as error:
         raise Failure(str(error), UNUSABLE_LOG) from error
     except (OSError, StoreRefusedError) as error:
@@ -139,6 +141,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     recorder = Recorder(appender, hub, leash.tell)
     manifests = Path(settings.manifests) if settings.manifests else None
     changes = WeightChanges(appender, ManifestActuator(manifests))
+    retention = Retention(settings.keep, appender, control.model.path, leash.tell)
     listener = listen_at(Path(settings.feed))
     async with trio.open_nursery() as nursery:
         await nursery.start(follow_sources, settings, config, recorder, log)
@@ -149,12 +152,16 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         nursery.start_soon(follow_log, control.model, folded)
         nursery.start_soon(changes.settle)
         nursery.start_soon(_watch_clock, appender)
+        nursery.start_soon(retention.run)
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
         if settings.metrics >= 0:
-            page = partial(metrics_page, control.metrics, log.state, build())
-            nursery.start_soon(_serve_metrics, page, settings.metrics)
+            nursery.start_soon(
+                _serve_metrics,
+                lambda: metrics_page(control.metrics, log.state, build(), retention.kept),
+                settings.metrics,
+            )
         if settings.console >= 0:
-            nursery.start_soon(_serve_console, settings, control, changes)
+            nursery.start_soon(_serve_console, settings, control, changes, retention)
         nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
         await leash.say(Ready())
         _settle_memory()
@@ -170,9 +177,13 @@ async def _serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> 
     await module.serve_metrics(page, descriptor)
 
 
-async def _serve_console(settings: ControlSettings, control: Control, changes: WeightChanges) -> None:
+async def _serve_console(
+    settings: ControlSettings, control: Control, changes: WeightChanges, retention: Retention
+) -> None:
     module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control.console_part")
-    await module.run_console(settings, control.appender, changes, control.hub, control.broadcast)
+    await module.run_console(
+        settings, control.appender, changes, control.hub, control.broadcast, kept=lambda: retention.kept
+    )
 
 
 async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:

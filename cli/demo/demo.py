@@ -19,7 +19,7 @@ from pointsman.cli.supervising.console_place import CONSOLE_PORT, tunnel, url_of
 from pointsman.cli.supervising.ports import bind_nearby
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.cluster.gateway.envoy import EnvoyMissing, find_envoy
-from pointsman.core.processes.settings import ControlSettings, GatewaySettings, PickerOptions
+from pointsman.core.processes.settings import ControlSettings, GatewaySettings, KeepLimits, PickerOptions
 from pointsman.web.loopback import listen
 
 TRIES = 100
@@ -68,6 +68,7 @@ def _run(options: argparse.Namespace, deployment: Deployment, manifests: Path) -
         metrics=metrics.fileno(),
         gateway=gateway,
         console=console.fileno(),
+        keep=KeepLimits(options.keep_age, options.keep_size),
     )
     plans = [_simulators(deployment, manifests), deployment.control(control), deployment.picker(PickerOptions())]
     if gateway is not None:
@@ -248,6 +249,7 @@ def _parser(name: str) -> Parser:
     )
     parser.add_argument("--metrics-port", type=int, default=9090, metavar="PORT", help="likewise (default: 9090)")
     parser.add_argument("--health-port", type=int, default=9003, metavar="PORT", help="likewise (default: 9003)")
+    parser.keep_options("2Gi")
     parser.add_argument("--reset", action="store_true", help="remove what earlier runs recorded, and end")
     return parser
 

@@ -26,6 +26,7 @@ from pointsman.core.events.control import (
     PickerStarted as PickerStarted,
     ProcessEnded as ProcessEnded,
     ProcessStarted as ProcessStarted,
+    SegmentDropped as SegmentDropped,
     WeightsIntended as WeightsIntended,
     WeightsRefused as WeightsRefused,
     WeightsWritten as WeightsWritten,
@@ -80,6 +81,11 @@ class Class(IntEnum):
 AppliedEvent: TypeAlias = PoolApplied | ObjectiveApplied | RouteObserved
 DeletedEvent: TypeAlias = PoolDeleted | ObjectiveDeleted | RouteDeleted
 
+NotedEvent: TypeAlias = (
+    ControlStarted | ControlStopped | ConfigRejected | ClockStepped | ProcessStarted | ProcessEnded | SegmentDropped
+)
+"""Events that people read, and that change nothing in the cluster state."""
+
 Event: TypeAlias = (
     AppliedEvent
     | DeletedEvent
@@ -104,16 +110,11 @@ Event: TypeAlias = (
     | EntriesLost
     | EntriesAdopted
     | LogCreated
-    | ControlStarted
-    | ControlStopped
+    | NotedEvent
     | ConfigAccepted
-    | ConfigRejected
-    | ClockStepped
     | WeightsIntended
     | WeightsWritten
     | WeightsRefused
-    | ProcessStarted
-    | ProcessEnded
 )
 
 PickerEvent: TypeAlias = (

@@ -54,6 +54,29 @@ class LogCreated(Fact, frozen=True, tag="log-created"):
     build: str
 
 
+class SegmentDropped(Fact, frozen=True, tag="segment-dropped"):
+    """A segment was too old, or the log too large: it is deleted as soon as this entry is on disk."""
+
+    first: int
+    last: int
+    previous_digest: bytes
+    """Digest of the chain before `first`."""
+    digest: bytes
+    """Digest of the chain at `last`: what is kept follows it."""
+    ended_at: float
+    """Time at which its last batch was recorded."""
+    size: int
+    """Bytes that the segment took."""
+    entries: dict[int, int]
+    """Count of its entries by number of their class."""
+    cause: str
+    """`age` or `size`."""
+    archive: str = ""
+    """Name of the file with its control and membership entries."""
+    archive_digest: bytes = b""
+    """SHA-256 of that file."""
+
+
 class ControlStarted(Fact, frozen=True, tag="control-started"):
     """A control process opened the log; `digest` is the chain's head it found."""
 

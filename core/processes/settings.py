@@ -25,6 +25,15 @@ class GatewaySettings(msgspec.Struct, frozen=True):
     admin: str = ""
 
 
+class KeepLimits(msgspec.Struct, frozen=True):
+    """What is kept of the log; 0 is no limit."""
+
+    age: float = 7 * 86_400.0
+    """Seconds."""
+    size: int = 20 << 30
+    """Bytes of all that grows with the log: segments, archive, read model."""
+
+
 class ControlSettings(msgspec.Struct, frozen=True):
     """All that the control process is told."""
 
@@ -46,6 +55,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     gateway: GatewaySettings | None = None
     console: int = -1
     """File descriptor of the listening socket for the console; -1 for none."""
+    keep: KeepLimits = KeepLimits()
 
 
 class StreamLimits(msgspec.Struct, frozen=True):

@@ -28,7 +28,6 @@ _Rare: TypeAlias = (
     | events.SourceAccepted
     | events.SourceRejected
     | events.ConfigAccepted
-    | events.ConfigRejected
     | events.PickerStarted
     | events.PickerEnded
     | events.FeedLost
@@ -40,11 +39,7 @@ _Rare: TypeAlias = (
     | events.WeightsIntended
     | events.WeightsWritten
     | events.WeightsRefused
-    | events.ControlStarted
-    | events.ControlStopped
-    | events.ClockStepped
-    | events.ProcessStarted
-    | events.ProcessEnded
+    | events.NotedEvent
 )
 """Events that are too rare for the fold to test for them first."""
 
@@ -270,6 +265,7 @@ class ClusterState:
                 events.ControlStarted()
                 | events.ControlStopped()
                 | events.ConfigRejected()
+                | events.SegmentDropped()
                 | events.ClockStepped()
                 | events.ProcessStarted()
                 | events.ProcessEnded()

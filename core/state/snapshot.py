@@ -17,7 +17,10 @@ from pointsman.core.state.membership import Adapters, Endpoint, Epoch
 from pointsman.core.state.projection import ClusterState
 
 VERSION = 1
-"""Version of the fold: a snapshot that another version made is not used."""
+"""Version of the fold: a snapshot that another version made is used only where the log does not go back further.
+
+So each version restores what earlier ones wrote: new fields come last and have a default.
+"""
 
 
 class SlotRow(msgspec.Struct, frozen=True, array_like=True):

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import trio
 
-from pointsman.core.events import Entry
+from pointsman.core.events import Class, Entry
 from pointsman.core.state.marks import skim
-from pointsman.eventlog.errors import NotKeptError, StoreRefusedError
+from pointsman.eventlog.errors import LogCorruptError, NotKeptError, StoreRefusedError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model_store
 from pointsman.eventlog.readmodel.rollups import EndpointRow, Summary
 from pointsman.eventlog.readmodel.storing import ReadModelEnd
+from pointsman.eventlog.stores.archive import dropped_before, drops
 from pointsman.eventlog.stores.writing import Commit
 
 VERSION = 7
@@ -145,16 +146,26 @@ class ReadModelWriter:
         return True
 
     def _skip_to(self, position: int) -> None:
-        """Segments went away before they were folded: what they said of endpoints is in the snapshot."""
+        """Segments went away before they were folded: the archive has what people did, the snapshot who is there."""
         projection = self._log.projection_at(position)
         self.position = position
-        members = [
-            EndpointRow(one.number, one.pool, one.namespace, one.name, one.address, one.port, position)
-            for one in projection.cluster.endpoints.values()
-        ]
-        self._summary = Summary()
-        self._summary.resume(members, [], [], [])
-        self._summary.endpoints = {one.number: one for one in members}
+        self._summary = summary = Summary()
+        for entry in self._archived():
+            summary.fold(entry.recorded_at, [(entry.position, skim(entry.kind, entry.body))])
+        for one in projection.cluster.endpoints.values():
+            if one.number not in summary.pool_of:
+                row = EndpointRow(one.number, one.pool, one.namespace, one.name, one.address, one.port, position)
+                summary.pool_of[one.number] = summary.endpoints[one.number] = row
+
+    def _archived(self) -> list[Entry]:
+        """The entries of dropped segments that are kept, oldest first; what cannot be read is left out, and told."""
+        found = list[Entry]()
+        try:
+            for _, entries in dropped_before(self._log.directory, drops(self._log.entries(1, None, (Class.CONTROL,)))):
+                found = entries + found
+        except LogCorruptError as error:
+            _logger.warning("changes of weights before %d are not shown: %s", self._log.first(), error)
+        return found
 
 
 def _recorded_at(entry: Entry) -> float:

@@ -48,6 +48,7 @@ class SegmentLogReader:
         found = segment_paths(self.directory)
         if not found:
             raise NotKeptError(f"{self.directory} holds no log: no file named like 00000000000000000001.segment")
+        self._open.close_others(found)
         return [Segment(self._open, path) for path in found]
 
     def holding(self, position: int) -> Segment:
@@ -159,14 +160,18 @@ class SegmentLogReader:
     # --- snapshots --------------------------------------------------------------------------------
 
     def snapshot_before(self, position: int) -> StoredSnapshot | None:
-        """The newest snapshot at or before `position` that this version's projection made, checked."""
+        """The newest snapshot at or before `position` that this version's projection made, checked; see `LogReader`."""
         for segment in reversed(self.segments()):
             if segment.first - 1 > position:
                 continue
             if (found := segment.snapshot_before(position, VERSION)) is not None:
                 self._check_snapshot(segment, found)
                 return found
-        return None
+        begins = self.segments()[0]
+        if not 0 < begins.first - 1 <= position or (found := begins.snapshot(begins.first - 1)) is None:
+            return None
+        self._check_snapshot(begins, found)
+        return found
 
     def _check_snapshot(self, segment: Segment, snapshot: StoredSnapshot) -> None:
         meta = segment.meta()

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Executable
 
 from pointsman.core.events import Class, Entry
 from pointsman.eventlog.chain import Batch
-from pointsman.eventlog.errors import corrupt
+from pointsman.eventlog.errors import NotKeptError, corrupt
 from pointsman.eventlog.sqlite.segments import (
     SQL_ERRORS,
     as_batch,
@@ -18,6 +18,7 @@ from pointsman.eventlog.sqlite.segments import (
     last_batch,
     read_meta,
     reason,
+    segment_size,
 )
 from pointsman.eventlog.sqlite.tables import (
     ALL_ENTRIES,
@@ -56,6 +57,8 @@ class OpenSegments:
         try:
             connection = connect_read_only(path)
         except SQL_ERRORS as error:
+            if not path.exists():
+                raise _gone(path) from error
             raise corrupt(self.directory, f"segment {path}", reason(error)) from error
         try:
             found = (connection, read_meta(connection, path))
@@ -67,10 +70,19 @@ class OpenSegments:
         self._open[path] = found
         return found
 
+    def close_others(self, paths: Collection[Path]) -> None:
+        """Close those that are not among `paths`: a segment that was dropped takes its room until nobody has it open."""
+        for path in self._open.keys() - set(paths):
+            self._open.pop(path)[0].close()
+
     def close(self) -> None:
         """Close all; they are opened again when they are needed."""
         while self._open:
             self._open.popitem()[1][0].close()
+
+
+def _gone(path: Path) -> NotKeptError:
+    return NotKeptError(f"segment {path} is not kept: it was dropped meanwhile")
 
 
 class Segment:
@@ -94,6 +106,14 @@ class Segment:
     def first(self) -> int:
         """The first position, by the file's name."""
         return first_position(self.path)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file and its WAL."""
+        try:
+            return segment_size(self.path)
+        except FileNotFoundError as error:
+            raise _gone(self.path) from error
 
     def meta(self) -> SegmentMeta:
         """What the segment says of itself."""

@@ -157,6 +157,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def segment_size(path: Path) -> int:
+    """The bytes of a segment and its WAL."""
+    wal = _wal(path)
+    return path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+
+
+def delete_segment(path: Path) -> None:
+    """Delete a segment that is complete; whoever reads it may go on until it closes it."""
+    for one in (path, _wal(path), path.with_name(path.name + "-shm")):  # without the first nobody opens the others
+        one.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def insert_snapshot(connection: Connection, snapshot: StoredSnapshot) -> None:
     """Add a snapshot; the same position again is the same snapshot."""
     connection.execute(ADD_SNAPSHOT, msgspec.structs.asdict(snapshot))

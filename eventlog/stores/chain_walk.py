@@ -1,12 +1,16 @@
-"""Walking the whole chain: every batch of every segment, against its entries and the batch before."""
+"""Walking the whole chain: every batch of every segment, against its entries and the batch before.
+
+What comes before the first segment was dropped: the log says so itself, and the archive has what the log says of it.
+"""
 
 from collections.abc import Iterator
 
 import msgspec
 
-from pointsman.core.events import Entry
+from pointsman.core.events import Entry, SegmentDropped
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.stores.archive import dropped_before, drops
 from pointsman.eventlog.stores.reading import LogReader, SegmentReader
 from pointsman.eventlog.stores.snapshots import has_its_digest
 
@@ -40,6 +44,10 @@ class ChainReport(msgspec.Struct, frozen=True):
     head: int
     digest: bytes
     fault: ChainFault | None = None
+    dropped: tuple[SegmentDropped, ...] = ()
+    """Segments that were dropped before `first`, oldest first."""
+    unchecked: tuple[int, ...] = ()
+    """Positions of published heads that lie before `first`, where nothing can be compared with them."""
 
     @property
     def sound(self) -> bool:
@@ -58,6 +66,10 @@ class _Walk:
         self.first = 1
         self.anchor = self.digest = b""
         self.position = 0
+        self.drops: list[SegmentDropped] = []
+        """Drops that the kept entries tell of."""
+        self.dropped: tuple[SegmentDropped, ...] = ()
+        self.unchecked: tuple[int, ...] = ()
         self.fault: ChainFault | None = None
 
     def report(self) -> ChainReport:
@@ -72,6 +84,8 @@ class _Walk:
             self.position,
             self.digest,
             self.fault,
+            self.dropped,
+            self.unchecked,
         )
 
     def fail(self, segment: SegmentReader, problem: str, batch: Batch | None = None) -> bool:
@@ -101,15 +115,15 @@ class _Walk:
 
     def follow(self, segment: SegmentReader, batch: Batch, entries: list[Entry]) -> bool:
         """Check the next batch."""
-        meta = segment.meta()
         if batch.first != self.position + 1:
             return self.fail(segment, f"a batch begins with {batch.first}, wanted {self.position + 1}", batch)
-        problem = check_batch(batch, self.digest, entries, meta.dropped)
+        problem = check_batch(batch, self.digest, entries)
         if problem is not None:
             return self.fail(segment, problem, batch)
         self.position, self.digest = batch.last, batch.digest
         self.batches += 1
         self.entries += len(entries)
+        self.drops += drops(entries)
         known = self.heads.get(batch.last)
         if known is not None and known != batch.digest:
             return self.fail(segment, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
@@ -129,19 +143,54 @@ class _Walk:
 
 def walk_chain(reader: LogReader, heads: dict[int, bytes] | None = None) -> ChainReport:
     """Walk the log, which may be in use; `heads` are digests by position that were published earlier."""
-    walk = _Walk(reader, heads or {})
-    segment = reader.segments()[0]
-    try:
-        while _walk_segment(walk, segment) and (later := _successor(reader, segment)) is not None:
-            segment = later
-    except (LogCorruptError, NotKeptError) as error:
-        walk.fail(segment, str(error))
-    if walk.fault is not None:
+    while True:
+        walk = _Walk(reader, heads or {})
+        segment = reader.segments()[0]
+        try:
+            while _walk_segment(walk, segment) and (later := _successor(reader, segment)) is not None:
+                segment = later
+        except NotKeptError as error:
+            if reader.first() > segment.first:
+                continue  # it was dropped while it was walked
+            walk.fail(segment, str(error))
+        except LogCorruptError as error:
+            walk.fail(segment, str(error))
+        break
+    if walk.fault is not None or not _walk_dropped(walk):
         return walk.report()
     missing = sorted(position for position in walk.heads if position > walk.position)
     if missing:
         walk.fail(reader.segments()[-1], f"the log ends at {walk.position}, and a head at {missing[0]} was published")
     return walk.report()
+
+
+def _walk_dropped(walk: _Walk) -> bool:
+    """Check that what is not kept was dropped by entries that follow each other back to the first position."""
+    before, digest = walk.first - 1, walk.anchor
+    ends = {0: genesis(walk.log_id)}
+    oldest = walk.reader.segments()[0]
+    try:
+        for drop, _ in dropped_before(walk.reader.directory, walk.drops):
+            if drop.first >= walk.first:
+                continue  # the entry is there, and the segment is still to go
+            if (drop.last, drop.digest) != (before, digest):
+                break
+            ends[drop.last] = drop.digest
+            before, digest = drop.first - 1, drop.previous_digest
+            walk.dropped = (drop, *walk.dropped)
+    except LogCorruptError as error:
+        return walk.fail(oldest, str(error))
+    if before > 0:
+        return walk.fail(oldest, f"the log begins with {walk.first}, and no entry says that {before} was dropped")
+    if digest != ends[0]:
+        return walk.fail(oldest, "the chain does not begin at the log id")
+    for position, published in sorted(walk.heads.items()):
+        if position in ends and ends[position] != published:
+            return walk.fail(
+                oldest, f"its digest at {position} was {ends[position].hex()}, {published.hex()} was published"
+            )
+    walk.unchecked = tuple(sorted(at for at in walk.heads if at < walk.first and at not in ends))
+    return True
 
 
 def _successor(reader: LogReader, segment: SegmentReader) -> SegmentReader | None:

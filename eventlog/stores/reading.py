@@ -39,8 +39,6 @@ class SegmentMeta(msgspec.Struct, frozen=True):
     created_at: float
     build: str
     """Version of Pointsman that created the segment."""
-    dropped: frozenset[int] = frozenset()
-    """Classes whose entries were removed; their class records are kept."""
 
 
 class TaggedPage(msgspec.Struct, frozen=True):
@@ -68,6 +66,10 @@ class SegmentReader(Protocol):
     @property
     def first(self) -> int:
         """The segment's first position, told without opening it."""
+
+    @property
+    def size(self) -> int:
+        """The bytes that the segment takes; `NotKeptError` where it is gone."""
 
     def meta(self) -> SegmentMeta:
         """What the segment says of itself."""
@@ -147,7 +149,11 @@ class LogReader(Protocol):
         """The chain's digest where a batch ends at `position`; None inside a batch or outside the log."""
 
     def snapshot_before(self, position: int) -> StoredSnapshot | None:
-        """The newest snapshot at or before `position` that this version's projection made, checked."""
+        """The newest snapshot at or before `position` that this version's projection made, checked.
+
+        Where none did and the log does not go back to its beginning, the snapshot at the head of what is kept,
+        whichever version made it.
+        """
 
     def projection_before(self, position: int) -> Projection:
         """What the newest snapshot at or before `position` says, or the empty beginning."""

@@ -92,7 +92,7 @@ def _check(reader: LogReader, batch: Batch, previous: bytes, position: int) -> l
     """The entries of the batch that should follow `position`."""
     segment = reader.holding(batch.last)
     entries = list(reader.entries(batch.first, batch.last))
-    problem = check_batch(batch, previous, entries, segment.meta().dropped)
+    problem = check_batch(batch, previous, entries)
     if batch.first != position + 1:
         problem = f"follows position {position}"
     if problem is not None:

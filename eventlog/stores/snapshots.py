@@ -149,10 +149,15 @@ def has_its_digest(snapshot: StoredSnapshot, chain_digest: bytes) -> bool:
     return isinstance(state, bytes) and snapshot.digest == snapshot_digest(chain_digest, position, version, state)
 
 
+def totals_of(snapshot: StoredSnapshot) -> Totals:
+    """The totals in a stored snapshot; `msgspec.DecodeError` where they are not there."""
+    return _state.decode(snapshot.state).totals
+
+
 def restore(snapshot: StoredSnapshot) -> Projection:
-    """What the snapshot says; `msgspec.DecodeError` or `ValueError` where another version made it."""
-    if snapshot.version != VERSION:
-        raise ValueError(f"snapshot of projection version {snapshot.version}, wanted {VERSION}")
+    """What the snapshot says; `msgspec.DecodeError` or `ValueError` where a later version made it."""
+    if snapshot.version > VERSION:
+        raise ValueError(f"snapshot of projection version {snapshot.version}, wanted {VERSION} or before")
     decoded = _state.decode(snapshot.state)
     projection = Projection()
     projection.cluster = restore_cluster(_cluster.decode(decoded.cluster))

@@ -51,7 +51,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_an_unknown_command_is_told_the_nearest() -> None:
     assert "did you mean serve?" in one_line(pointsman("sevre"), 2)
-    assert "wanted tail or verify" in one_line(pointsman("log", "trail"), 2)
+    assert "wanted tail or retain or verify" in one_line(pointsman("log", "trail"), 2)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.feed.hub import FeedStatistics
 from pointsman.eventlog.opening import open_log, open_reader
 from pointsman.eventlog.readmodel.folding import ReadModelWriter
+from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch
@@ -72,6 +73,7 @@ class World:
         self.appender = appender
         self.model = model
         self.feed = FeedStatistics(1, 1, 0, 0, 1, 0)
+        self.kept: Kept | None = None
         self.watch = Watch()
         self.broadcast = broadcast
         self.access = Access()
@@ -95,6 +97,7 @@ class World:
             in_flight=self.appender.log.open_requests.in_flight,
             log=self.appender.statistics,
             feed=lambda: self.feed,
+            kept=lambda: self.kept,
             change_weights=self.changes.change,
             log_directory=self.home / "log",
             read_model=self.home / "readmodel.db",

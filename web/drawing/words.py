@@ -33,6 +33,13 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.0f} h"
 
 
+def days(seconds: float) -> str:
+    """A long time in the unit that fits: hours below two days."""
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
 def size(count_bytes: float) -> str:
     """Bytes in the unit that fits."""
     for unit in ("bytes", "kB", "MB", "GB"):

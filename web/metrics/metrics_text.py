@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from pointsman.core.state.projection import ClusterState
+from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.metrics.counting import (
     INPUT_TOKENS,
     LATENCY,
@@ -61,10 +62,10 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[float, ...], Callable[[RequestSeri
 """llm-d-router's name, GIE's, help, bounds, which of a series."""
 
 
-def metrics_page(metrics: Metrics, cluster: ClusterState, build: str) -> Iterator[str]:
+def metrics_page(metrics: Metrics, cluster: ClusterState, build: str, kept: Kept | None = None) -> Iterator[str]:
     """The page, piece by piece; the first ones are empty, while what it is written from is copied."""
     page = ExpositionPage()
-    last = (_pools(page, cluster), _scheduler(page, metrics))
+    last = (_pools(page, cluster), _scheduler(page, metrics), _log(page, kept))
     for parts in last:
         next(parts)  # has them take what they are about
     series: list[RequestSeries] = []
@@ -220,6 +221,22 @@ def _pools(page: ExpositionPage, cluster: ClusterState) -> Pauses:
     ):
         sizes = (((("name", pool), (label, name)), size) for (pool, name), size in queues.items())
         yield from _plain(page, family, "gauge", about, sizes)
+
+
+def _log(page: ExpositionPage, kept: Kept | None) -> Pauses:
+    """Write what the log takes, once it was looked at."""
+    yield
+    if kept is None:
+        return
+    space = kept.space
+    for name, about, value in (
+        ("bytes", "Bytes of the log, its archive and its read model.", space.size),
+        ("limit_bytes", "Bytes that they may take; 0 is no limit.", kept.keep.size),
+        ("growth_bytes_per_day", "Bytes by which they grow in a day, over what is kept.", round(space.growth)),
+        ("kept_since_timestamp_seconds", "Time at which what is kept begins.", space.since),
+        ("disk_free_bytes", "Bytes that the log's disk has left.", kept.free),
+    ):
+        yield from _plain(page, f"pointsman_log_{name}", "gauge", about, [((), value)])
 
 
 def _scheduler(page: ExpositionPage, metrics: Metrics) -> Pauses:

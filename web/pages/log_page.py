@@ -12,6 +12,7 @@ from pointsman.core.events import Class, Entry, Event, Origin, RequestRefused, R
 from pointsman.core.values.facts import Applied, Deleted, subject
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
+from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.console import Console, strip
 from pointsman.web.drawing import words
 from pointsman.web.pages.reply import BadQuery, Reply, number, plain
@@ -184,7 +185,22 @@ def _facts(console: Console) -> list[tuple[str, str, str]]:
         ("today", words.size(today), by_class),
         ("refused by a full queue", words.count(s.refused_events), "entries, since this process started"),
         ("segment", s.segment, "the file that grows"),
+        *([("space", *kept_words(kept))] if (kept := console.kept()) is not None else []),
     ]
+
+
+def kept_words(kept: Kept) -> tuple[str, str]:
+    """What the log takes of what it may, and since when it is kept and how long that goes on."""
+    keep, space = kept.keep, kept.space
+    takes = words.size(space.size) + (f" of {words.size(keep.size)}" if keep.size else "")
+    told = [f"kept since {words.moment(space.since)[:16].replace('T', ' ')}"]
+    if space.growth:
+        told.append(f"grows {words.size(space.growth)} a day")
+    if kept.full_in is not None:
+        told.append(f"the disk is full in {words.days(kept.full_in)}")
+    elif kept.reach is not None:
+        told.append(f"the last {words.days(kept.reach)} stay")
+    return takes, ", ".join(told)
 
 
 def _read(console: Console, asked: Range) -> tuple[list[EntryRow], int, int]:
