@@ -12,9 +12,18 @@ from werkzeug.routing import IntegerConverter
 
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError, ReadModelUnavailableError
 from pointsman.web.access import COOKIE, HEADERS, AccessRefused
-from pointsman.web.console import Console, navigation, strip
+from pointsman.web.console import Console, navigation
 from pointsman.web.drawing import words
-from pointsman.web.pages import decision, decisions, log_page as log, overview, pools, routes, weight_form as weights
+from pointsman.web.pages import (
+    decision,
+    decisions,
+    log_page as log,
+    overview,
+    pools,
+    routes,
+    strip,
+    weight_form as weights,
+)
 from pointsman.web.pages.reply import BadQuery, Missing, Reply, render
 from pointsman.web.stream import Receive, Send, StreamsFull, stream_events
 
@@ -25,7 +34,7 @@ BODY_WITHIN = 10
 
 PAGES: tuple[tuple[str, str, Callable[..., Awaitable[Reply]]], ...] = (
     ("/", "GET", overview.page),
-    ("/strip", "GET", overview.strip_page),
+    ("/strip", "GET", strip.page),
     ("/help", "GET", overview.help_page),
     ("/pools", "GET", pools.list_page),
     ("/pools/<namespace>/<name>", "GET", pools.pool_page),
@@ -126,7 +135,11 @@ async def _problem(console: Console, status: int, title: str, message: str) -> R
         body = msgspec.json.encode({"error": message, "status": status})
         return Response(body, status=status, content_type="application/json")
     html = await render(
-        "error.html", title=title, message=message, strip=strip(console), navigation=navigation(console, request.path)
+        "error.html",
+        title=title,
+        message=message,
+        strip=await strip.strip(console),
+        navigation=navigation(console, request.path),
     )
     return Response(html, status=status, content_type="text/html; charset=utf-8")
 
@@ -138,7 +151,11 @@ def _html(console: Console, view: Callable[..., Awaitable[Reply]]) -> Callable[.
             return Response(b"", status=303, headers={"Location": reply.location})
         fragment = reply.fragment if request.headers.get("HX-Request") == "true" and reply.fragment else ""
         console.watch.seen()
-        shared = {"strip": strip(console), "navigation": navigation(console, request.path), "fragment": bool(fragment)}
+        shared = {
+            "strip": await strip.strip(console),
+            "navigation": navigation(console, request.path),
+            "fragment": bool(fragment),
+        }
         context = shared | reply.context
         html = await render(fragment or reply.template, **context)
         response = await make_response(html, reply.status)

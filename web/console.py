@@ -15,12 +15,11 @@ from pointsman.eventlog.appender import AppenderStatistics
 from pointsman.eventlog.feed.hub import FeedStatistics
 from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.access import Access
-from pointsman.web.drawing import words
 from pointsman.web.recomputing.replayer import Replayer
 from pointsman.web.stream import Broadcast
 
-STALE = 0.2
-"""Age in seconds from which a sample counts as old, where the log holds no threshold."""
+LOST_LATELY = 600.0
+"""Seconds for which pages tell that entries were lost; after that the log tells it."""
 LOOKED_AT = 60.0
 """Seconds after a page was shown in which somebody is taken to look, so that work is done for the pages."""
 
@@ -57,7 +56,16 @@ class Watch:
     def __init__(self) -> None:
         self._kind = ""
         self._since = 0.0
-        self._seen = float("-inf")
+        self._seen = self._lost_at = float("-inf")
+        self._lost = self._lost_before = 0
+
+    def lost_lately(self, count: int, now: float) -> int:
+        """Return how many entries were lost shortly before `now`, a monotonic time; `count` is that of all so far."""
+        lately = now - self._lost_at < LOST_LATELY
+        if count != self._lost:
+            self._lost_before = self._lost_before if lately else self._lost
+            self._lost, self._lost_at, lately = count, now, True
+        return count - self._lost_before if lately else 0
 
     def since(self, kind: str, now: float) -> float:
         """When the trouble of this kind (or the lack of one) began, as far as anybody looked."""
@@ -74,22 +82,6 @@ class Watch:
         return time.monotonic() - self._seen < LOOKED_AT
 
 
-class Strip(msgspec.Struct, frozen=True):
-    """The line at the top of every page: the truth about the console itself."""
-
-    now: str
-    behind: str
-    position: int
-    digest: str
-    trouble: str
-    """Words for what is wrong; empty where all is well."""
-    since: str = ""
-    """Time at which the trouble began."""
-    verified: str = ""
-    """Words for what replay found of the newest decisions; empty where it has not looked."""
-    differing: int = 0
-
-
 class NavigationItem(msgspec.Struct, frozen=True):
     """A link of the navigation."""
 
@@ -97,56 +89,6 @@ class NavigationItem(msgspec.Struct, frozen=True):
     href: str
     count: int | None
     current: bool
-
-
-def strip(console: Console) -> Strip:
-    """The state of the log, the feed, the samples and replay, in words."""
-    log, now = console.log(), time.time()
-    kind, words_ = _trouble(console)
-    since = console.watch.since(kind, now)
-    stalled = 0.0
-    if log.stalled_since is not None:
-        since, stalled = log.stalled_since, max(0.0, now - log.stalled_since)
-    newest = console.replayer.newest
-    verified = ""
-    if newest.decisions:
-        share = (newest.decisions - newest.differing) / newest.decisions
-        verified = f"{words.percent(share, 0 if not newest.differing else 2)} of the last {newest.decisions:,}"
-    return Strip(
-        words.moment(now),
-        words.duration(max(log.commit_duration, stalled)),
-        log.head,
-        log.digest.hex(),
-        words_,
-        words.moment(since) if kind else "",
-        verified,
-        newest.differing,
-    )
-
-
-def _trouble(console: Console) -> tuple[str, str]:
-    """What is wrong, as a kind and in words; both empty where all is well."""
-    log, feed, state = console.log(), console.feed(), console.state()
-    if log.stalled_since is not None:
-        waiting = words.plural(log.queued_events, "entry waits", "entries wait")
-        return "stalled", f"not recording: {log.stalled_because}; {waiting} for the disk"
-    if feed.connected == 0:
-        return "feed", "no picker process is connected: what is decided now comes to the log later"
-    ready = [m.slot for m in state.endpoints.values() if m.ready]
-    stale = [slot for slot in ready if state.age[slot] > max(state.threshold, STALE)]
-    if ready and len(stale) == len(ready):
-        return "samples", "no server tells its load: the values of pools are old"
-    if console.replayer.newest.differing:
-        return "differs", "replay found decisions that it cannot reproduce"
-    if state.rejected_sources:
-        wrong = min(state.rejected_sources.values(), key=lambda event: event.source)
-        more = len(state.rejected_sources) - 1
-        line = f", line {wrong.line}" if wrong.line else ""
-        also = f" (and {words.plural(more, 'other file')})" if more else ""
-        return "source", f"{wrong.source}{line}: {wrong.message}{also}; what it said before stays in force"
-    if feed.entries_lost:
-        return "lost", f"{words.plural(feed.entries_lost, 'entry', 'entries')} of picker processes lost"
-    return "", ""
 
 
 def navigation(console: Console, path: str) -> list[NavigationItem]:

@@ -28,8 +28,8 @@ def run(name: str, words: list[str]) -> int:
 
 def _print(found: dict[str, Json]) -> None:
     strip, totals = json_object(found, "strip"), json_object(found, "totals")
-    trouble = strip.get("trouble")
-    print(f"{found.get('headline')}; {trouble or str(strip.get('behind')) + ' behind'}, log #{strip.get('position')}")
+    behind = "" if strip.get("trouble") else f"{strip.get('behind')} behind, "
+    print(f"{found.get('headline')}; {behind}log #{strip.get('position')}")
     if strip.get("verified"):
         print(f"verified {strip['verified']} decisions")
     print(f"{totals.get('rate')} requests/s, {totals.get('refused')} refused in the last minute")
@@ -40,7 +40,7 @@ def _print(found: dict[str, Json]) -> None:
             f"{pool.get('rate')} requests/s"
         )
     for rule in json_objects(found, "routes"):
-        print(f"{rule.get('name')}: {'in step' if rule.get('in_step') else 'out of step'}")
+        print(f"{rule.get('name')}: {rule.get('evidence')}")
         for backend in json_objects(rule, "backends"):
             desired, observed = backend.get("desired"), backend.get("observed")
             print(f"  {backend.get('name')}: weight {backend.get('weight')}, {desired} desired, {observed} observed")

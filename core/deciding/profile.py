@@ -7,10 +7,13 @@ import msgspec
 from pointsman.core.config.effective import EffectiveConfig, decode_config
 from pointsman.core.config.parse import DEFAULT_CONFIG
 from pointsman.core.deciding.scoring import KeptScores
+from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.register import REGISTER
 from pointsman.core.plugin.shapes import BindsFilters, Detector, Filter, Picker, Scorer
+from pointsman.core.plugin.view import Cycle, View
 from pointsman.core.state.projection import ClusterState
-from pointsman.core.state.traffic import PrefixRoom
+from pointsman.core.state.traffic import NotRecordedError, PrefixRoom, RecordedTraffic
+from pointsman.core.values.draws import Draws
 
 CACHED_MAX = 64
 """Number of profiles kept ready: configurations change by hand, and replay meets a few at once."""
@@ -91,6 +94,19 @@ def profile_in_force(cluster: ClusterState, pool: str) -> Profile:
     """The profile that the cluster state says is in force for `pool`, or the default one."""
     accepted = cluster.config(pool)
     return _default if accepted is None else profile_for(accepted.config)
+
+
+def pool_saturation(cluster: ClusterState, pool: str) -> float | None:
+    """The saturation that a request to `pool` would find; None where no load is known, or it takes more than that."""
+    slots = cluster.ready(pool)
+    cycle = Cycle(cluster, RecordedTraffic((), slots[:0], False), RequestFacts("", pool), Draws("", 0, 0), slots)
+    view = View(cycle, slots, None).only_known()
+    if not view.size:
+        return None
+    try:
+        return profile_in_force(cluster, pool).detector.saturation(cycle.request, view)
+    except (KeyError, ValueError, NotRecordedError):
+        return None
 
 
 PLUGIN_VERSIONS: dict[str, int] = {type: known.version for type, known in sorted(REGISTER.items())}

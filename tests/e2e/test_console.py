@@ -85,11 +85,13 @@ def test_a_weight_moved_in_the_browser_moves_the_observed_share_within_seconds(t
             while True:
                 told = only_route(url)
                 second = told["backends"][1]
-                if second["requests"] >= 40 and told["in_step"] and second["share"] > 0.5:
+                if second["requests"] >= 40 and second["share"] > 0.5:
                     break
                 assert time.monotonic() - began < 15, told
                 time.sleep(0.2)
             assert "since the weights were set" in told["observed_over"]
+            assert told["step"] == "settling"
+            wait_for(lambda: only_route(url)["step"] == "in step", 120.0, "four hundred requests that agree")
             expect(found.page.get_by_text("in step", exact=True).first).to_be_visible()
 
         # Only the numbers of the file changed.

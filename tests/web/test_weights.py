@@ -229,7 +229,8 @@ def test_the_observed_share_counts_from_the_change_on(console: Running) -> None:
         console.request(NEW)
     told = console.ask(f"/api/v1/routes/{ROUTE}").json
     assert [b["requests"] for b in told["rules"][0]["backends"]] == [0, 20]
-    assert told["state"] == "in step"
+    assert told["state"] == "settling, 20 of about 400 requests"
+    assert "20 of the about 400 requests that a verdict needs have come" in told["sentence"]
     assert re.fullmatch(r"the last \d+ s, since the weights were set", told["rules"][0]["observed_over"])
     for _ in range(30):
         console.request(OLD)

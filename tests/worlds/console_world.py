@@ -211,9 +211,9 @@ def sample(source: random.Random) -> LoadSampled:
         pack(numbers),
         time.time(),
         pack(np.zeros(5, dtype=np.int64)),
-        pack(np.array([source.randrange(8) for _ in range(5)], dtype=np.int64)),
+        pack(np.array([source.randrange(3) for _ in range(5)], dtype=np.int64)),
         pack(np.array([source.randrange(1, 30) for _ in range(5)], dtype=np.int64)),
-        pack_floats(np.array([source.random() * 0.8 for _ in range(5)])),
+        pack_floats(np.array([source.random() * 0.5 for _ in range(5)])),
     )
 
 

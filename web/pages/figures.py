@@ -1,13 +1,16 @@
 """Charts, observed shares and traffic of pools, computed from the read model's roll-ups."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import msgspec
 import trio
 from markupsafe import Markup
+from quart import g
 
-from pointsman.core.events import RouteObserved
+from pointsman.core.events import BackendRef, RouteObserved
+from pointsman.core.rollout.conformity import Conformity, conformity
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.rollups import Span
 from pointsman.web.console import Console
@@ -101,7 +104,40 @@ class Counted(msgspec.Struct, frozen=True):
     over: str
 
 
-async def since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, Counted]:
+class RuleObserved(msgspec.Struct, frozen=True):
+    """The traffic of a rule, and what it says of the weights."""
+
+    counted: Counted
+    conformity: Conformity
+    shared: bool
+    """Whether another rule sends requests to one of its pools too, so that what is counted is of both."""
+
+
+async def rules_observed(console: Console) -> dict[tuple[str, int], RuleObserved]:
+    """The rules of all routes by route and index; found once for a page."""
+    known: dict[tuple[str, int], RuleObserved] | None = g.get("rules_observed")
+    if known is None:
+        state = console.state()
+        routes = tuple(state.routes.values())
+        uses = Counter(b.pool for route in routes for rule in route.rules for b in rule.backends)
+        counted = await _since_moved(console, routes)
+        known = g.rules_observed = {
+            (route.route, index): _rule_observed(rule.backends, state.pools, uses, counted[route.route])
+            for route in routes
+            for index, rule in enumerate(route.rules)
+        }
+    return known
+
+
+def _rule_observed(
+    backends: Sequence[BackendRef], pools: Container[str], uses: Mapping[str, int], counted: Counted
+) -> RuleObserved:
+    seen = [(b.weight, counted.requests.get(b.pool, 0)) for b in backends if b.pool in pools]
+    shared = any(uses[b.pool] > 1 for b in backends)
+    return RuleObserved(counted, conformity(seen, mixed=shared), shared)
+
+
+async def _since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, Counted]:
     """The requests that each route's shares are observed over: only those since it got its present weights."""
     now, pools = time.time(), sorted(console.state().pools)
     wanted = {route.route: tuple(rule.backends for rule in route.rules) for route in routes}
@@ -140,6 +176,7 @@ class PoolTraffic(msgspec.Struct, frozen=True):
     """Requests a second over the last minute."""
     requests_minute: int
     refused_minute: int
+    failed_minute: int
 
 
 async def observed(console: Console, pools: Sequence[str]) -> dict[str, PoolTraffic]:
@@ -166,5 +203,6 @@ async def observed(console: Console, pools: Sequence[str]) -> dict[str, PoolTraf
             requests / age if age else 0.0,
             requests,
             sum(s.refused_count for s in minute),
+            sum(s.errors for s in minute),
         )
     return result

@@ -13,9 +13,10 @@ from pointsman.core.values.facts import Applied, Deleted, subject
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
 from pointsman.eventlog.stores.retention import Kept
-from pointsman.web.console import Console, strip
+from pointsman.web.console import Console
 from pointsman.web.drawing import words
 from pointsman.web.pages.reply import BadQuery, Reply, number, plain
+from pointsman.web.pages.strip import strip
 
 PAGE = 100
 """Entries to a page."""
@@ -142,7 +143,7 @@ async def page(console: Console) -> Reply:
     listed, lowest, head = await trio.to_thread.run_sync(_read, console, asked)
     filtered = asked != Range()
     live = not asked.first and not asked.last
-    state = strip(console)
+    state = await strip(console)
     low, high = (listed[-1].position, listed[0].position) if listed else (0, 0)
     context = {
         "entries": listed,

@@ -7,10 +7,12 @@ import trio
 
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters
-from pointsman.web.console import Console, build, strip
+from pointsman.web.console import Console, build
 from pointsman.web.drawing import words
 from pointsman.web.pages import figures, pools, routes
+from pointsman.web.pages.judgement import judged
 from pointsman.web.pages.reply import Reply
+from pointsman.web.pages.strip import strip
 
 KEYS = (
     ("g o, g p, g r, g d, g l", "go to overview, pools, routes, decisions, log"),
@@ -40,17 +42,10 @@ async def page(console: Console) -> Reply:
     seen = await figures.observed(console, sorted(console.state().pools))
     latest = await trio.to_thread.run_sync(_latest, console)
     totals = _totals(console, list(seen.values()))
-    empty = [p.name for p in pool_rows if not p.ready]
-    if not pool_rows:
-        headline = "No pool yet"
-    elif empty:
-        headline = (
-            f"{empty[0]} has no ready endpoint" if len(empty) == 1 else f"{len(empty)} pools have no ready endpoint"
-        )
-    else:
-        headline = "Every pool is ready"
+    found = await judged(console)
     context: dict[str, object] = {
-        "headline": headline,
+        "headline": found.headline,
+        "state": found.severity.colour,
         "pools": pool_rows,
         "routes": rules,
         "totals": totals,
@@ -60,11 +55,12 @@ async def page(console: Console) -> Reply:
         "verify": f"pointsman replay verify --data-dir {console.data_directory}",
     }
     data = {
-        "headline": headline,
+        "headline": found.headline,
+        "findings": found.findings,
         "pools": pool_rows,
         "routes": [routes.bare(r) for r in rules],
         "totals": totals,
-        "strip": strip(console),
+        "strip": await strip(console),
     }
     return Reply("overview.html", "_overview.html", context, data)
 
@@ -112,11 +108,6 @@ def _latest(console: Console) -> dict[str, object] | None:
         "reason": row.reason,
         "at": words.moment(row.decided_at),
     }
-
-
-async def strip_page(console: Console) -> Reply:
-    """The strip alone, for pages that refresh it."""
-    return Reply("_strip.html", "_strip.html", {}, strip(console))
 
 
 async def help_page(console: Console) -> Reply:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from markupsafe import Markup
@@ -17,7 +17,11 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.web.console import Console, endpoint_name
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures
+from pointsman.web.pages.judgement import Finding, judged, pool_facts, unknown
 from pointsman.web.pages.reply import BadQuery, Missing, Reply, number
+
+SAID = 3
+"""Findings that a sentence tells, worst first."""
 
 
 class PoolRow(msgspec.Struct, frozen=True):
@@ -29,6 +33,8 @@ class PoolRow(msgspec.Struct, frozen=True):
     ready: int
     members: int
     state: str
+    word: str
+    """Words for the state."""
     waiting: str
     kv: str
     in_flight: int
@@ -59,10 +65,13 @@ async def rows(console: Console) -> list[PoolRow]:
     """All pools, by name."""
     state, in_flight = console.state(), console.in_flight()
     seen = await figures.observed(console, sorted(state.pools))
-    return [_row(state, in_flight, pool, seen[pool]) for pool in sorted(state.pools)]
+    found = await judged(console)
+    return [_row(state, in_flight, pool, seen[pool], found.of(pool)) for pool in sorted(state.pools)]
 
 
-def _row(state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: figures.PoolTraffic) -> PoolRow:
+def _row(
+    state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: figures.PoolTraffic, found: Finding | None
+) -> PoolRow:
     members = state.members(pool)
     ready = [m for m in members if m.ready]
     sampled = [m.slot for m in ready if not math.isinf(state.age[m.slot])]
@@ -73,7 +82,8 @@ def _row(state: ClusterState, in_flight: Mapping[int, int], pool: str, seen: fig
         f"/pools/{pool}",
         len(ready),
         len(members),
-        "bad" if not ready else "good" if len(ready) == len(members) else "warn",
+        found.severity.colour if found else "good",
+        found.word if found else f"{len(ready)} of {len(members)} ready",
         words.count(sum(int(state.waiting[s]) for s in sampled)) if sampled else "not sampled",
         words.percent(math.fsum(float(state.kv_cache[s]) for s in sampled) / len(sampled), 0)
         if sampled
@@ -100,12 +110,12 @@ def _adapters(state: ClusterState, members: list[Endpoint]) -> str:
 async def list_page(console: Console) -> Reply:
     """All pools."""
     found = await rows(console)
-    out = [p.name for p in found if p.ready == 0]
-    sentence = (
-        f"{', '.join(out)} has no ready endpoint: its requests are refused."
-        if out
-        else f"{words.plural(len(found), 'pool')}, {words.plural(sum(p.ready for p in found), 'ready endpoint')}."
-    )
+    wrong = (await judged(console)).findings
+    of_pools = [one for one in wrong if one.subject in console.state().pools]
+    sentence = f"{words.plural(len(found), 'pool')}, {words.plural(sum(p.ready for p in found), 'ready endpoint')}."
+    if of_pools:
+        sentence = "; ".join(one.sentence for one in of_pools[:SAID]) + "."
+        sentence = sentence[0].upper() + sentence[1:]
     return Reply(
         "pools.html", "_pools.html", {"pools": found, "headline": sentence, "manifests": console.manifests}, found
     )
@@ -137,7 +147,8 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
     colours = {name: svg.colour_of(key, list(state.pools))}
     charts = [figures.chart(m, lines, colours, span, until or time.time()) for m in MEASURES]
     at = f"&until={until:.0f}" if until else ""
-    view = PoolView(name, namespace, *_sentence(state, key, endpoints), _selector(pool))
+    about = (await judged(console)).about(key)
+    view = PoolView(name, namespace, *_sentence(state, key, about), _selector(pool))
     spec = (
         ("selector", _selector(pool) or "–"),  # noqa: RUF001
         ("target ports", ", ".join(map(str, pool.target_ports))),
@@ -179,21 +190,15 @@ MEASURES = (
 )
 
 
-def _sentence(state: ClusterState, pool: str, endpoints: list[EndpointLine]) -> tuple[str, str, str]:
+def _sentence(state: ClusterState, pool: str, found: Sequence[Finding]) -> tuple[str, str, str]:
     """Colour, word and sentence for the state of a pool."""
-    ready = [e for e in endpoints if e.state != "bad"]
-    stale = [e for e in ready if e.stale]
-    if not endpoints:
-        return "bad", "no endpoint", "The pool has no endpoints: every request is refused with 503."
-    if not ready:
-        return "bad", "no ready endpoint", "No endpoint is ready: every request of this pool is refused with 503."
-    head = f"{len(ready)} of {len(endpoints)} ready"
-    waiting = sum(int(state.waiting[s]) for s in state.ready(pool).tolist())
-    queue = f"{words.plural(waiting, 'request')} {'waits' if waiting == 1 else 'wait'}" if waiting else "nobody waits"
-    if stale:
-        return "warn", head, f"{head}, {queue}; {words.plural(len(stale), 'sample is', 'samples are')} stale."
-    if len(ready) < len(endpoints):
-        return "warn", head, f"{head}, {queue}."
+    facts = pool_facts(state, pool, None)
+    head = f"{facts.ready} of {facts.members} ready"
+    if found:
+        told = "; ".join(one.sentence for one in found[:SAID]) + "."
+        return found[0].severity.colour, found[0].word, told[0].upper() + told[1:]
+    waits = "waits" if facts.waiting == 1 else "wait"
+    queue = f"{words.plural(facts.waiting, 'request')} {waits}" if facts.waiting else "nobody waits"
     return "good", head, f"{head}, {queue}."
 
 
@@ -201,7 +206,7 @@ def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoin
     slot, now = member.slot, time.time()
     age = float(state.age[slot])
     never = math.isinf(age)
-    stale = never or age > max(state.threshold, 0.2)
+    stale = unknown(state, age)
     word, kind = ("ready", "good") if member.ready else ("not ready", "bad")
     if member.ready and stale:
         word, kind = ("not sampled yet", "warn") if never else ("sample is stale", "warn")

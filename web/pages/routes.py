@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 import trio
@@ -9,6 +10,7 @@ from markupsafe import Markup
 from quart import request
 
 from pointsman.core.events import BackendRef, RouteObserved
+from pointsman.core.rollout.conformity import ENOUGH, StepVerdict
 from pointsman.core.rollout.weights import Share, backend_key, interval, shares
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.rollups import ChangeRow, MoveRow
@@ -19,8 +21,23 @@ from pointsman.web.pages.reply import Missing, Reply
 
 CHANGES = 20
 """Changes that a route's page lists."""
-NEAR = 0.005
-"""Share by which an observation may miss its interval before a route counts as out of step."""
+COLOURS = {
+    StepVerdict.IN_STEP: "good",
+    StepVerdict.OUT_OF_STEP: "warn",
+    StepVerdict.SETTLING: "",
+    StepVerdict.UNOBSERVED: "",
+}
+"""Colour of each verdict's tag; none where nothing is claimed."""
+SENTENCES = {
+    StepVerdict.OUT_OF_STEP: "not in step with the weights",
+    StepVerdict.SETTLING: f"settling: a verdict needs about {ENOUGH:,} requests",
+    StepVerdict.UNOBSERVED: "not observed yet",
+    StepVerdict.MIXED: "not told apart: another rule uses one of the pools",
+    StepVerdict.IN_STEP: "in step with the weights",
+    StepVerdict.UNDIVIDED: "undivided: all requests go to one pool",
+}
+"""Words for rules in each state, worst first."""
+STEPS = tuple(SENTENCES)
 
 
 class BackendView(msgspec.Struct, frozen=True):
@@ -52,7 +69,13 @@ class RuleView(msgspec.Struct, frozen=True):
     change: str
     matches: str
     backends: tuple[BackendView, ...]
-    in_step: bool
+    step: StepVerdict
+    evidence: str
+    """Words for the verdict, with how many requests it rests on where they are not enough."""
+    colour: str
+    """Colour of the verdict's tag; empty for none."""
+    requests: int
+    """Requests that were observed."""
     observed_over: str
     """Words for the time that shares are observed over: the last 5 minutes, or since the weights changed."""
     shared: bool
@@ -71,9 +94,9 @@ async def rules(console: Console, only: str = "") -> list[RuleView]:
     state = console.state()
     chosen = [route for key, route in sorted(state.routes.items()) if not only or key == only]
     seen = await figures.observed(console, sorted(state.pools))
-    counted = await figures.since_moved(console, chosen)
+    observed = await figures.rules_observed(console)
     return [
-        _rule(console, route, index, seen, counted[route.route])
+        _rule(console, route, index, seen, observed[route.route, index])
         for route in chosen
         for index in range(len(route.rules))
     ]
@@ -90,33 +113,40 @@ def backend_name(ref: BackendRef) -> str:
 
 
 def _rule(
-    console: Console, route: RouteObserved, index: int, seen: dict[str, figures.PoolTraffic], counted: figures.Counted
+    console: Console,
+    route: RouteObserved,
+    index: int,
+    seen: dict[str, figures.PoolTraffic],
+    told: figures.RuleObserved,
 ) -> RuleView:
-    rule = route.rules[index]
-    total = sum(counted.requests.get(b.pool, 0) for b in rule.backends)
+    rule, counted, verdict = route.rules[index], told.counted, told.conformity
     views = tuple(
-        _backend(console, wanted, rule.backends, seen.get(wanted.backend.pool), (counted, total))
+        _backend(console, wanted, rule.backends, seen.get(wanted.backend.pool), (counted, verdict.requests))
         for wanted in shares(rule.backends)
     )
-    step = all(_in_step(view, wanted) for view, wanted in zip(views, shares(rule.backends), strict=True))
-    pools = {b.pool for b in rule.backends}
-    uses = [b.pool for other in console.state().routes.values() for r in other.rules for b in r.backends]
-    shared = any(uses.count(pool) > 1 for pool in pools)
-    rate = sum(seen[pool].rate for pool in pools if pool in seen)
+    rate = sum(seen[pool].rate for pool in {b.pool for b in rule.backends} if pool in seen)
     name, href = rule_name(route, index), f"/routes/{route.route}"
     matches = ", ".join(_match(m.path_kind, m.path) for m in rule.matches) or "every request"
     source = (name, f"{words.rate(rate)} requests/s", matches[:34])
-    picture = _junction(source, views, list(console.state().pools))
-    change = f"{href}/rules/{index}/weights"
-    return RuleView(name, href, change, matches, views, step, counted.over, shared, words.rate(rate), picture)
+    return RuleView(
+        name=name,
+        href=href,
+        change=f"{href}/rules/{index}/weights",
+        matches=matches,
+        backends=views,
+        step=verdict.step,
+        evidence=verdict.words,
+        colour=COLOURS.get(verdict.step, ""),
+        requests=verdict.requests,
+        observed_over=counted.over,
+        shared=told.shared,
+        rate=words.rate(rate),
+        picture=_junction(source, views, list(console.state().pools)),
+    )
 
 
 def _match(kind: str, path: str) -> str:
     return {"PathPrefix": "paths below ", "Exact": "path ", "RegularExpression": "paths like "}.get(kind, "") + path
-
-
-def _in_step(view: BackendView, wanted: Share) -> bool:
-    return view.share is None or abs(view.share - wanted.desired) <= view.margin + NEAR
 
 
 def _backend(
@@ -139,15 +169,19 @@ def _backend(
         href=f"/pools/{ref.pool}" if known else "",
         weight=ref.weight,
         desired=words.percent(wanted.desired),
-        observed=f"{words.percent(share)} ± {100 * margin:.1f}" if total else "nothing yet",
+        observed=_observed(share, margin, total) if known else "not seen here",
         requests=count,
-        share=share if total else None,
+        share=share if total and known else None,
         margin=margin,
         ready=ready,
         rate=words.rate(told.rate) if told else "0",
         first_token=words.duration(told.first_token) if told and told.first_token is not None else "",
         refused=told.refused if told else 0,
     )
+
+
+def _observed(share: float, margin: float, total: int) -> str:
+    return f"{words.percent(share)} ± {100 * margin:.1f}" if total else "nothing yet"
 
 
 def _short(ref: BackendRef, backends: Sequence[BackendRef]) -> str:
@@ -174,14 +208,22 @@ def _junction(source: tuple[str, str, str], views: Sequence[BackendView], pools:
 async def list_page(console: Console) -> Reply:
     """All routes."""
     found = await rules(console)
-    off = [r.name for r in found if not r.in_step]
-    if off:
-        headline = f"{', '.join(off)} {'is' if len(off) == 1 else 'are'} not in step with the weights."
-    elif found:
-        headline = f"{words.plural(len(found), 'rule')}; the observed shares agree with the weights."
-    else:
-        headline = "No route sends requests to a pool."
-    return Reply("routes.html", "_routes.html", {"routes": found, "headline": headline}, [bare(r) for r in found])
+    return Reply(
+        "routes.html", "_routes.html", {"routes": found, "headline": _headline(found)}, [bare(r) for r in found]
+    )
+
+
+def _headline(found: Sequence[RuleView]) -> str:
+    """How many rules there are in each state, worst first."""
+    if not found:
+        return "No route sends requests to a pool."
+    told = []
+    for step in STEPS:
+        names = [r.name for r in found if r.step is step]
+        if names:
+            verb = "is" if len(names) == 1 else "are"
+            told.append(f"{', '.join(names)} {verb} {SENTENCES[step]}")
+    return f"{'; '.join(told)}."
 
 
 def route_of(console: Console, namespace: str, name: str) -> RouteObserved:
@@ -279,10 +321,24 @@ def _words(
     told = f"As {route.source} says. "
     if last is not None and last.word == "written":
         told = f"Last changed by {last.actor}: “{last.reason}”. "
-    if not any(view.share is not None for rule in found for view in rule.backends):
-        over = found[0].observed_over if found else "the last 5 minutes"
-        return "not observed yet", "warn", f"{told}No request has come by this route in {over}."
-    if all(rule.in_step for rule in found):
-        return "in step", "good", f"{told}The observed shares agree with the weights."
-    over = next(rule.observed_over for rule in found if not rule.in_step)
-    return "out of step", "warn", f"{told}The shares observed in {over} do not agree with the weights."
+    if not found:
+        return StepVerdict.UNDIVIDED, "", f"{told}It has no rule that sends requests to a pool."
+    worst = min(found, key=lambda rule: STEPS.index(rule.step))
+    match worst.step:
+        case StepVerdict.UNOBSERVED:
+            said = f"No request has come by this route in {worst.observed_over}."
+        case StepVerdict.SETTLING:
+            said = f"{worst.requests:,} of the about {ENOUGH:,} requests that a verdict needs have come in {worst.observed_over}."
+        case StepVerdict.IN_STEP:
+            said = f"The shares of {worst.requests:,} requests agree with the weights."
+        case StepVerdict.OUT_OF_STEP:
+            said = f"The shares observed in {worst.observed_over} do not agree with the weights."
+        case StepVerdict.UNDIVIDED:
+            said = "All of its requests go to one pool."
+        case StepVerdict.MIXED:
+            said = (
+                "Requests are counted by pool, and another rule uses one of these pools: shares cannot be told apart."
+            )
+        case _:
+            assert_never(worst.step)
+    return worst.evidence, worst.colour, told + said
