@@ -185,7 +185,7 @@ class Appender:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the writer thread until cancelled or closed; then what is queued is written, for CLOSE_GRACE."""
         self._token = trio.lowlevel.current_trio_token()
-        if self.log.store.segment_full:
+        if self.log.store.segment_full or self.log.folded > self._limits.snapshot_cost:
             self._offer_snapshot()
         self._writer.start()
         task_status.started()

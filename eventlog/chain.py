@@ -3,6 +3,7 @@
 A class record digests what one class has in a batch: SHA-256 over each entry's position, time, class,
 length and bytes.  A batch's digest is SHA-256 over the digest before it, its bounds, its time and its class
 records.  Entries leave the log by whole segments only, and an entry says so before.
+A snapshot steers whoever starts from it, so the batch after it has its digest among the records, as of class 0.
 The chain shows tampering to whoever holds an earlier head; it is no signature.
 """
 
@@ -18,6 +19,10 @@ from pointsman.core.events import Entry
 _ENTRY = struct.Struct("<QdBI")
 _BOUNDS = struct.Struct("<QQd")
 _RECORD = struct.Struct("<BIQ32s")
+
+
+SNAPSHOT = 0
+"""Class number of the records that are about snapshots."""
 
 
 class ClassRecord(msgspec.Struct, frozen=True):
@@ -43,12 +48,18 @@ class Batch(msgspec.Struct, frozen=True):
     digest: bytes
     """Digest of the chain after the batch."""
     classes: bytes
-    """Packed class records, ascending by class."""
+    """Packed records, ascending by class."""
 
     @property
     def records(self) -> list[ClassRecord]:
         """The class records; `struct.error` where the bytes are not packed records."""
-        return [ClassRecord(*values) for values in _RECORD.iter_unpack(self.classes)]
+        return [ClassRecord(*values) for values in _RECORD.iter_unpack(self.classes) if values[0] != SNAPSHOT]
+
+    @property
+    def snapshots(self) -> dict[int, bytes]:
+        """The digests of the snapshots that the batch covers, by position; `struct.error` as for `records`."""
+        found = _RECORD.iter_unpack(self.classes)
+        return {position: digest for kind, _, position, digest in found if kind == SNAPSHOT}
 
 
 def genesis(log_id: str) -> bytes:
@@ -56,8 +67,24 @@ def genesis(log_id: str) -> bytes:
     return sha256(b"pointsman log " + log_id.encode()).digest()
 
 
-def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], bodies: Sequence[bytes]) -> Batch:
-    """Return the batch of entries from `first` on, given their classes and bodies; there is at least one."""
+def covering(position: int, digest: bytes) -> bytes:
+    """The packed record of a snapshot."""
+    return _RECORD.pack(SNAPSHOT, 0, position, digest)
+
+
+def seal(
+    previous: bytes,
+    first: int,
+    recorded_at: float,
+    kinds: Sequence[int],
+    bodies: Sequence[bytes],
+    *,
+    covers: bytes = b"",
+) -> Batch:
+    """Return the batch of entries from `first` on, given their classes and bodies; there is at least one.
+
+    `covers` are the packed records of snapshots that were written since the batch before.
+    """
     assert kinds, "a batch holds at least one entry"
     last = first + len(kinds) - 1
     # No Python loop over the entries: this runs for every entry that is ever written.
@@ -70,6 +97,7 @@ def seal(previous: bytes, first: int, recorded_at: float, kinds: Sequence[int], 
         for kind in present:
             mine = list(map(kind.__eq__, kinds))
             classes += _record(kind, list(compress(heads, mine)), list(compress(bodies, mine)))
+    classes = covers + classes
     return Batch(first, last, recorded_at, batch_digest(previous, first, last, recorded_at, classes), classes)
 
 

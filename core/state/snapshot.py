@@ -100,9 +100,9 @@ def _row(state: ClusterState, member: Endpoint) -> SlotRow:
 
 
 def restore(snapshot: ClusterSnapshot) -> ClusterState:
-    """The state that `snapshot` wrote down; `ValueError` where another version made it."""
-    if snapshot.version != VERSION:
-        raise ValueError(f"snapshot of projection version {snapshot.version}, wanted {VERSION}")
+    """The state that `snapshot` wrote down; `ValueError` where a later version made it."""
+    if snapshot.version > VERSION:
+        raise ValueError(f"snapshot of projection version {snapshot.version}, wanted {VERSION} or before")
     state = ClusterState()
     state.position = snapshot.position
     state.log_id = snapshot.log_id

@@ -41,6 +41,8 @@ def open_segments(directory: Path, build: str, limits: StoreLimits) -> Log:
         with SegmentLogReader(directory) as reader:
             recovered = recover(reader)
         store = SegmentStore(directory, recovered.meta, recovered.head, limits)
+        if recovered.unfollowed is not None:
+            store.cover(recovered.unfollowed)
         log = Log(directory, store, recovered, limits, partial(os.close, lock))
         settle(store.segment)
         discard_unfinished(directory)

@@ -20,6 +20,9 @@ from pointsman.eventlog.stores.projecting import projection_at, projection_befor
 from pointsman.eventlog.stores.reading import LogHead, TaggedPage
 from pointsman.eventlog.stores.snapshots import Projection, StoredSnapshot, has_its_digest
 
+COVER_BATCHES = 64
+"""Batches after a snapshot among which one covers it: it is written as soon as the commit before is told."""
+
 PAGE = 4096
 """Positions in one page: about a megabyte and two milliseconds."""
 
@@ -162,18 +165,33 @@ class SegmentLogReader:
     def snapshot_before(self, position: int) -> StoredSnapshot | None:
         """The newest snapshot at or before `position` that this version's projection made, checked; see `LogReader`."""
         for segment in reversed(self.segments()):
-            if segment.first - 1 > position:
-                continue
-            if (found := segment.snapshot_before(position, VERSION)) is not None:
-                self._check_snapshot(segment, found)
-                return found
+            until = position
+            while until >= segment.first - 1 and (found := segment.snapshot_before(until, VERSION)) is not None:
+                if self._covered(segment, found):
+                    return found
+                until = found.position - 1
         begins = self.segments()[0]
         if not 0 < begins.first - 1 <= position or (found := begins.snapshot(begins.first - 1)) is None:
             return None
-        self._check_snapshot(begins, found)
+        self._covered(begins, found)  # there is no other to start from; `log verify` tells where the chain lacks it
         return found
 
-    def _check_snapshot(self, segment: Segment, snapshot: StoredSnapshot) -> None:
+    def _covered(self, segment: Segment, snapshot: StoredSnapshot) -> bool:
+        """Whether the chain has the snapshot; `LogCorruptError` where its bytes are other ones.
+
+        The chain does not have one that was written right before its process ended.
+        """
+        self._check_digest(segment, snapshot)
+        if snapshot.position == 0:
+            return True
+        batches = [] if snapshot.position >= self.head().position else self.batches(snapshot.position, COVER_BATCHES)
+        digest = next((found for one in batches if (found := one.snapshots.get(snapshot.position)) is not None), None)
+        if digest not in (None, snapshot.digest):
+            where = f"{segment.where}, snapshot at position {snapshot.position}"
+            raise corrupt(self.directory, where, "it is not the one that the chain has")
+        return digest is not None
+
+    def _check_digest(self, segment: Segment, snapshot: StoredSnapshot) -> None:
         meta = segment.meta()
         at_start = snapshot.position == meta.first - 1
         chain = meta.previous_digest if at_start else self.digest_at(snapshot.position)

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, text
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from pointsman.eventlog.chain import Batch, runs, seal
+from pointsman.eventlog.chain import Batch, covering, runs, seal
 from pointsman.eventlog.errors import StoreMovedError
 from pointsman.eventlog.sqlite.segments import (
     connect_writer,
@@ -26,7 +26,7 @@ from pointsman.eventlog.sqlite.segments import (
 )
 from pointsman.eventlog.sqlite.tables import ADD_BATCH, SqlRow, rows
 from pointsman.eventlog.stores.reading import LogHead, SegmentMeta
-from pointsman.eventlog.stores.snapshots import LogSnapshot, stored
+from pointsman.eventlog.stores.snapshots import LogSnapshot, StoredSnapshot, stored
 from pointsman.eventlog.stores.writing import Prepared, StoreLimits
 
 STRIDES = (*range(1, 65), 128, 256, 512)
@@ -57,6 +57,8 @@ class SegmentStore:
         """A batch whose commit has begun and has not succeeded."""
         self._inode = 0
         self._bytes = self.segment.stat().st_size
+        self._covers = b""
+        """Packed records of the snapshots that the next batch is to cover."""
         self._next: tuple[SegmentMeta, LogSnapshot] | None = None
         """Beginning of the new segment, set while the step to it is under way: no batch goes into the old one any more."""
 
@@ -82,7 +84,8 @@ class SegmentStore:
         """Settle the next batch; the time is what the clock says, and never goes back."""
         recorded_at = max(time.time(), self.head.recorded_at)
         first = self.head.position + 1
-        batch = seal(self.head.digest, first, recorded_at, kinds, bodies)
+        batch = seal(self.head.digest, first, recorded_at, kinds, bodies, covers=self._covers)
+        self._covers = b""
         return Prepared(batch, kinds, bodies, sum(map(len, bodies)))
 
     @refusals()
@@ -169,12 +172,17 @@ class SegmentStore:
         """Write a snapshot of a position in this segment; one of an earlier segment is of no use here."""
         if snapshot.cluster.position < self._meta.first - 1:
             return
-        connection = self._writable()
+        connection, kept = self._writable(), stored(snapshot, chain_digest)
         try:
-            insert_snapshot(connection, stored(snapshot, chain_digest))
+            insert_snapshot(connection, kept)
         except BaseException:
             self.disconnect()
             raise
+        self.cover(kept)
+
+    def cover(self, snapshot: StoredSnapshot) -> None:
+        """Have the next batch cover a snapshot that is written."""
+        self._covers += covering(snapshot.position, snapshot.digest)
 
     @refusals()
     def begin_segment(self, snapshot: LogSnapshot) -> None:
@@ -197,11 +205,13 @@ class SegmentStore:
         if self._next is None:
             return
         meta, snapshot = self._next
-        create_segment(self.directory, meta, stored(snapshot, self.head.digest))
+        kept = stored(snapshot, self.head.digest)
+        create_segment(self.directory, meta, kept)
         if self._connection is not None:
             rows(self._connection, _CHECKPOINT)  # nobody will, once this connection is gone
         self.disconnect()
         self._meta, self._next = meta, None
+        self.cover(kept)
         self._writable()
 
     @refusals()

@@ -1,5 +1,8 @@
 """Walking the whole chain: every batch of every segment, against its entries and the batch before.
 
+The entries are folded on the way, and each snapshot has to say what they add up to, and to be the one that the chain
+has.
+
 What comes before the first segment was dropped: the log says so itself, and the archive has what the log says of it.
 """
 
@@ -12,7 +15,7 @@ from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.stores.archive import dropped_before, drops
 from pointsman.eventlog.stores.reading import LogReader, SegmentReader
-from pointsman.eventlog.stores.snapshots import has_its_digest
+from pointsman.eventlog.stores.snapshots import Projection, has_its_digest, restore, says
 
 BATCHES = 64
 """Batches of one page: some thousands of entries under load."""
@@ -66,6 +69,11 @@ class _Walk:
         self.first = 1
         self.anchor = self.digest = b""
         self.position = 0
+        self.projection = Projection()
+        self.digests: dict[int, bytes] = {}
+        """Digests of the snapshots that were met, by position."""
+        self.covered: set[int] = set()
+        """Positions of those that a batch covers."""
         self.drops: list[SegmentDropped] = []
         """Drops that the kept entries tell of."""
         self.dropped: tuple[SegmentDropped, ...] = ()
@@ -102,6 +110,8 @@ class _Walk:
             self.anchor = self.digest
             if meta.first == 1 and self.digest != genesis(meta.log_id):
                 return self.fail(segment, "the chain does not begin at the log id")
+            if meta.first > 1 and not self._start(segment):
+                return False
         elif meta.log_id != self.log_id:
             return self.fail(segment, f"is of log {meta.log_id}, wanted {self.log_id}")
         elif (meta.first - 1, meta.previous_digest) != (self.position, self.digest):
@@ -124,6 +134,8 @@ class _Walk:
         self.batches += 1
         self.entries += len(entries)
         self.drops += drops(entries)
+        if not self._fold(segment, batch, entries) or not self._check_covers(segment, batch):
+            return False
         known = self.heads.get(batch.last)
         if known is not None and known != batch.digest:
             return self.fail(segment, f"its digest is {batch.digest.hex()}, and {known.hex()} was published", batch)
@@ -131,12 +143,56 @@ class _Walk:
             return self.fail(segment, f"a head at {inside} was published, and no batch ends there", batch)
         return self._check_snapshot(segment)
 
+    def _start(self, segment: SegmentReader) -> bool:
+        """Take up what was dropped from the snapshot at the head of what is kept."""
+        snapshot = segment.snapshot(self.position)
+        if snapshot is None:
+            return self.fail(
+                segment, f"the snapshot at position {self.position} is missing: what was dropped is not told"
+            )
+        try:
+            self.projection = restore(snapshot)
+        except (msgspec.DecodeError, ValueError, LookupError) as error:
+            return self.fail(segment, f"the snapshot at position {self.position} does not decode: {error}")
+        return True
+
+    def _fold(self, segment: SegmentReader, batch: Batch, entries: list[Entry]) -> bool:
+        for entry in entries:
+            try:
+                self.projection.apply(entry)
+            except (msgspec.DecodeError, AssertionError, LookupError, ValueError) as error:
+                return self.fail(segment, f"entry {entry.position} cannot be folded: {error}", batch)
+        for record in batch.records:
+            self.projection.totals.count(record.kind, batch.recorded_at, record.entries, record.body_bytes)
+        return True
+
+    def _check_covers(self, segment: SegmentReader, batch: Batch) -> bool:
+        """Check that the snapshots that a batch covers are those that are there."""
+        for position, digest in batch.snapshots.items():
+            if position < self.first - 1:
+                continue  # it was dropped
+            found = self.digests.get(position)
+            self.covered.add(position)
+            if found is None:
+                return self.fail(
+                    segment, f"the snapshot at position {position} is missing, and the chain has it", batch
+                )
+            if found != digest:
+                return self.fail(
+                    segment, f"the snapshot at position {position} is not the one that the chain has", batch
+                )
+        return True
+
     def _check_snapshot(self, segment: SegmentReader) -> bool:
         snapshot = segment.snapshot(self.position)
         if snapshot is None:
             return True
         if not has_its_digest(snapshot, self.digest):
             return self.fail(segment, f"the snapshot at position {self.position} does not have its digest")
+        if not says(snapshot, self.projection):
+            return self.fail(segment, f"the snapshot at position {self.position} is not what the entries add up to")
+        if self.position > 0:
+            self.digests[self.position] = snapshot.digest
         self.snapshots += 1
         return True
 
@@ -166,6 +222,10 @@ def walk_chain(reader: LogReader, heads: dict[int, bytes] | None = None) -> Chai
 
 def _walk_dropped(walk: _Walk) -> bool:
     """Check that what is not kept was dropped by entries that follow each other back to the first position."""
+    if walk.first > 1 and walk.first - 1 not in walk.covered:
+        return walk.fail(
+            walk.reader.segments()[0], "the chain does not have the snapshot that what is kept begins with"
+        )
     before, digest = walk.first - 1, walk.anchor
     ends = {0: genesis(walk.log_id)}
     oldest = walk.reader.segments()[0]

@@ -26,6 +26,8 @@ class Log:
         self.log_id = recovered.meta.log_id
         self.head = recovered.head
         self.projection = recovered.projection
+        self.folded = recovered.folded
+        """Count of entries that opening folded."""
         self.created = False
         """Whether this opening created it."""
         self.store = store

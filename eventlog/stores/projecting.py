@@ -10,13 +10,13 @@ from pointsman.eventlog.stores.snapshots import Projection, restore
 def projection_before(reader: LogReader, position: int) -> Projection:
     """What the newest snapshot at or before `position` says, or the empty beginning."""
     snapshot = reader.snapshot_before(position)
-    if snapshot is not None:
+    if snapshot is not None and snapshot.position > 0:
         try:
             return restore(snapshot)
         except (msgspec.DecodeError, ValueError) as error:
             where = f"snapshot at position {snapshot.position}"
             raise corrupt(reader.directory, where, f"it does not decode: {error}") from error
-    if reader.first() > 1:
+    if snapshot is None and reader.first() > 1:
         raise NotKeptError(f"no snapshot at or before position {position}, and the log begins with {reader.first()}")
     return Projection()
 

@@ -12,7 +12,7 @@ from pointsman.core.events import Entry
 from pointsman.eventlog.chain import Batch, check_batch, genesis
 from pointsman.eventlog.errors import NotKeptError, corrupt
 from pointsman.eventlog.stores.reading import LogHead, LogReader, SegmentMeta
-from pointsman.eventlog.stores.snapshots import Projection
+from pointsman.eventlog.stores.snapshots import Projection, StoredSnapshot, says
 
 
 class Recovered(msgspec.Struct):
@@ -22,6 +22,10 @@ class Recovered(msgspec.Struct):
     """What the last segment says of itself."""
     head: LogHead
     projection: Projection
+    folded: int
+    """Count of entries that were folded for it."""
+    unfollowed: StoredSnapshot | None
+    """Snapshot at the head of a last segment without a batch: the next batch is to cover it."""
 
 
 def recover(reader: LogReader) -> Recovered:
@@ -32,11 +36,15 @@ def recover(reader: LogReader) -> Recovered:
         projection = reader.projection_before(head.position)
     except NotKeptError as error:
         raise corrupt(reader.directory, "the log", f"its state cannot be folded: {error}") from error
+    start = projection.position
     _fold(reader, projection, head)
     last = reader.segments()[-1]
+    unfollowed = last.snapshot(head.position) if head.position == last.first - 1 > 0 else None
+    if unfollowed is not None and not says(unfollowed, projection):
+        raise corrupt(reader.directory, last.where, "its first snapshot is not what the log before adds up to")
     if (problem := last.stray_entry()) is not None:
         raise corrupt(reader.directory, last.where, problem)
-    return Recovered(last.meta(), head, projection)
+    return Recovered(last.meta(), head, projection, head.position - start, unfollowed)
 
 
 def _check_links(reader: LogReader) -> None:
