@@ -144,7 +144,8 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     retention = Retention(settings.keep, appender, control.model.path, leash.tell)
     listener = listen_at(Path(settings.feed))
     async with trio.open_nursery() as nursery:
-        await nursery.start(follow_sources, settings, config, recorder, log)
+        ready = trio.Event()
+        await nursery.start(follow_sources, settings, config, recorder, log, ready)
         nursery.start_soon(serve_feed, hub, listener)
         nursery.start_soon(config.run)
         nursery.start_soon(run_scraper, settings, config, recorder, log, lambda: control.last_request)
@@ -163,12 +164,18 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         if settings.console >= 0:
             nursery.start_soon(_serve_console, settings, control, changes, retention)
         nursery.start_soon(_until_terminated, nursery.cancel_scope, causes)
-        await leash.say(Ready())
+        nursery.start_soon(_say_ready, leash, ready)
         _settle_memory()
         await leash.run(hub, appender, control.wake)
         _bound_the_end()
         nursery.cancel_scope.cancel()
     return causes[-1]
+
+
+async def _say_ready(leash: ControlLeash, ready: trio.Event) -> None:
+    """Tell the supervisor that this process is ready, once its source has said what there is to pick from."""
+    await ready.wait()
+    await leash.say(Ready())
 
 
 async def _serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> None:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import trio
 
 from pointsman.cli.control.config_following import ConfigFollower
@@ -87,13 +88,19 @@ async def follow_sources(
     config: ConfigFollower,
     recorder: Recorder,
     log: Log,
+    ready: trio.Event,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Follow the source of endpoints; reports that it has started once what it found first is recorded."""
+    """Follow the source of endpoints; reports that it has started once what it found first is recorded.
+
+    `ready` is set when there is something to pick from: a broken endpoints file leaves it as it is.
+    """
     if settings.manifests:
+        ready.set()
         await watch_manifests(Path(settings.manifests), lambda: log.state, recorder.membership, task_status=task_status)
         return
+    follow = _Following(settings.pool, recorder, log, ready)
     async with trio.open_nursery() as nursery:
         while True:
             changed = config.changed
@@ -101,26 +108,35 @@ async def follow_sources(
             if discovery is not None:
                 with trio.CancelScope() as scope:
                     nursery.start_soon(_replaced, config, discovery, scope)
-                    await _endpoints(settings.pool, discovery, recorder, log, task_status)
+                    await follow.endpoints(discovery, task_status)
                 task_status = trio.TASK_STATUS_IGNORED
                 continue
+            ready.set()
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             await changed.wait()
 
 
-async def _endpoints(
-    pool: str, discovery: FileDiscovery, recorder: Recorder, log: Log, task_status: trio.TaskStatus[None]
-) -> None:
-    await watch_endpoints(
-        Path(discovery.path),
-        pool,
-        lambda: log.state,
-        recorder.membership,
-        follow=discovery.watch_file,
-        task_status=task_status,
-    )
-    await trio.sleep_forever()  # until the configuration names another file
+class _Following(msgspec.Struct, frozen=True):
+    """What it takes to follow an endpoints file."""
+
+    pool: str
+    recorder: Recorder
+    log: Log
+    ready: trio.Event
+
+    async def endpoints(self, discovery: FileDiscovery, task_status: trio.TaskStatus[None]) -> None:
+        """Follow the file for ever, also where it is read once."""
+        await watch_endpoints(
+            Path(discovery.path),
+            self.pool,
+            lambda: self.log.state,
+            self.recorder.membership,
+            follow=discovery.watch_file,
+            ready=self.ready.set,
+            task_status=task_status,
+        )
+        await trio.sleep_forever()  # until the configuration names another file
 
 
 async def _replaced(config: ConfigFollower, discovery: FileDiscovery, scope: trio.CancelScope) -> None:

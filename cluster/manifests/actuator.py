@@ -1,20 +1,20 @@
 """Writes weights into the manifest file that an HTTPRoute came from, and reads them from there.
 
 Rules.  The file is written only while it still has the digest that the change rests on.
-The new content replaces the old one whole (a file beside it, synced, then renamed over it, and the name synced).
+The new content replaces the old one whole (`file_replacing.py`).
 What fails leaves the file as it was.
 """
 
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import trio
 
-from pointsman.cluster.manifests.route_file import RouteFileError, change_weights
-from pointsman.cluster.objects.manifest import file_version, read_manifest
-from pointsman.cluster.objects.yaml_document import DocumentError
+from pointsman.cluster.manifests.file_replacing import NotReplaceableError, check_replaceable, replace_file
+from pointsman.cluster.manifests.regular_files import NO_REGULAR_FILE, regular_bytes
+from pointsman.cluster.manifests.route_file import RouteFileError, change_weights, unwritable_rules
+from pointsman.cluster.objects.manifest import FoundObject, Manifest, file_version, read_manifest
+from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
 from pointsman.core.events import RouteObserved, WeightsIntended
 from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
 from pointsman.core.rollout.weight_change import (
@@ -47,26 +47,54 @@ class ManifestActuator:
         return await trio.to_thread.run_sync(_read_back, self._directory / source, intent)
 
 
+def read_with_obstacles(directory: Path, source: str, data: bytes) -> Manifest:
+    """Return the objects of a file, with what keeps the weights of its routes from being written, if anything does."""
+    manifest = read_manifest(source, data)
+    if not any(isinstance(found.value, RouteObserved) for found in manifest.objects):
+        return manifest
+    try:
+        check_replaceable(directory / source)
+        obstacle = ""
+    except NotReplaceableError as error:
+        obstacle = str(error)
+    objects = [_with_obstacle(found, source, data, obstacle) for found in manifest.objects]
+    return msgspec.structs.replace(manifest, objects=tuple(objects))
+
+
+def _with_obstacle(found: FoundObject, source: str, data: bytes, obstacle: str) -> FoundObject:
+    route = found.value
+    if not isinstance(route, RouteObserved):
+        return found
+    reasons = [obstacle] * len(route.rules) if obstacle else unwritable_rules(source, data, found.name)
+    rules = [
+        msgspec.structs.replace(rule, unwritable=reason) for rule, reason in zip(route.rules, reasons, strict=True)
+    ]
+    return msgspec.structs.replace(found, value=msgspec.structs.replace(route, rules=tuple(rules)))
+
+
 def _failed(found: str, wanted: str, code: ChangeCode = ChangeCode.NOT_WRITTEN) -> WriteFailed:
     return WriteFailed(ChangeRefusal(code, found, wanted))
 
 
 def _write(path: Path, intent: WeightsIntended) -> WriteResult:
     try:
-        before = path.read_bytes()
+        before = regular_bytes(path, BYTES_MAX + 1)
     except OSError as error:
         return _failed(f"cannot read {path}: {error.strerror}", "a file that can be read")
+    if before is None:
+        return _failed(f"{path.name} is no regular file", "one")
     same = "the file that the change rests on"
     if file_version(before) != intent.version:
         return _failed(f"{path.name} was changed since the route was read", same, ChangeCode.STALE)
     weights = {(ref.group, ref.kind, ref.pool): ref.weight for ref in touched(intent.before, intent.after)}
     try:
-        after = change_weights(before, intent.route, intent.rule, weights)
+        after = change_weights(path.name, before, intent.route, intent.rule, weights)
+        replaced = replace_file(path, before, after)
     except RouteFileError as error:
         where = f"{path.name}, line {error.line}" if error.line else path.name
         return _failed(f"{where}: {error.found}", error.wanted)
-    try:
-        replaced = _replace(path, before, after)
+    except NotReplaceableError as error:
+        return _failed(error.found, error.wanted)
     except OSError as error:
         return _failed(f"cannot write {path}: {error.strerror}", "a directory with room that can be written")
     if not replaced:
@@ -74,40 +102,11 @@ def _write(path: Path, intent: WeightsIntended) -> WriteResult:
     return WriteDone()
 
 
-def _replace(path: Path, before: bytes, after: bytes) -> bool:
-    """Put `after` in the place of `before`, with the same mode; False where something else stands there."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o7777)
-        if path.read_bytes() != before:  # the last moment at which somebody else's edit can be kept
-            os.unlink(name)
-            return False
-        os.replace(name, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    with suppress(OSError):  # where directories cannot be synced
-        _sync(path.parent)
-    return True
-
-
-def _sync(directory: Path) -> None:
-    """Have the names in `directory` on disk: a change that is recorded as written survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read_back(path: Path, intent: WeightsIntended) -> ReadBackResult:
     try:
-        data = path.read_bytes()
+        data = regular_bytes(path, BYTES_MAX + 1)
+        if data is None:
+            return ReadBackFailed(f"{path.name} {NO_REGULAR_FILE}")
         found = {one.name: one.value for one in read_manifest(path.name, data).objects if one.kind == "HTTPRoute"}
     except OSError as error:
         return ReadBackFailed(f"{path.name}: {error.strerror}")

@@ -1,22 +1,31 @@
 """Weights in a manifest file: only the characters of the numbers change.
 
-The YAML is composed to nodes with marks, the numbers are replaced in the text, and the result is parsed again:
-unless the two documents differ in exactly the weights that were asked for, nothing is returned.
-Comments, order, indentation, line ends and the other documents of the file stay byte for byte.
+Rules.  The route is the one that the reader of manifests finds, in a document of its own or in a List.
+The numbers are replaced in the text, and a file stays in the language in which it is written: JSON stays JSON.
+The result is read again before anything is written: unless it differs in exactly the weights that were asked for,
+nothing is returned.
+Comments, order, indentation, line ends and the other objects of the file stay byte for byte.
 """
 
+import copy
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
-import yaml
+import msgspec
 
+from pointsman.cluster.objects.manifest import FoundObject, file_version, manifest_of
+from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, YamlPath, load_documents
+from pointsman.cluster.objects.yaml_nodes import YamlNode, checked_text
+from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.core.rollout.weights import WEIGHT_MAX
 
 Backend = tuple[str, str, str]
 """Group, kind and `namespace/name` of a backendRef."""
 
-_CORE_GROUP = ""
-"""Group of a backendRef that names none, as in the Gateway API."""
+Edit = tuple[int, int, str]
+"""Begin and end of the characters to replace, and what takes their place."""
 
 WRITTEN_OUT = "one that is written out"
 
@@ -31,187 +40,272 @@ class RouteFileError(Exception):
         self.wanted = wanted
 
 
-def change_weights(data: bytes, route: str, rule: int, weights: Mapping[Backend, int]) -> bytes:
-    """Return `data` with the weights of these backends of rule number `rule` of `route` (`namespace/name`) changed.
+class _Place(msgspec.Struct, frozen=True):
+    """A backendRef of a rule, by the indexes of both."""
 
-    Raises `RouteFileError` where the route, the rule or a backend is missing or stands twice,
+    rule: int
+    backend: int
+
+
+def change_weights(source: str, data: bytes, route: str, rule: int, weights: Mapping[Backend, int]) -> bytes:
+    """Return `data`, the file `source`, with these weights in rule number `rule` of `route` (`namespace/name`).
+
+    Raises `RouteFileError` where the file is wrong, where the route, the rule or a backend is missing or stands twice,
     where a number is shared with another place by an anchor, or where a weight is not 0 to `WEIGHT_MAX`.
     """
     for backend, weight in weights.items():
         if not 0 <= weight <= WEIGHT_MAX:
             raise RouteFileError(0, f"weight of {backend[2]} is {weight}", f"0 to {WEIGHT_MAX:,}")
-    try:
-        text = data.decode("utf-8")
-        documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RouteFileError(_line_of(error), f"not YAML: {error}", "YAML documents") from error
-    document, found = _route_node(documents, route)
-    rule_node = _rule_node(found, rule)
-    uses = _uses(document)
-    edits: list[tuple[int, int, str]] = []
+    file = _RouteFile(source, data, route)
+    backends = file.backends(rule)
     remaining = dict(weights)
-    for node in _items(_value(rule_node, "backendRefs")):
-        backend = _backend(node, route.partition("/")[0])
-        if backend not in remaining:
-            continue
-        edits.append(_edit(text, node, remaining.pop(backend), uses))
-        if _backend_count(rule_node, backend, route) > 1:
-            found_twice = f"backend {backend[2]} stands twice in rule {rule + 1} of {route}"
-            raise RouteFileError(_line(node), found_twice, "each backend once")
+    asked: dict[_Place, int] = {}
+    for index, ref in enumerate(backends):
+        if (key := _key(ref)) in remaining:
+            file.check_single(rule, index)
+            asked[_Place(rule, index)] = remaining.pop(key)
     if remaining:
-        missing = ", ".join(sorted(b[2] for b in remaining))
-        raise RouteFileError(
-            _line(rule_node), f"rule {rule + 1} of {route} has no backend {missing}", "one that it has"
-        )
-    for start, end, replacement in sorted(edits, reverse=True):
-        text = text[:start] + replacement + text[end:]
-    changed = text.encode("utf-8")
-    _check(data, changed, route, rule, weights)
-    return changed
+        missing = ", ".join(sorted(name for _, _, name in remaining))
+        found = f"rule {rule + 1} of {route} has no backend {missing}"
+        raise RouteFileError(file.line_of_rule(rule), found, "one that it has")
+    return file.changed(asked)
 
 
-def _check(before: bytes, after: bytes, route: str, rule: int, weights: Mapping[Backend, int]) -> None:
-    """Only the listed weights differ, or nothing is written."""
-    old, new = list(yaml.safe_load_all(before)), list(yaml.safe_load_all(after))
-    for document in old:
-        if isinstance(document, dict) and _is_route(document, route):
-            rules = document["spec"]["rules"]
-            chosen = rules[rule] if isinstance(rules, list) else rules
-            for ref in chosen["backendRefs"]:
-                backend = _identity(ref, route.partition("/")[0])
-                if backend in weights:
-                    ref["weight"] = weights[backend]
-    if old != new:
-        found = f"changing the weights of {route} would change something else in its file as well"
-        raise RouteFileError(0, found, "numbers that stand by themselves")
+def unwritable_rules(source: str, data: bytes, route: str) -> tuple[str, ...]:
+    """Return for each rule of a route that the file has why its weights cannot be changed; empty where they can."""
+    file = _RouteFile(source, data, route)
+    reasons: list[str] = []
+    asked: dict[_Place, int] = {}
+    for rule, written in enumerate(file.value.rules):
+        places = {_Place(rule, i): (ref.weight + 1) % WEIGHT_MAX for i, ref in enumerate(written.backends)}
+        reasons.append(reason := file.obstacle(places))
+        if not reason:
+            asked |= places
+    try:
+        file.changed(asked)
+    except RouteFileError as error:
+        return tuple(reason or _in_words(error) for reason in reasons)
+    return tuple(reasons)
 
 
-def _is_route(document: Mapping[str, object], route: str) -> bool:
-    metadata = document.get("metadata")
-    if document.get("kind") != "HTTPRoute" or not isinstance(metadata, dict):
-        return False
-    return f"{metadata.get('namespace') or 'default'}/{metadata.get('name')}" == route
+def _in_words(error: RouteFileError) -> str:
+    return f"line {error.line}: {error}" if error.line else str(error)
 
 
-def _identity(ref: Mapping[str, object], namespace: str) -> Backend:
-    pool = f"{ref.get('namespace') or namespace}/{ref.get('name')}"
-    return str(ref.get("group") or _CORE_GROUP), str(ref.get("kind") or "Service"), pool
+def _key(ref: BackendRef) -> Backend:
+    return ref.group, ref.kind, ref.pool
 
 
-def _route_node(documents: list[yaml.Node], route: str) -> tuple[yaml.Node, yaml.Node]:
-    found = [
-        node
-        for node in documents
-        if _text(_value(node, "kind")) == "HTTPRoute"
-        and f"{_text(_value(node, 'metadata', 'namespace')) or 'default'}/{_text(_value(node, 'metadata', 'name'))}"
-        == route
-    ]
-    if len(found) != 1:
-        line = _line(found[1]) if found else 0
-        raise RouteFileError(line, f"{len(found)} HTTPRoutes named {route} in the file", "one")
-    return found[0], found[0]
+class _RouteFile:
+    """A file as the reader sees it, and the nodes of one route in it."""
 
+    def __init__(self, source: str, data: bytes, route: str) -> None:
+        self._source, self._data, self._route = source, data, route
+        self._documents, self._found, self.value = _read(source, data, route)
+        self._text = checked_text(data)
+        self._root = self._documents[self._found.document].root
+        self._uses = _uses(self._root)
 
-def _rule_node(route_node: yaml.Node, rule: int) -> yaml.Node:
-    rules = _value(route_node, "spec", "rules")
-    nodes = [rules] if isinstance(rules, yaml.MappingNode) else _items(rules)
-    if not 0 <= rule < len(nodes):
-        raise RouteFileError(_line(route_node), f"the route has {len(nodes)} rules", f"number {rule + 1}")
-    return nodes[rule]
+    # --- what is asked ----------------------------------------------------------------------------
 
+    def backends(self, rule: int) -> tuple[BackendRef, ...]:
+        """The backends of a rule."""
+        if not 0 <= rule < len(self.value.rules):
+            found = f"the route has {len(self.value.rules)} rules"
+            raise RouteFileError(self._found.line, found, f"number {rule + 1}")
+        return self.value.rules[rule].backends
 
-def _backend(node: yaml.Node, namespace: str) -> Backend:
-    ref = {key: _text(_value(node, key)) for key in ("group", "kind", "name", "namespace")}
-    return _identity(ref, namespace)
+    def check_single(self, rule: int, index: int) -> None:
+        """Raise `RouteFileError` where the rule has another backendRef for the same backend."""
+        keys = [_key(ref) for ref in self.backends(rule)]
+        if keys.count(keys[index]) > 1:
+            found = f"backend {keys[index][2]} stands twice in rule {rule + 1} of {self._route}"
+            raise RouteFileError(self._line((*self._rule_path(rule), "backendRefs", index)), found, "each backend once")
 
+    def line_of_rule(self, rule: int) -> int:
+        """The line in which a rule begins."""
+        return self._line(self._rule_path(rule))
 
-def _backend_count(rule_node: yaml.Node, backend: Backend, route: str) -> int:
-    namespace = route.partition("/")[0]
-    return sum(_backend(node, namespace) == backend for node in _items(_value(rule_node, "backendRefs")))
+    def obstacle(self, asked: Mapping[_Place, int]) -> str:
+        """Why one of these weights cannot be changed; empty where nothing is in the way."""
+        try:
+            for place in asked:
+                self.check_single(place.rule, place.backend)
+            list(self._edits(asked))
+        except RouteFileError as error:
+            return _in_words(error)
+        return ""
 
+    # --- what is changed --------------------------------------------------------------------------
 
-def _edit(text: str, node: yaml.Node, weight: int, uses: Mapping[int, int]) -> tuple[int, int, str]:
-    """The characters to replace so that the backendRef `node` has this weight."""
-    assert isinstance(node, yaml.MappingNode)
-    if uses[id(node)] > 1:
-        raise RouteFileError(_line(node), "the backendRef is shared with another place by an anchor", WRITTEN_OUT)
-    number = _value(node, "weight")
-    if number is None:
-        return _insertion(text, node, weight)
-    if not isinstance(number, yaml.ScalarNode) or uses[id(number)] > 1:
-        raise RouteFileError(_line(number), "the weight is shared with another place by an anchor", WRITTEN_OUT)
-    start, end = number.start_mark.index, number.end_mark.index
-    anchor = re.match(r"(&\S+\s+)?(!!?\S*\s+)?", text[start:end])
-    return start + (anchor.end() if anchor else 0), end, str(weight)
+    def changed(self, asked: Mapping[_Place, int]) -> bytes:
+        """The file with other weights, read again; `RouteFileError` where anything else would change."""
+        text = self._text
+        for start, end, replacement in sorted(self._edits(asked), reverse=True):
+            text = text[:start] + replacement + text[end:]
+        mark = b"\xef\xbb\xbf" if self._data.startswith(b"\xef\xbb\xbf") else b""
+        after = mark + text.encode("utf-8")
+        self._check(after, text, asked)
+        return after
 
+    def _edits(self, asked: Mapping[_Place, int]) -> Iterator[Edit]:
+        for place, weight in asked.items():
+            yield self._edit((*self._rule_path(place.rule), "backendRefs", place.backend), weight)
 
-def _insertion(text: str, node: yaml.MappingNode, weight: int) -> tuple[int, int, str]:
-    """Where a missing weight goes: after the last field, in the way the mapping is written."""
-    _, last = node.value[-1]
-    end = last.end_mark.index
-    if node.flow_style:
-        return end, end, f", weight: {weight}"
-    key, _ = node.value[0]
-    end = _end_of_scalar(text, last)
-    newline = "\r\n" if "\r\n" in text else "\n"
-    line_end = text.find("\n", end)
-    line_end = len(text) if line_end < 0 else line_end
-    if text[line_end - 1 : line_end] == "\r":
-        line_end -= 1
-    return line_end, line_end, f"{newline}{' ' * key.start_mark.column}weight: {weight}"
+    def _edit(self, path: YamlPath, weight: int) -> Edit:
+        """The characters to replace so that the backendRef at `path` has this weight."""
+        chain = self._chain(path)
+        if any(self._shared(node) for node in chain):
+            found = "the backendRef is shared with another place by an anchor"
+            raise RouteFileError(chain[-1].line, found, WRITTEN_OUT)
+        number = _own(chain[-1], "weight")
+        if number is None:
+            return self._insertion(chain[-1], weight)
+        if number.text is None or self._shared(number):
+            found = "the weight is shared with another place by an anchor"
+            raise RouteFileError(number.line, found, WRITTEN_OUT)
+        written = self._text[number.start : number.end]
+        before = _PROPERTIES.match(written)
+        start = number.start + (before.end() if before else 0)
+        blank = " " if start == number.end and self._text[start - 1 : start] == ":" else ""
+        quote = self._text[start] if self._text[start : start + 1] in ("'", '"') else ""
+        return start, number.end, f"{blank}{quote}{weight}{quote}"
 
+    def _insertion(self, mapping: YamlNode, weight: int) -> Edit:
+        """Where a missing weight goes: behind the last field that stands in the mapping, in the way it is written."""
+        pairs = list(zip(mapping.children[::2], mapping.children[1::2], strict=True))
+        for at in reversed(range(len(pairs))):
+            key, value = pairs[at]
+            if (end := self._end(value)) is None or self._shared(key):
+                continue  # an alias: its node stands elsewhere
+            if mapping.flow:
+                before = pairs[at - 1][1] if at and not self._shared(pairs[at - 1][1]) else None
+                return end, end, f"{self._comma(key, before)}{self._flow_field(key, value)}{weight}"
+            newline = "\r\n" if "\r\n" in self._text else "\n"
+            line_end = self._text.find("\n", end)
+            line_end = len(self._text) if line_end < 0 else line_end
+            line_end -= self._text[line_end - 1 : line_end] == "\r"
+            first = mapping.children[0]
+            column = first.start - (self._text.rfind("\n", 0, first.start) + 1)
+            return line_end, line_end, f"{newline}{' ' * column}weight: {weight}"
+        raise RouteFileError(mapping.line, "the backendRef is made of aliases", WRITTEN_OUT)
 
-def _end_of_scalar(text: str, node: yaml.Node) -> int:
-    """End of a value without the blank lines that a block collection's mark includes."""
-    end = node.end_mark.index
-    start = node.start_mark.index
-    return start + len(text[start:end].rstrip())
-
-
-def _uses(node: yaml.Node) -> dict[int, int]:
-    """How often each node of the document is referred to: more than once means an alias."""
-    counts: dict[int, int] = {}
-
-    def visit(current: yaml.Node) -> None:
-        counts[id(current)] = counts.get(id(current), 0) + 1
-        if counts[id(current)] > 1:
-            return
-        for child in _children(current):
-            visit(child)
-
-    visit(node)
-    return counts
-
-
-def _children(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield key
-            yield value
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
-
-
-def _value(node: yaml.Node | None, *keys: str) -> yaml.Node | None:
-    for wanted in keys:
-        if not isinstance(node, yaml.MappingNode):
+    def _end(self, node: YamlNode) -> int | None:
+        """Index behind a value, without what follows the last line of a block; None where an alias ends it."""
+        while node.children and not node.flow and not self._shared(node):
+            node = node.children[-1]
+        if self._shared(node):
             return None
-        node = next((value for key, value in node.value if _text(key) == wanted), None)
-    return node
+        return node.start + len(self._text[node.start : node.end].rstrip())
+
+    def _comma(self, key: YamlNode, before: YamlNode | None) -> str:
+        """What divides the fields of the mapping that `key` stands in, as it is written there."""
+        if before is not None and _COMMA.fullmatch(between := self._text[before.end : key.start]):
+            return between
+        line = self._text[self._text.rfind("\n", 0, key.start) + 1 : key.start]
+        if not line.strip() and line:
+            return f",{chr(13) if chr(13) in self._text else ''}\n{line}"
+        return "," if self._text[key.end : key.end + 2].strip() == self._text[key.end : key.end + 2] else ", "
+
+    def _flow_field(self, key: YamlNode, value: YamlNode) -> str:
+        """The key of the weight, and what divides it from the number, as `key` is written."""
+        between = self._text[key.end : value.start]
+        quote = '"' if self._text[key.start : key.start + 1] == '"' else ""
+        return f"{quote}weight{quote}{between if _COLON.fullmatch(between) and (quote or between != ':') else ': '}"
+
+    def _check(self, after: bytes, text: str, asked: Mapping[_Place, int]) -> None:
+        """Only these weights differ for whoever reads the file, or nothing is written."""
+        found = f"changing the weights of {self._route} would change something else in its file as well"
+        refusal = RouteFileError(0, found, "numbers that stand by themselves")
+        expected = copy.deepcopy([document.value for document in self._documents])
+        rules = list(self.value.rules)
+        for place, weight in asked.items():
+            path = (*self._rule_path(place.rule), "backendRefs", place.backend)
+            cast(dict[str, object], _at(expected[self._found.document], path))["weight"] = weight  # a mapping, as read
+            refs = list(rules[place.rule].backends)
+            refs[place.backend] = msgspec.structs.replace(refs[place.backend], weight=weight)
+            rules[place.rule] = msgspec.structs.replace(rules[place.rule], backends=tuple(refs))
+        try:
+            documents, _, value = _read(self._source, after, self._route)
+        except RouteFileError:
+            raise refusal from None
+        if [document.value for document in documents] != expected or value.rules != tuple(rules):
+            raise refusal
+        if _is_json(self._text) and not _is_json(text):
+            raise refusal
+
+    # --- places -----------------------------------------------------------------------------------
+
+    def _rule_path(self, rule: int) -> YamlPath:
+        """What leads to a rule; the reader takes a mapping under `rules` for a list of one."""
+        rules: YamlPath = (*self._found.path, "spec", "rules")
+        value = _at(self._documents[self._found.document].value, rules)
+        return rules if isinstance(value, dict) else (*rules, rule)
+
+    def _line(self, path: YamlPath) -> int:
+        return self._documents[self._found.document].lines.get(path, self._found.line)
+
+    def _shared(self, node: YamlNode) -> bool:
+        return self._uses[id(node)] > 1
+
+    def _chain(self, path: YamlPath) -> list[YamlNode]:
+        """The nodes from the document's root to the one at `path`."""
+        node, chain = self._root, [self._root]
+        for at, step in enumerate(path):
+            inner = node.children[step] if isinstance(step, int) else _own(node, step)
+            if inner is None:  # the reader found it, so that a merge key brought it here
+                found = f"{step!r} is merged from another place"
+                raise RouteFileError(self._line(path[:at]), found, WRITTEN_OUT)
+            node = inner
+            chain.append(node)
+        return chain
 
 
-def _items(node: yaml.Node | None) -> list[yaml.Node]:
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
+_COMMA = re.compile(r"\s*,\s*")
+_COLON = re.compile(r"[ \t]*:[ \t]*")
 
 
-def _text(node: yaml.Node | None) -> str:
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+def _read(source: str, data: bytes, route: str) -> tuple[list[YamlDocument], FoundObject, RouteObserved]:
+    """The documents of a file, and the route as the reader of manifests finds it there."""
+    try:
+        documents = load_documents(data)
+        manifest = manifest_of(source, documents, file_version(data))
+    except DocumentError as error:
+        raise RouteFileError(error.line, error.message, "a file that can be read") from error
+    for found in manifest.objects:
+        if isinstance(found.value, RouteObserved) and found.name == route:
+            return documents, found, found.value
+    raise RouteFileError(0, f"0 HTTPRoutes named {route} in the file", "one")
 
 
-def _line(node: yaml.Node | None) -> int:
-    return node.start_mark.line + 1 if node is not None else 0
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
-def _line_of(error: Exception) -> int:
-    mark = getattr(error, "problem_mark", None)
-    return mark.line + 1 if mark is not None else 0
+def _at(value: object, path: YamlPath) -> object:
+    for step in path:
+        value = cast(dict[str | int, object], value)[step]  # the reader has been there
+    return value
+
+
+def _own(node: YamlNode, key: str) -> YamlNode | None:
+    """The value that stands under `key` in the mapping itself; None where it is absent or merged."""
+    pairs: Sequence[YamlNode] = node.children if node.mapping else ()
+    return next((value for name, value in zip(pairs[::2], pairs[1::2], strict=True) if name.text == key), None)
+
+
+def _uses(root: YamlNode) -> dict[int, int]:
+    """How often each node of the document is referred to: more than once means an alias."""
+    counts: dict[int, int] = {id(root): 1}
+    waiting = [root]
+    while waiting:
+        for child in waiting.pop().children:
+            counts[id(child)] = counts.get(id(child), 0) + 1
+            if counts[id(child)] == 1:
+                waiting.append(child)
+    return counts

@@ -6,19 +6,20 @@ Reading and parsing happen in a thread: a slow disk or a large file holds up not
 """
 
 import os
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 import trio
 
+from pointsman.cluster.manifests.actuator import read_with_obstacles
 from pointsman.cluster.manifests.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints
+from pointsman.cluster.manifests.regular_files import NO_REGULAR_FILE, regular_bytes, why_unread
 from pointsman.cluster.manifests.source_files import FileFault, SourceFile, settle, wanted_of
 from pointsman.cluster.objects.difference import Roster
-from pointsman.cluster.objects.manifest import Manifest, read_manifest
+from pointsman.cluster.objects.manifest import Manifest
 from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
 from pointsman.core.events import Event, SourceAccepted, SourceRejected
 from pointsman.core.state.projection import ClusterState
@@ -27,12 +28,17 @@ Emit: TypeAlias = Callable[[Sequence[Event], Sequence[int]], Awaitable[None]]
 """Takes events in the order to record them, and the endpoints to avoid before they are recorded."""
 State: TypeAlias = Callable[[], ClusterState]
 ReadManifest: TypeAlias = Callable[[str, bytes], Manifest]
+TellLate: TypeAlias = Callable[[SourceRejected], Awaitable[None]]
+Found = TypeVar("Found")
 
 LOOK_EVERY = 0.5
 """Seconds between looks."""
 
 SETTLE = 0.1
 """Seconds between a look that saw a change and the one that takes it."""
+
+LOOK_MAX = 5.0
+"""Seconds that a look may take: it takes milliseconds, so that a disk, or a server of files, has stopped answering."""
 
 FIRST_LOOKS = 20
 """Looks at the start after which a file that changes all the time is taken for wrong."""
@@ -44,7 +50,7 @@ ENDINGS = (".yaml", ".yml", ".json")
 """Endings of the files that are manifests, as kubectl takes them from a directory."""
 
 Stamp: TypeAlias = tuple[int, ...]
-"""Times, size and inode of a file: what tells contents apart without reading them."""
+"""Times, size and inode of a file, and whether it may be replaced: what tells apart without reading."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -66,11 +72,16 @@ class Contents(msgspec.Struct, frozen=True):
 async def watch_manifests(
     directory: Path, state: State, emit: Emit, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Turn the manifests of `directory` into events, for ever; started when the first load is recorded."""
-    sources = _Sources(str(directory), partial(look_at, directory), directory, read_manifest, state())
+    """Turn the manifests of `directory` into events, for ever.
+
+    Started when the first load is recorded, or that it takes too long: what the log says is in force until then.
+    """
+    read = partial(read_with_obstacles, directory)
+    sources = _Sources(str(directory), partial(look_at, directory), directory, read, state())
     roster = Roster(state())
+    start = _Start(task_status)
     while True:
-        if await sources.changed():
+        if await sources.changed(partial(_tell_late, emit, start)):
             if sources.fault is not None:
                 if events := sources.report_fault():
                     await emit(events, ())
@@ -80,8 +91,7 @@ async def watch_manifests(
                 events = [*sources.report(settled.faults, bool(changes.events)), *changes.events]
                 if events:
                     await emit(events, changes.removals)
-        task_status.started()
-        task_status = trio.TASK_STATUS_IGNORED
+        start.done()
         await trio.sleep(sources.pause)
 
 
@@ -92,26 +102,53 @@ async def watch_endpoints(
     emit: Emit,
     *,
     follow: bool = True,
+    ready: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Turn an endpoints file into events; started when the first load is recorded, ended by it without `follow`."""
+    """Turn an endpoints file into events, for ever, or without `follow` until it was right once.
+
+    Started when what the first look found is recorded; `ready` is called once there are endpoints to pick from:
+    those of a file that is right, or of one that the log has.
+    """
     read = partial(read_endpoints, pool=pool)
     sources = _Sources(path.name, partial(look_at_file, path), path.parent, read, state())
     roster = Roster(state())
+    start = _Start(task_status)
+    good = False
     while True:
-        if await sources.changed():
+        if await sources.changed(partial(_tell_late, emit, start)):
             file = sources.files[path.name]
             if file.fault is None and isinstance(file.manifest, EndpointsFile):
-                file.good = file.manifest
+                good, file.good = True, file.manifest
                 changes = roster.change_to(wanted_of_endpoints(file.manifest, pool))
                 await emit([*sources.report({}, bool(changes.events)), *changes.events], changes.removals)
             elif file.fault is not None and (events := sources.report({path.name: file.fault}, False)):
                 await emit(events, ())
-        task_status.started()
-        task_status = trio.TASK_STATUS_IGNORED
-        if not follow:
+        start.done()
+        if good or pool in state().pools:
+            ready()
+        if good and not follow:
             return
         await trio.sleep(sources.pause)
+
+
+class _Start:
+    """Says once that a task has started."""
+
+    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
+        self._status: trio.TaskStatus[None] | None = task_status
+
+    def done(self) -> None:
+        """Say so, if that was not said before."""
+        if self._status is not None:
+            self._status.started()
+            self._status = None
+
+
+async def _tell_late(emit: Emit, start: _Start, event: SourceRejected) -> None:
+    """Record that a look takes too long, and wait for the first one no longer."""
+    await emit([event], ())
+    start.done()
 
 
 # --- looking ----------------------------------------------------------------------------------------
@@ -125,7 +162,7 @@ def look_at(directory: Path) -> Look:
             return Look({}, FileFault(0, f"found {len(names):,} manifests, wanted {FILES_MAX:,} at most"))
         return Look({name: _stamp(directory / name) for name in names})
     except OSError as error:
-        return Look({}, FileFault(0, _words(error)))
+        return Look({}, FileFault(0, why_unread(error)))
 
 
 def look_at_file(path: Path) -> Look:
@@ -137,39 +174,27 @@ def _stamp(path: Path) -> Stamp:
     """Return the stamp of a file; empty where it cannot be looked at."""
     try:
         found = path.stat()
+        real = path if not path.is_symlink() else path.resolve()
+        writable = os.access(real.parent, os.W_OK)  # what is said of its routes depends on it
     except OSError:
         return ()
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, writable
 
 
 def read_file(path: Path, stamp: Stamp, read: ReadManifest) -> Contents | None:
     """Read and parse a file; None where it is being written."""
     try:
-        data = _regular_bytes(path)
+        data = regular_bytes(path, BYTES_MAX + 1)
     except OSError as error:
-        return Contents(path.name, stamp, FileFault(0, _words(error)))
+        return Contents(path.name, stamp, FileFault(0, why_unread(error)))
     if data is None:
-        return Contents(path.name, stamp, FileFault(0, "is no regular file, wanted one"))
+        return Contents(path.name, stamp, FileFault(0, NO_REGULAR_FILE))
     if _stamp(path) != stamp:
         return None
     try:
         return Contents(path.name, stamp, read(path.name, data))
     except DocumentError as error:
         return Contents(path.name, stamp, FileFault(error.line, error.message))
-
-
-def _regular_bytes(path: Path) -> bytes | None:
-    """The bytes of a regular file; None for a FIFO, a device or a directory, of which none is waited for."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a device may already do something
-        return None
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return None
-        return file.read(BYTES_MAX + 1)
-
-
-def _words(error: OSError) -> str:
-    return f"cannot be read: {os.strerror(error.errno).lower() if error.errno else error}"
 
 
 class _Sources:
@@ -186,17 +211,21 @@ class _Sources:
         self._seen: Look | None = None
         self.fault: FileFault | None = None
         """Fault of the directory: while there is one, nothing can be said of its files."""
+        self._late: FileFault | None = None
+        """Fault that the last look took too long; what it found holds all the same."""
         self._first = True
         self._told = {source: FileFault(r.line, r.message) for source, r in state.rejected_sources.items()}
         """Faults that the log knows, by file."""
         self._touched: set[str] = set()
 
-    async def changed(self) -> bool:
+    async def changed(self, tell_late: TellLate) -> bool:
         """Look, and read what changed; False where everything is as it was.
 
         The first time it waits for every file, because one that is not read yet would seem to be gone.
+        A look that takes too long is told while it lasts.
         """
-        news = await self._changed()
+        late, self._late = self._late, None
+        news = await self._changed(tell_late)
         for attempt in range(FIRST_LOOKS):
             unread = [] if self._seen is None else sorted(self._seen.stamps.keys() - self._stamps.keys())
             if not self._first or self.fault is not None or not unread:
@@ -205,11 +234,32 @@ class _Sources:
                 for name in unread:
                     self._take(Contents(name, (), FileFault(0, "changes all the time, wanted a file that is whole")))
             await trio.sleep(SETTLE)
-            news |= await self._changed()
-        return news
+            news |= await self._changed(tell_late)
+        return news or self._late != late
 
-    async def _changed(self) -> bool:
-        look = await trio.to_thread.run_sync(self._look)
+    async def _in_time(self, work: Callable[[], Found], tell_late: TellLate) -> Found:
+        """What `work` returns in a thread; where that takes too long, told before it is there."""
+        found: list[Found] = []
+        there = trio.Event()
+
+        async def run() -> None:
+            found.append(await trio.to_thread.run_sync(work))
+            there.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            with trio.move_on_after(LOOK_MAX):
+                await there.wait()
+            if not there.is_set():
+                words = f"a look at it takes over {LOOK_MAX:g} s, wanted less: what changes there is seen late"
+                self._late = FileFault(0, words)
+                if self._told.get(self._name) != self._late:
+                    self._told[self._name] = self._late
+                    await tell_late(SourceRejected(self._name, 0, words))
+        return found[0]
+
+    async def _changed(self, tell_late: TellLate) -> bool:
+        look = await self._in_time(self._look, tell_late)
         before, self._seen = self._seen, look
         fault_changed = look.fault != self.fault
         self.fault = look.fault
@@ -225,7 +275,7 @@ class _Sources:
                 del self.files[name], self._stamps[name]
                 self._touched.add(name)
         names = [(name, look.stamps[name]) for name in ripe if name in look.stamps]
-        for contents in await trio.to_thread.run_sync(self._read_all, names):
+        for contents in await self._in_time(partial(self._read_all, names), tell_late):
             self._take(contents)
         if len(self._touched) < len(ripe):
             self.pause = SETTLE
@@ -252,6 +302,8 @@ class _Sources:
 
         A file that is right is told of when it was wrong, and when it changed; at the start, when that is news.
         """
+        if self._late is not None:
+            faults = {self._name: self._late, **faults}
         events: list[Event] = [
             SourceRejected(source, fault.line, fault.message)
             for source, fault in sorted(faults.items())

@@ -33,6 +33,11 @@ class Part:
         return self.value.get(name) is not None
 
     @property
+    def path(self) -> YamlPath:
+        """The keys and indexes that lead to it in its document."""
+        return self._path
+
+    @property
     def where(self) -> str:
         """The place in words, as `spec.selector`."""
         return _dotted(self._path) or "the document"

@@ -5,6 +5,7 @@ What has no `kind` belongs to another program that keeps its files here, and is 
 """
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -13,7 +14,7 @@ from pointsman.cluster.objects.fields import Part, shown
 from pointsman.cluster.objects.forms import FORMS
 from pointsman.cluster.objects.forms.form import ManifestPlace
 from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM, Pod, active_ports, address_of
-from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, load_documents
+from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, YamlPath, load_documents
 from pointsman.core.events import AppliedEvent
 
 ManifestObject: TypeAlias = AppliedEvent | Pod
@@ -49,6 +50,10 @@ class FoundObject(msgspec.Struct, frozen=True):
     """Name of the object, as `namespace/name`."""
     line: int
     value: ManifestObject
+    document: int = 0
+    """Index of its document among those of the file that are not empty."""
+    path: YamlPath = ()
+    """Keys and indexes that lead to it in the document: none, or those of an item of a List."""
 
     @property
     def keys(self) -> tuple[tuple[str, str], ...]:
@@ -73,13 +78,17 @@ def file_version(data: bytes) -> str:
 
 def read_manifest(source: str, data: bytes) -> Manifest:
     """Return the objects of a file; `DocumentError` with the line where it is wrong."""
+    return manifest_of(source, load_documents(data), file_version(data))
+
+
+def manifest_of(source: str, documents: Sequence[YamlDocument], version: str) -> Manifest:
+    """Return the objects of a file that was read as YAML; `DocumentError` with the line where one is wrong."""
     warnings: list[str] = []
-    version = file_version(data)
     found: list[FoundObject] = []
-    for document in load_documents(data):
+    for index, document in enumerate(documents):
         for root in _objects(document, warnings):
             if (one := _read(root, source, version)) is not None:
-                found.append(one)
+                found.append(msgspec.structs.replace(one, document=index, path=root.path))
     _check_unique(found)
     if len(warnings) > WARNINGS_MAX:
         warnings[WARNINGS_MAX:] = [f"and {len(warnings) - WARNINGS_MAX:,} more"]
@@ -95,17 +104,22 @@ def _check_unique(found: list[FoundObject]) -> None:
             lines[key] = one.line
 
 
-def _objects(document: YamlDocument, warnings: list[str]) -> list[Part]:
+def _objects(document: YamlDocument, warnings: list[str]) -> Iterator[Part]:
     """The object of a document, or those of a List, as `kubectl get -o yaml` writes it."""
     if isinstance(document.value, list):
         warnings.append(f"line {document.line}: found a list, wanted an object with a `kind`: left alone")
-        return []
-    root = Part.of(document, warnings)
-    kind = root.value.get("kind")
-    items = root.value.get("items")
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
-        return root.parts("items", len(items))
-    return [root]
+        return
+    yield from _unlisted(Part.of(document, warnings))
+
+
+def _unlisted(root: Part) -> Iterator[Part]:
+    """The object itself, or those of a List and of the Lists in it."""
+    kind, items = root.value.get("kind"), root.value.get("items")
+    if not (isinstance(kind, str) and kind.endswith("List") and isinstance(items, list)):
+        yield root
+        return
+    for item in root.parts("items", len(items)):
+        yield from _unlisted(item)
 
 
 def _read(root: Part, source: str, version: str) -> FoundObject | None:

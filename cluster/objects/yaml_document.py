@@ -7,33 +7,23 @@ an anchor that contains itself, aliases that unfold to more than the file could 
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import msgspec
 import yaml
 
-YamlPath: TypeAlias = tuple[str | int, ...]
+from pointsman.cluster.objects.yaml_nodes import BYTES_MAX, DEPTH_MAX, DocumentError, YamlNode, checked_text, node_roots
 
-BYTES_MAX = 1024 * 1024
-"""Largest file: the limit of a Kubernetes object, and that of the Go EPP for an endpoints file."""
+__all__ = ["BYTES_MAX", "DEPTH_MAX", "DocumentError", "YamlDocument", "YamlPath", "dump_document", "load_documents"]
+
+YamlPath: TypeAlias = tuple[str | int, ...]
 
 VALUES_MAX = 100_000
 """Values of one file, aliases unfolded: a Pod as the API server shows it has 300."""
 
-DEPTH_MAX = 64
-"""Levels of nesting: twice what a decision tree of filters in an EndpointPickerConfig has."""
-
 DOCUMENTS_MAX = 10_000
 """Documents of one file."""
-
-
-class DocumentError(Exception):
-    """A text is not what it should be; `line` counts from 1, 0 is the whole file."""
-
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(f"line {line}: {message}" if line else message)
-        self.line, self.message = line, message
 
 
 class YamlDocument(msgspec.Struct, frozen=True):
@@ -45,130 +35,21 @@ class YamlDocument(msgspec.Struct, frozen=True):
     """Line of each key and of each item, by the keys and indexes that lead to it."""
     line: int
     """Line where the document begins."""
-
-
-class _Node(msgspec.Struct, eq=False):
-    """A place in the text, before aliases are unfolded."""
-
-    line: int
-    tag: str = ""
-    """Tag as written; empty where the text itself tells the type."""
-    text: str | None = None
-    """Text of a scalar; None for a list or a mapping."""
-    plain: bool = False
-    """Whether it is a scalar without quotes."""
-    children: "list[_Node]" = []
-    """Items of a list, or keys and values of a mapping in turn."""
-    mapping: bool = False
-    whole: bool = False
-    """Whether its end was seen: until then an alias for it would make it contain itself."""
+    root: YamlNode
+    """Node of the whole document, which knows where everything stands in the text."""
 
 
 def load_documents(text: str | bytes) -> list[YamlDocument]:
     """Return the documents of `text`, empty ones left out; `DocumentError` with the line where it is wrong."""
     unfolding = _Unfolding()
     documents: list[YamlDocument] = []
-    for root in _roots(_checked(text)):
+    for root in node_roots(checked_text(text)):
         value, lines = unfolding.document(root)
         if value is not None:
-            documents.append(YamlDocument(value, lines, root.line))
+            documents.append(YamlDocument(value, lines, root.line, root))
             if len(documents) > DOCUMENTS_MAX:
                 raise DocumentError(root.line, f"found over {DOCUMENTS_MAX:,} documents")
     return documents
-
-
-# What YAML calls printable: no control characters, no halves of characters.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def _checked(text: str | bytes) -> str:
-    size = len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
-    if size > BYTES_MAX:
-        raise DocumentError(0, f"found {size:,} bytes, wanted {BYTES_MAX:,} at most")
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            raise DocumentError(line, f"byte {error.object[error.start]:#04x} is not UTF-8") from None
-    text = text.removeprefix("\ufeff")
-    if (found := _FORBIDDEN.search(text)) is not None:
-        line = text.count("\n", 0, found.start()) + 1
-        raise DocumentError(line, f"character {found[0]!r} is not allowed in YAML")
-    return text
-
-
-# --- from text to nodes ---------------------------------------------------------------------------
-
-# libyaml's parser where PyYAML has it: twenty times as fast.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _roots(text: str) -> Iterator[_Node]:
-    """The root of each document, made from PyYAML's events: its own composer recurses as deep as the text says."""
-    stack: list[_Node] = []
-    anchors: dict[str, _Node] = {}
-    try:
-        for event in yaml.parse(text, Loader=_Loader):
-            match event:
-                case yaml.DocumentStartEvent():
-                    anchors = {}
-                case yaml.ScalarEvent() | yaml.CollectionStartEvent() | yaml.AliasEvent():
-                    node = _node(event, anchors)
-                    if stack:
-                        stack[-1].children.append(node)
-                    if isinstance(event, yaml.CollectionStartEvent):
-                        stack.append(node)
-                        if len(stack) > DEPTH_MAX:
-                            raise DocumentError(node.line, f"nested deeper than {DEPTH_MAX} levels")
-                    elif not stack:
-                        yield node
-                case yaml.CollectionEndEvent():
-                    done = stack.pop()
-                    done.whole = True
-                    if not stack:
-                        yield done
-    except yaml.MarkedYAMLError as error:
-        raise _in_words(error, text) from None
-    except yaml.YAMLError as error:
-        raise DocumentError(0, f"not YAML: {error}") from None
-
-
-def _node(event: Any, anchors: dict[str, _Node]) -> _Node:
-    line = event.start_mark.line + 1
-    if isinstance(event, yaml.AliasEvent):
-        known = anchors.get(str(event.anchor))
-        if known is None:
-            raise DocumentError(line, f"alias *{event.anchor} names no anchor before it")
-        if not known.whole:
-            raise DocumentError(line, f"anchor &{event.anchor} contains itself")
-        return known
-    if isinstance(event, yaml.ScalarEvent):
-        node = _Node(line, event.tag or "", event.value, event.implicit[0], whole=True)
-    else:
-        node = _Node(line, event.tag or "", children=[], mapping=isinstance(event, yaml.MappingStartEvent))
-    if event.anchor is not None:
-        anchors[event.anchor] = node
-    return node
-
-
-def _in_words(error: yaml.MarkedYAMLError, text: str) -> DocumentError:
-    # The end of the text is where its last line ends.
-    line = min(error.problem_mark.line, text.rstrip("\n").count("\n")) + 1 if error.problem_mark else 0
-    problem = error.problem or "not YAML"
-    if "cannot start any token" in problem and error.problem_mark:
-        rows = text.splitlines()
-        row = rows[line - 1] if line <= len(rows) else ""
-        at = row[error.problem_mark.column : error.problem_mark.column + 1]
-        if at == "\t" or "\t" in row[: len(row) - len(row.lstrip())]:
-            return DocumentError(line, "found a tab, wanted blanks: YAML is not indented with tabs")
-        return DocumentError(line, f"a value that begins with {at!r} needs quotes")
-    if "mapping values are not allowed" in problem:
-        problem = "found a colon where no key can stand: a text with a colon needs quotes, or the indentation is wrong"
-    begun = f", {error.context}" if error.context else ""
-    if begun and error.context_mark and error.context_mark.line + 1 != line:
-        begun += f" that began in line {error.context_mark.line + 1}"
-    return DocumentError(line, f"not YAML: {problem}{begun}")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -224,12 +105,12 @@ class _Unfolding:
     def __init__(self) -> None:
         self._left = VALUES_MAX
 
-    def document(self, root: _Node) -> tuple[object, dict[YamlPath, int]]:
+    def document(self, root: YamlNode) -> tuple[object, dict[YamlPath, int]]:
         """The value, and the line of each place in it."""
         lines: dict[YamlPath, int] = {}
         return self._value(root, (), lines), lines
 
-    def _value(self, node: _Node, path: YamlPath, lines: dict[YamlPath, int]) -> object:
+    def _value(self, node: YamlNode, path: YamlPath, lines: dict[YamlPath, int]) -> object:
         self._left -= 1
         if self._left < 0:
             raise DocumentError(node.line, f"found over {VALUES_MAX:,} values, aliases unfolded")
@@ -248,17 +129,17 @@ class _Unfolding:
             return items
         return self._mapping(node, path, lines)
 
-    def _mapping(self, node: _Node, path: YamlPath, lines: dict[YamlPath, int]) -> dict[str, object]:
+    def _mapping(self, node: YamlNode, path: YamlPath, lines: dict[YamlPath, int]) -> dict[str, object]:
         found: dict[str, object] = {}
         for key, (key_node, value_node) in self._pairs(node).items():
             lines[*path, key] = key_node.line
             found[key] = self._value(value_node, (*path, key), lines)
         return found
 
-    def _pairs(self, node: _Node) -> dict[str, tuple[_Node, _Node]]:
+    def _pairs(self, node: YamlNode) -> dict[str, tuple[YamlNode, YamlNode]]:
         """Key to key and value, merge keys unfolded: what stands in the mapping itself wins, then the first merged."""
-        own: dict[str, tuple[_Node, _Node]] = {}
-        merged: list[_Node] = []
+        own: dict[str, tuple[YamlNode, YamlNode]] = {}
+        merged: list[YamlNode] = []
         for key_node, value_node in zip(node.children[::2], node.children[1::2], strict=True):
             if key_node.text == "<<" and key_node.plain and not key_node.tag:
                 merged.extend([value_node] if value_node.mapping else value_node.children)
@@ -278,7 +159,7 @@ class _Unfolding:
         return own
 
 
-def _key(node: _Node) -> str:
+def _key(node: YamlNode) -> str:
     """Return a key as JSON has it: as text."""
     if node.text is None:
         raise DocumentError(node.line, f"found a {'mapping' if node.mapping else 'list'} as key, wanted text")
@@ -290,7 +171,7 @@ def _key(node: _Node) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _scalar(node: _Node) -> object:
+def _scalar(node: YamlNode) -> object:
     assert node.text is not None
     if not node.tag:
         return plain_value(node.text) if node.plain else node.text

@@ -117,6 +117,8 @@ class RouteRule(msgspec.Struct, frozen=True, array_like=True):
     name: str = ""
     timeout: float = 0.0
     """Seconds of `timeouts.request`; 0 is none."""
+    unwritable: str = ""
+    """Reason why its weights cannot be written where the route stands; empty where none is known."""
 
 
 class RouteDeleted(Deleted, frozen=True, tag="route-deleted"):

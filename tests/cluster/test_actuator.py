@@ -1,13 +1,17 @@
 """Weights reach the file only while it is the one that the change rests on."""
 
+import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import trio
 
-from pointsman.cluster.manifests.actuator import ManifestActuator
+from pointsman.cluster.manifests.actuator import ManifestActuator, read_with_obstacles
+from pointsman.cluster.manifests.file_replacing import NotReplaceableError, replace_file
 from pointsman.cluster.objects.manifest import file_version
-from pointsman.core.events import BackendRef, WeightsIntended
+from pointsman.core.events import BackendRef, RouteObserved, WeightsIntended
 from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
 from pointsman.core.rollout.weight_change import ReadBack, ReadBackFailed, WriteDone, WriteFailed
 
@@ -107,3 +111,109 @@ def test_what_is_read_back_is_the_rule_of_the_change(tmp_path: Path) -> None:
     assert isinstance(trio.run(actuator.read_back, "r.yaml", intent()), ReadBackFailed)
     path.unlink()
     assert isinstance(trio.run(actuator.read_back, "r.yaml", intent()), ReadBackFailed)
+
+
+def test_a_weight_written_through_links_changes_the_file_at_their_end_and_keeps_the_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real = tmp_path / "real" / "route.yaml"
+    real.write_bytes(TEXT)
+    (tmp_path / "shared").symlink_to("real")
+    (tmp_path / "r.yaml").symlink_to("shared/route.yaml")
+    refused = write(tmp_path, intent())
+
+    assert refused is None
+    assert (tmp_path / "r.yaml").readlink() == Path("shared/route.yaml")
+    assert real.read_bytes() == TEXT.replace(b"weight: 10", b"weight: 50")
+    assert [p.name for p in real.parent.iterdir()] == ["route.yaml"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owner_mode_and_attributes_stay(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(TEXT)
+    os.chown(path, 1234, 4321)
+    path.chmod(0o6640)
+    os.setxattr(path, "user.about", b"ours")
+    refused = write(tmp_path, intent())
+    found = path.stat()
+
+    assert refused is None
+    assert path.read_bytes() != TEXT
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 4321, 0o6640)
+    assert os.getxattr(path, "user.about") == b"ours"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take on another user's rights")
+def test_a_file_whose_owner_would_change_is_not_written_and_that_is_said_when_it_is_read(tmp_path: Path) -> None:
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "r.yaml").write_bytes(TEXT)
+    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path, directory):
+        path.chmod(0o777)
+    said = as_user(1234, lambda: obstacles(directory)[0])
+    refusal = as_user(1234, lambda: refused_replacing(directory / "r.yaml"))
+
+    assert refusal == (
+        "r.yaml belongs to user 0 and group 0, which a new file would not,"
+        " wanted a file of user 1234 and of one of its groups"
+    )
+    assert said == refusal
+    assert (directory / "r.yaml").read_bytes() == TEXT
+    assert [p.name for p in directory.iterdir()] == ["r.yaml"]
+
+
+def as_user(number: int, work: Callable[[], str]) -> str:
+    """What `work` returns in a process of another user."""
+    ours, theirs = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(number, number, number)
+            os.setresuid(number, number, number)
+            os.write(theirs, work().encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as told:
+        found = told.read().decode()
+    os.waitpid(child, 0)
+    return found
+
+
+def refused_replacing(path: Path) -> str:
+    """Why the file is not replaced."""
+    try:
+        replace_file(path, path.read_bytes(), b"other")
+    except NotReplaceableError as error:
+        return str(error)
+    return "replaced"
+
+
+def obstacles(directory: Path) -> list[str]:
+    """What is said of each rule when the file is read."""
+    [found] = read_with_obstacles(directory, "r.yaml", (directory / "r.yaml").read_bytes()).objects
+    assert isinstance(found.value, RouteObserved)
+    return [rule.unwritable for rule in found.value.rules]
+
+
+def test_a_file_with_hard_links_is_not_parted_from_them_and_that_is_said_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(TEXT)
+    assert obstacles(tmp_path) == [""]
+    os.link(tmp_path / "r.yaml", tmp_path / "other")
+    refused = write(tmp_path, intent())
+
+    assert refused is not None
+    assert refused.found == "r.yaml has 2 names (hard links), of which one alone would change"
+    assert obstacles(tmp_path) == [refused.sentence]
+    assert os.path.samefile(tmp_path / "r.yaml", tmp_path / "other")
+    assert (tmp_path / "r.yaml").read_bytes() == TEXT
+
+
+def test_no_fifo_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.yaml")
+    refused = write(tmp_path, intent())
+    found = trio.run(ManifestActuator(tmp_path).read_back, "r.yaml", intent())
+
+    assert refused is not None
+    assert refused.found == "r.yaml is no regular file"
+    assert found == ReadBackFailed("r.yaml is no regular file, wanted one")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, strategies as st
 from worlds.waiting import HUNG
 
 from pointsman.cluster.manifests.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints
-from pointsman.cluster.manifests.watch import watch_endpoints
+from pointsman.cluster.manifests.watch import LOOK_EVERY, watch_endpoints
 from pointsman.cluster.objects.wanted import Member
 from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
 from pointsman.core.events import Event, PoolApplied, SourceAccepted, SourceRejected
@@ -158,18 +159,48 @@ def test_a_restart_with_a_bad_file_keeps_what_the_log_says(tmp_path: Path, text:
         if text is not None:
             path.write_text(text)
         log.events.clear()
-        await watch_endpoints(path, POOL, lambda: log.state, log.emit, follow=False)
+        ready = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(watch_endpoints, path, POOL, lambda: log.state, log.emit, follow=False, ready=ready.set)
+            )
 
-        assert [type(event) for event in log.events] == [SourceRejected]
-        assert len(log.state.endpoints) == 2
-        path.write_text(TEXT)
-        log.events.clear()
-        await watch_endpoints(path, POOL, lambda: log.state, log.emit, follow=False)
+            assert [type(event) for event in log.events] == [SourceRejected]
+            assert len(log.state.endpoints) == 2
+            with trio.fail_after(HUNG):
+                await ready.wait()
+            log.events.clear()
+            path.write_text(TEXT)  # it is read until it was right once, which ends the watching
 
         assert log.events == [SourceAccepted("endpoints.yaml")]
         log.events.clear()
         await watch_endpoints(path, POOL, lambda: log.state, log.emit, follow=False)
 
         assert log.events == []
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("text", [None, "endpoints: 5\n"])
+def test_a_file_that_is_broken_or_absent_at_the_start_is_read_until_it_is_right(
+    tmp_path: Path, text: str | None
+) -> None:
+    path, log, ready = tmp_path / "endpoints.yaml", Log(), trio.Event()
+
+    async def main() -> None:
+        if text is not None:
+            path.write_text(text)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(watch_endpoints, path, POOL, lambda: log.state, log.emit, follow=False, ready=ready.set)
+            )
+            await trio.sleep(2 * LOOK_EVERY)
+
+            assert [type(event) for event in log.events] == [SourceRejected]
+            assert not ready.is_set()
+            path.write_text(TEXT)
+        assert ready.is_set()
+        assert {e.name for e in log.state.endpoints.values()} == {"llama-0", "llama-1"}
+        assert log.state.rejected_sources == {}
 
     trio.run(main)

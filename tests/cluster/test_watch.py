@@ -1,11 +1,13 @@
 """A directory of manifests becomes facts, while files come, change, break and go."""
 
 import os
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import trio
 import trio.lowlevel
+import trio.testing
 from worlds.waiting import HUNG
 
 from pointsman.cluster.manifests.watch import watch_manifests
@@ -250,3 +252,43 @@ def test_what_is_no_regular_file_is_told_and_stops_nothing(tmp_path: Path) -> No
         await world.until(lambda: world.state.pools == {})
 
     watched(tmp_path, body)
+
+
+class SlowDirectory(type(Path())):  # type: ignore[misc]  # the class of paths of this system
+    """A directory on a disk that answers when it is told to."""
+
+    answers = threading.Event()
+
+    def __fspath__(self) -> str:
+        assert self.answers.wait(HUNG)
+        return super().__fspath__()  # type: ignore[no-any-return]  # it is text for any path
+
+
+def test_a_look_that_takes_five_seconds_is_a_fault_that_is_told_while_it_lasts_and_after(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(POOL)
+    slow = SlowDirectory(tmp_path)
+    world = World(tmp_path)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            try:
+                SlowDirectory.answers.clear()
+                await nursery.start(watch_manifests, slow, lambda: world.state, world.emit)  # the log is in force
+
+                assert world.events == [SourceRejected(str(tmp_path), 0, world.events[0].message)]  # type: ignore[union-attr]
+                assert "takes over 5 s" in world.events[0].message  # type: ignore[union-attr]
+                SlowDirectory.answers.set()
+                await world.until(lambda: "default/llama" in world.state.pools)
+                await world.until(lambda: not world.state.rejected_sources)
+                SlowDirectory.answers.clear()
+                await world.until(lambda: str(tmp_path) in world.state.rejected_sources)
+                world.put("a.yaml", POOL.replace("llama", "other"))
+                SlowDirectory.answers.set()
+                await world.until(lambda: set(world.state.pools) == {"default/other"})
+                await world.until(lambda: not world.state.rejected_sources)
+            finally:
+                SlowDirectory.answers.set()
+            nursery.cancel_scope.cancel()
+
+    # Five seconds pass in one: faster than that a busy machine would be late by itself.
+    trio.run(main, clock=trio.testing.MockClock(rate=5.0))

@@ -72,6 +72,17 @@ def test_a_change_is_shown_in_numbers_and_in_traffic_before_it_is_made(console: 
     assert len(events(console)) == 1
 
 
+def test_what_cannot_be_written_is_said_beside_the_weight_before_anybody_tries(console: Running) -> None:
+    why = "r.yaml has 2 names (hard links), of which one alone would change, wanted a file with one name"
+    route = console.world.state.routes[ROUTE]
+    rules = tuple(msgspec.structs.replace(rule, unwritable=why) for rule in route.rules)
+    console.call(console.world.appender.append, msgspec.structs.replace(route, rules=rules))
+
+    for page in ("/routes", f"/routes/{ROUTE}", FORM):
+        assert why in console.ask(page).body, page
+    assert json.loads(console.ask(f"/api/v1{FORM}").body)["unwritable"] == why
+
+
 def test_a_change_is_recorded_then_written_then_confirmed(console: Running) -> None:
     browser = Browser(console)
     browser.send(old=50, new=50, reason="half & <half>")

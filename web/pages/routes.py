@@ -81,6 +81,8 @@ class RuleView(msgspec.Struct, frozen=True):
     shared: bool
     """Whether another rule sends requests to one of these pools too, so that shares are those of both rules."""
     rate: str
+    unwritable: str
+    """Reason why the weights cannot be changed here; empty where they can, as far as is known."""
     picture: Markup
 
 
@@ -141,6 +143,7 @@ def _rule(
         observed_over=counted.over,
         shared=told.shared,
         rate=words.rate(rate),
+        unwritable=rule.unwritable,
         picture=_junction(source, views, list(console.state().pools)),
     )
 

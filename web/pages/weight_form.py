@@ -97,6 +97,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         "route": {"name": short_name(route.route), "href": f"/routes/{route.route}", "source": route.source},
         "rule": {"name": rule_name(route, rule), "backends": backends},
         "plan": await _plan_view(console, attempt.change) if attempt.change else None,
+        "unwritable": route.rules[rule].unwritable,
         "problem": refused.sentence if refused else "",
         "stale": stale,
         "unknown": refused is not None and refused.unknown,
@@ -114,6 +115,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         "name": rule_name(route, rule),
         "backends": backends,
         "version": route.version,
+        "unwritable": route.rules[rule].unwritable,
         "token": token,
     }
     return Reply("weights.html", "", context, data, 200 if refused is None else _status(refused))
