@@ -13,6 +13,7 @@ from pointsman.core.deciding.request_facts import REQUEST_ID, HttpRequest, Routi
 from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.parsers import DEFAULT_PARSERS, BadRequest, ParsedRequest, parse_request
+from pointsman.core.parsers.path import model_in_path, model_in_query
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws
@@ -102,6 +103,14 @@ def _request(incoming: Incoming) -> HttpRequest:
     return HttpRequest(request_id, path, headers, incoming.body_bytes, incoming.subset)
 
 
+def _unread(incoming: Incoming) -> ParsedRequest:
+    """What there is to know of a request without a body: of an upgrade the model, where the address names one."""
+    if not incoming.upgrade:
+        return _NO_BODY
+    address = first_of(incoming.headers, PATHS) or ""
+    return ParsedRequest("", model=model_in_query(address) or model_in_path(address))
+
+
 class PoolPicking:
     """Decides for one pool, from memory and without waiting."""
 
@@ -124,7 +133,9 @@ class PoolPicking:
             return self._refused(request, now, "not-ready", REFUSALS["not-ready"].tell(self.pool))
         rules = self._in_force(cluster)
         try:
-            parsed = _NO_BODY if incoming.bodyless else parse_request(request.path, incoming.body, rules.parsers)
+            parsed = (
+                _unread(incoming) if incoming.bodyless else parse_request(request.path, incoming.body, rules.parsers)
+            )
             facts = request_facts(request, parsed, self.pool, cluster, rules.routing)
         except BadRequest as error:
             return self._refused(request, now, "bad-request", REFUSALS["bad-request"].tell(error))

@@ -79,7 +79,8 @@ def listener(address: str, port: int, routes_path: str, access_log: str) -> Mess
         "delayed_close_timeout": _DELAYED_CLOSE,
         "max_request_headers_kb": 60,
         "http_protocol_options": {"enable_trailers": True},
-        "http2_protocol_options": {"max_concurrent_streams": _HTTP2_STREAMS_MAX},
+        "http2_protocol_options": {"max_concurrent_streams": _HTTP2_STREAMS_MAX, "allow_connect": True},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
     }
     return {
         "name": "gateway",

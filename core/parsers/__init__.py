@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from pointsman.core.parsers import anthropic, openai, vllm
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
+from pointsman.core.parsers.path import model_in_path
 from pointsman.core.parsers.rewrite import replace_model
 
 __all__ = ["DEFAULT_PARSERS", "BadRequest", "ParsedRequest", "parse_request", "replace_model"]
@@ -39,10 +42,16 @@ def parse_request(path: str, body: bytes, parsers: Sequence[str] = DEFAULT_PARSE
             _claims[key] = claim
     if claim is not None:
         api, parse = claim
-        return parse(api, body)
+        found = parse(api, body)
+        return found if found.model else _named_by_path(found, path)
     if PASSTHROUGH in parsers:
         return ParsedRequest(PASSTHROUGH)
     raise BadRequest(f"no parser registered matching path suffix for: {path.partition('?')[0]}")
+
+
+def _named_by_path(found: ParsedRequest, path: str) -> ParsedRequest:
+    model = model_in_path(path)
+    return msgspec.structs.replace(found, model=model, rewritable=True) if model else found
 
 
 def _claim(path: str, parsers: tuple[str, ...]) -> tuple[str, _Parse] | None:

@@ -71,6 +71,10 @@ class _LoosePart(msgspec.Struct):
     input_audio: msgspec.Raw = NOTHING
 
 
+class _LlamaPrompt(msgspec.Struct):
+    prompt_string: str
+
+
 class _Any(msgspec.Struct):
     """Every top-level member that any of the forms reads, undecoded."""
 
@@ -83,6 +87,11 @@ class _Any(msgspec.Struct):
     input: msgspec.Raw = NOTHING
     instructions: msgspec.Raw = NOTHING
     items: msgspec.Raw = NOTHING
+    prompt_embeds: msgspec.Raw = NOTHING
+    metadata: msgspec.Raw = NOTHING
+    conversation: msgspec.Raw = NOTHING
+    previous_response_id: msgspec.Raw = NOTHING
+    previous_input_messages: msgspec.Raw = NOTHING
 
 
 _completion = msgspec.json.Decoder(_Completion)
@@ -118,12 +127,17 @@ def parse(api: str, body: bytes) -> ParsedRequest:
     except (ValueError, RecursionError):
         pass  # the tolerant way says what is wrong, if anything is
     found = decode_body(_any, body, MALFORMED)
-    prompt = _PROMPTS[form](found)
-    return _parsed(api, text_of(found.model), bytes(found.stream) == b"true", prompt, text_of(found.cache_salt))
+    model, prompt = text_of(found.model), _PROMPTS[form](found)
+    whole = _parsed(api, model, bytes(found.stream) == b"true", prompt, text_of(found.cache_salt))
+    elsewhere = form == "conversations" or (form == "responses" and _given(found.prompt))
+    return msgspec.structs.replace(whole, rewritable=False) if elsewhere and not model else whole
 
 
 Prompt = tuple[bytes, int]
 """A prompt or its beginning, and the length of the whole where it is only that."""
+
+_UNREAD: Final[Prompt] = (b"", 0)
+"""Prompt of a body that some server takes, and that says nothing here of what is cached."""
 
 
 def _parsed(api: str, model: str, streamed: bool, prompt: Prompt, salt: str) -> ParsedRequest:
@@ -173,9 +187,12 @@ def _completions_prompt(found: _Any) -> Prompt:
     data = bytes(found.prompt)
     if data[:1] == b'"':
         return text_of(found.prompt).encode(), 0
-    if data[:1] != b"[":
+    if data[:1] == b"[":
+        return _sequences(found.prompt)
+    # vLLM takes a prompt's embeddings in its place, llama.cpp an object of text and pictures.
+    if not _given(found.prompt_embeds) and (data[:1] != b"{" or value_of(found.prompt, _LlamaPrompt) is None):
         raise BadRequest("invalid completions request: must have prompt field")
-    return _sequences(found.prompt)
+    return _UNREAD
 
 
 def _sequences(raw: msgspec.Raw) -> Prompt:
@@ -211,27 +228,37 @@ def _loose_chat_prompt(found: _Any) -> Prompt:
 
 
 def _embeddings_prompt(found: _Any) -> Prompt:
-    _need(found.input, "invalid embeddings request: must have input field")
-    return _sequences(found.input)
+    if _given(found.input):
+        return _sequences(found.input)
+    # vLLM embeds a chat, which is how pictures get in.
+    _need("invalid embeddings request: must have input field", found.messages)
+    return _UNREAD
 
 
 def _responses_prompt(found: _Any) -> Prompt:
-    _need(found.input, "invalid responses request: must have input field")
-    return bytes(found.instructions) + bytes(found.tools) + bytes(found.input), 0
+    if _given(found.input):
+        return bytes(found.instructions) + bytes(found.tools) + bytes(found.input), 0
+    kept = found.prompt, found.conversation, found.previous_response_id, found.previous_input_messages
+    _need("invalid responses request: must have input field", *kept)
+    return _UNREAD
 
 
 def _conversations_prompt(found: _Any) -> Prompt:
-    _need(found.items, "invalid conversations request: must have items field")
+    _need("invalid conversations request: must have items field", found.items, found.metadata)
     return bytes(found.items), 0
 
 
 def _images_prompt(found: _Any) -> Prompt:
-    _need(found.prompt, "invalid images generations request: must have prompt field")
-    return b"", 0  # nothing of an image's prompt is cached
+    _need("invalid images generations request: must have prompt field", found.prompt)
+    return _UNREAD  # nothing of an image's prompt is cached
 
 
-def _need(raw: msgspec.Raw, message: str) -> None:
-    if bytes(raw) in (b"", b"null"):
+def _given(raw: msgspec.Raw) -> bool:
+    return bytes(raw) not in (b"", b"null")
+
+
+def _need(message: str, *any_of: msgspec.Raw) -> None:
+    if not any(map(_given, any_of)):
         raise BadRequest(message)
 
 

@@ -25,7 +25,9 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
     subset: tuple[str, ...] | None
     """Endpoints that the subset hint names, as it names them; None without a hint."""
     bodyless: bool = False
-    """Whether the headers said that no body follows."""
+    """Whether the headers said that no body follows, or that another protocol does."""
+    upgrade: bool = False
+    """Whether another protocol follows."""
 
 
 class Routed(msgspec.Struct, frozen=True, gc=False):

@@ -35,7 +35,9 @@ REMOVED = frozenset(
 PATHS = (":path", "x-original-path", "x-forwarded-path")
 """Headers that the path is read from; the first that is present counts."""
 
-WANTED = frozenset((*PATHS, ":method", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
+WANTED = frozenset(
+    (*PATHS, ":method", "upgrade", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE)
+)
 """Headers that every decision reads; plugins add theirs."""
 
 READ = WANTED | REMOVED
@@ -66,6 +68,20 @@ def read_headers(
             removed += (name,)
         wanted[name] = text(value)
     return wanted, removed
+
+
+def asks_for_upgrade(headers: dict[str, str]) -> bool:
+    """Whether the client wants to go on in another protocol, whose bytes it sends once that was granted.
+
+    HTTP/1.1 says so by `upgrade`, HTTP/2 and 3 by CONNECT.  A client that offers `h2c`, which no gateway takes up, sends
+    its body all the same, and so does one that tells the body's length.
+    """
+    if headers.get(":method") == "CONNECT":
+        return True
+    wanted = headers.get("upgrade", "")
+    if not wanted or headers.get("content-length", "0") != "0":
+        return False
+    return any(name.strip().lower() not in ("", "h2c") for name in wanted.split(","))
 
 
 def first_of(headers: dict[str, str], names: tuple[str, ...]) -> str | None:

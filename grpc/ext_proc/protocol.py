@@ -7,6 +7,8 @@ In the body mode that we ask for (FULL_DUPLEX_STREAMED) it keeps nothing: an ans
 and the answer to the headers may wait until the body has been read.
 
 So a request's headers are answered with the decision, once its body has ended.
+A request for an upgrade, to a WebSocket for instance, has no body: it is decided at its headers, and then bytes of
+the other protocol are passed on both ways as they come.
 Answers wait in `out`; what is to happen outside of the machine comes back as values (`actions.py`).
 After a `Decide` or a `Refuse` the owner tells the machine by `routed` or `refused`, at once or later.
 
@@ -29,7 +31,7 @@ from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import Http
 from pointsman.grpc.ext_proc import replies
 from pointsman.grpc.ext_proc.actions import Actions, Decide, Incoming, Refuse, Routed
 from pointsman.grpc.ext_proc.bodies import BODIES, REQUEST_BODY, read_body
-from pointsman.grpc.ext_proc.control_headers import SUBSET, fields_of, read_headers
+from pointsman.grpc.ext_proc.control_headers import SUBSET, asks_for_upgrade, fields_of, read_headers
 from pointsman.grpc.ext_proc.header_messages import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
 from pointsman.grpc.ext_proc.model_name import NameRestorer
 from pointsman.grpc.ext_proc.response_half import (
@@ -93,6 +95,8 @@ class Stream:
         """Body of the request as far as it is held here."""
         self._body_bytes = 0
         self._bodyless = False
+        """Whether there is no body to read: the headers ended the request, or asked for an upgrade."""
+        self._upgrade = False
         self._body_ended = False
         self._trailers_due = False
         """Whether trailers came that are answered behind the decision."""
@@ -187,6 +191,9 @@ class Stream:
         if mode in ONE_ANSWER_EACH:
             name = ProcessingMode.BodySendMode.Name(mode)  # type: ignore[arg-type]  # an open enum
             return self._refuse("gateway", name)
+        if asks_for_upgrade(self._headers):
+            self._bodyless = self._upgrade = True
+            return self._decide()
         length = self._headers.get("content-length", "")
         if length.isascii() and length.isdigit() and len(length) < 20:
             return self._check_size(int(length))
@@ -196,6 +203,9 @@ class Stream:
         if self._phase is Phase.NEW:
             self._phase = Phase.BODY
             self._received = now
+        elif self._upgrade and self._routed:
+            self.out += replies.request_chunks(chunk, end)
+            return ()
         elif self._phase is not Phase.BODY or self._body_ended:
             return ()
         if chunk:
@@ -236,7 +246,7 @@ class Stream:
                 self._subset = hint
 
     def _incoming(self, body: bytes) -> Incoming:
-        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless)
+        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless, self._upgrade)
 
     def _decide(self) -> Actions:
         self._phase = Phase.DECIDING

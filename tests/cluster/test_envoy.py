@@ -130,6 +130,24 @@ def test_of_several_named_endpoints_the_first_serves(tmp_path: Path) -> None:
             assert client.ask()[1]["x-server"] == first
 
 
+def test_a_websocket_passes_through_the_pool_that_its_picker_named(tmp_path: Path) -> None:
+    with (
+        rollout(tmp_path, folded(pool(OLD), pool(NEW), split(1, 0))) as (gateway, _, _),
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client,
+        client.makefile("rb") as lines,
+    ):
+        client.sendall(
+            b"GET /v1/realtime?model=m HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert lines.readline().startswith(b"HTTP/1.1 101 ")
+        while lines.readline() != b"\r\n":
+            pass
+        for message in (b"one\n", b"two" * 1000 + b"\n"):
+            client.sendall(message)
+            assert lines.readline() == message
+
+
 def test_request_ids_are_made_where_missing_and_kept_where_not(tmp_path: Path) -> None:
     theirs = "7b0ee2a2-42b7-4f8a-9c4e-1a2b3c4d5e6f"
     with rollout(tmp_path, folded(pool(OLD), pool(NEW), split(1, 0))) as (gateway, pickers, ports):

@@ -200,6 +200,31 @@ def test_a_request_over_http2_that_ends_with_trailers_is_answered(site: Site) ->
         assert json.loads(reply)["body"].encode("latin-1") == body
 
 
+def test_a_websocket_is_granted_and_its_bytes_pass_both_ways(site: Site) -> None:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as client:
+        client.sendall(
+            b"GET /v1/realtime?model=m HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        head = read_until(client, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        for message in (b"one", b"two" * 1000):
+            client.sendall(message + b"\n")
+            assert read_until(client, b"\n") == message + b"\n"
+        assert [start.status for start in site.feed.of(ResponseStarted)] == [101]
+
+    assert site.events(RequestFinished)[0].response_bytes == len(b"one\n") + 3001
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        more = client.recv(65_536)
+        assert more, f"the connection ended after {data!r}"
+        data += more
+    return data
+
+
 def test_a_burst_over_cold_connections_is_served_whole(site: Site) -> None:
     results: list[int] = []
 

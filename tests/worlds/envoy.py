@@ -219,7 +219,7 @@ class FixedPickers:
         await server.wait_closed()
 
     async def _process(self, stream: Stream[ProcessingRequest, ProcessingResponse], endpoint: str, port: int) -> None:
-        body = b""
+        body, upgraded = b"", False
         async for message in stream:
             if message.HasField("request_headers"):
                 headers = message.request_headers.headers.headers
@@ -229,9 +229,13 @@ class FixedPickers:
             reply = ProcessingResponse()
             match message.WhichOneof("request"):
                 case "request_headers":
-                    if not message.request_headers.end_of_stream:
+                    upgraded = any(h.key == "upgrade" for h in message.request_headers.headers.headers)
+                    if not message.request_headers.end_of_stream and not upgraded:
                         continue
                     name(reply, endpoint)
+                case "request_body" if upgraded:
+                    chunk = reply.request_body.response.body_mutation.streamed_response
+                    chunk.body, chunk.end_of_stream = message.request_body.body, message.request_body.end_of_stream
                 case "request_body":
                     body += message.request_body.body
                     if not message.request_body.end_of_stream:

@@ -22,7 +22,9 @@ from pointsman.grpc.serving.grpc_server import GrpcServer
 
 
 class ModelServer(asyncio.Protocol):
-    """HTTP/1.1: answers with what it was asked, or as the path says."""
+    """HTTP/1.1: answers with what it was asked, or as the path says; grants an upgrade, and echoes what follows."""
+
+    upgraded = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -34,6 +36,14 @@ class ModelServer(asyncio.Protocol):
         if not end:
             return
         headers = [line.split(b": ", 1) for line in head.split(b"\r\n")[1:]]
+        if any(name == b"upgrade" for name, _ in headers):
+            if not self.upgraded:
+                self.upgraded = True
+                granted = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+                self.transport.write(granted)
+            self.transport.write(rest)
+            self.buffer = head + end
+            return
         chunked = any(n == b"transfer-encoding" for n, _ in headers)
         length = next((int(v) for n, v in headers if n == b"content-length"), 0)
         if chunked:
@@ -90,6 +100,7 @@ def _manager(kind: str, ext_proc: dict[str, object]) -> dict[str, object]:
     return {
         "@type": kind + "filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "h",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
             {"name": "envoy.filters.http.ext_proc", "typed_config": ext_proc},
             {"name": "router", "typed_config": {"@type": kind + "filters.http.router.v3.Router"}},

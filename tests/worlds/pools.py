@@ -40,7 +40,20 @@ class Server(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self.answer(b"")
+        if "upgrade" in self.headers:
+            self.echo()
+        else:
+            self.answer(b"")
+
+    def echo(self) -> None:
+        """Grant an upgrade, and give back each line that comes."""
+        self.send_response(101)
+        self.send_header("connection", "Upgrade")
+        self.send_header("upgrade", self.headers["upgrade"])
+        self.end_headers()
+        for line in self.rfile:
+            self.wfile.write(line)
+        self.close_connection = True
 
     def do_POST(self) -> None:
         if self.headers.get("transfer-encoding") == "chunked":
