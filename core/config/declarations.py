@@ -1,25 +1,28 @@
 """The plugins of one document: those that it declares, and those that defaults add."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
 from pointsman.core.config.document import ConfigPath, PluginSpec, Remarks, place_of
 from pointsman.core.config.effective import (
+    BLOCK_BYTES_MIN,
+    BYTES_A_TOKEN,
     DEFAULT_PRODUCER,
-    PREFIX_BLOCKS_MAX,
     Declared,
+    PrefixParameters,
     shape_of_producer,
     shape_of_scorer,
 )
-from pointsman.core.config.known_names import UNBUILT_TYPES
+from pointsman.core.config.known_names import UNBUILT_PARAMETERS, UNBUILT_TYPES
 from pointsman.core.plugin.register import REGISTER, PluginKind
 from pointsman.core.plugin.shapes import BindsFilters
 from pointsman.core.plugins.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor
 from pointsman.core.plugins.metrics_data_source import MetricsDataSource
 from pointsman.core.plugins.prefix_cache_scorer import PrefixCacheScorer
+from pointsman.core.prefix.prompt_blocks import reach
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import encode_duration
 
@@ -62,8 +65,13 @@ class Declarations:
             raise self.remarks.error(path, f"plugin type {type!r} is known and not yet available")
         raise self.remarks.error(path, f"unknown plugin type {type!r}, {wanted(type, REGISTER)}")
 
-    def declare(self, name: str, type: str, parameters: object, path: ConfigPath) -> None:
+    def declare(self, name: str, type: str, parameters: dict[str, Any], path: ConfigPath) -> None:
         """Add a plugin of a registered type."""
+        for parameter in UNBUILT_PARAMETERS.get(type, ()):
+            if parameter in parameters:
+                raise self.remarks.error(
+                    (*path, parameter), f"parameter {parameter!r} of {type} is known and not yet available"
+                )
         built: msgspec.Struct = self.remarks.convert(parameters, REGISTER[type].struct, path)
         full = msgspec.json.decode(msgspec.json.encode(built, enc_hook=encode_duration))
         self.declared[name] = Declared(name, type, full)
@@ -118,28 +126,50 @@ class Declarations:
 
     def _check_prefix(self, built: PrefixCacheScorer | ApproxPrefixCacheProducer, path: ConfigPath) -> None:
         try:
-            if isinstance(built, PrefixCacheScorer):
-                shape_of_scorer(built)
-            else:
-                shape_of_producer(built)
+            shape = shape_of_scorer(built) if isinstance(built, PrefixCacheScorer) else shape_of_producer(built)
         except ValueError as error:
             raise self.remarks.error(path, str(error)) from None
-        if (built.max_prefix_blocks_to_match or 0) > PREFIX_BLOCKS_MAX:
-            self.remarks.warn(
-                (*path, "maxPrefixBlocksToMatch"),
-                f"maxPrefixBlocksToMatch is {built.max_prefix_blocks_to_match};"
-                f" at most {PREFIX_BLOCKS_MAX} blocks of a prompt are matched",
-            )
+        self._warn_of_caps(built, shape, path)
+
+    def _warn_of_caps(
+        self, built: PrefixCacheScorer | ApproxPrefixCacheProducer, shape: PrefixParameters, path: ConfigPath
+    ) -> None:
+        """Warn of each limit on the length of prefixes that is not the one in force."""
+        blocks, tokens = (*path, "maxPrefixBlocksToMatch"), (*path, "maxPrefixTokensToMatch")
+        size = min(shape.block_bytes, BLOCK_BYTES_MIN) if shape.auto_tune else shape.block_bytes
+        least = f"{reach(size) // BYTES_A_TOKEN} tokens of a prompt are matched where a block has {size} bytes"
+        if built.max_prefix_blocks_to_match == built.max_prefix_tokens_to_match == 0:
+            self.remarks.warn(tokens, f"no limit is not to be had: at most {least}")
+        if shape.tokens_max and built.max_prefix_blocks_to_match:
+            self.remarks.warn(blocks, "maxPrefixBlocksToMatch has no effect beside maxPrefixTokensToMatch")
+        elif shape.blocks_max * size > reach(size):
+            self.remarks.warn(blocks, f"maxPrefixBlocksToMatch is {shape.blocks_max}; at most {least}")
+        if shape.tokens_max * BYTES_A_TOKEN > reach(size):
+            self.remarks.warn(tokens, f"maxPrefixTokensToMatch is {shape.tokens_max}; at most {least}")
 
     def _check_references(self, name: str, path: ConfigPath) -> None:
         built = self._built[name]
-        if isinstance(built, PrefixCacheScorer) and (producer := built.prefix_match_info_producer_name):
+        if isinstance(built, PrefixCacheScorer):
+            self._check_producer(built, path)
+        if self.serves_as(name, "filter"):
+            self._check_filter(name, (), path)
+
+    def _check_producer(self, scorer: PrefixCacheScorer, path: ConfigPath) -> None:
+        producer = scorer.prefix_match_info_producer_name
+        if producer:
             at = (*path, "prefixMatchInfoProducerName")
             self.refer(producer, at)
             if not isinstance(self._built[producer], ApproxPrefixCacheProducer):
                 raise self._is_no(producer, DEFAULT_PRODUCER, at)
-        if self.serves_as(name, "filter"):
-            self._check_filter(name, (), path)
+        elif DEFAULT_PRODUCER not in self.declared:
+            return
+        for key, given in (
+            ("maxPrefixTokensToMatch", scorer.max_prefix_tokens_to_match),
+            ("maxPrefixBlocksToMatch", scorer.max_prefix_blocks_to_match),
+        ):
+            if given:
+                at = (*path, key)
+                self.remarks.warn(at, f"{key} has no effect: {producer or DEFAULT_PRODUCER!r} shapes the index")
 
     def _check_filter(self, name: str, above: tuple[str, ...], path: ConfigPath) -> None:
         """Refuse a filter that refers to what is none, or in a circle to itself."""

@@ -13,12 +13,13 @@ from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor
 from pointsman.core.plugins.file_discovery import FileDiscovery
 from pointsman.core.plugins.metrics_data_source import MetricsDataSource
 from pointsman.core.plugins.prefix_cache_scorer import PrefixCacheScorer
+from pointsman.core.prefix.prompt_blocks import PROMPT_BYTES_MAX
 from pointsman.core.values.quantities import decode_duration, encode_duration
 
 BYTES_A_TOKEN = 4
 """The estimate of GIE and llm-d-router where a size is given in tokens."""
-PREFIX_BLOCKS_MAX = 256
-"""Limit of hashes in request facts."""
+BLOCK_BYTES_MIN = 64
+"""Bytes of the smallest block that follows the server's own: 16 tokens, the least that vLLM uses, at 4 bytes each."""
 DEFAULT_PRODUCER = "approx-prefix-cache-producer"
 """Name of the producer that a prefix-cache-scorer takes its parameters from where it names none."""
 
@@ -64,11 +65,20 @@ class PrefixParameters(msgspec.Struct, frozen=True):
 
     block_bytes: int = 64
     """Size of a block; the default is GIE's, 16 tokens."""
-    blocks_max: int = PREFIX_BLOCKS_MAX
+    blocks_max: int = 0
+    """Blocks of that size that a prompt is looked at; 0 where there is no such limit."""
+    tokens_max: int = 0
+    """The same in tokens, which wins over blocks."""
     lru_capacity: int = 31250
     """Blocks remembered for each server: GIE's default, 2 M tokens of 64 bytes a block."""
     auto_tune: bool = True
     """Whether block size and capacity come from the model server where it tells them."""
+
+    def bytes_max(self, block_bytes: int) -> int:
+        """Bytes of a prompt that are looked at where a block has `block_bytes`."""
+        if self.tokens_max:
+            return self.tokens_max * BYTES_A_TOKEN
+        return self.blocks_max * block_bytes if self.blocks_max else PROMPT_BYTES_MAX
 
 
 Parameters = TypeVar("Parameters", bound=msgspec.Struct)
@@ -173,17 +183,16 @@ def _shape(block_bytes: int, given: PrefixCacheScorer | ApproxPrefixCacheProduce
     size = block_bytes if block_bytes > 0 else default.block_bytes
     if size > 1 << 20:
         raise ValueError(f"a block is {size} bytes, wanted at most 1048576")
-    blocks = given.max_prefix_blocks_to_match or 0
-    if (tokens := given.max_prefix_tokens_to_match) is not None and tokens != 0:
-        if tokens < 0:
-            raise ValueError(f"maxPrefixTokensToMatch is {tokens}, wanted 0 or above")
-        blocks = tokens * BYTES_A_TOKEN // size
-        if not blocks:
-            raise ValueError(f"maxPrefixTokensToMatch is {tokens}, wanted at least one block of {size} bytes")
+    tokens = given.max_prefix_tokens_to_match or 0
+    if tokens < 0:
+        raise ValueError(f"maxPrefixTokensToMatch is {tokens}, wanted 0 or above")
+    if 0 < tokens * BYTES_A_TOKEN < size:
+        raise ValueError(f"maxPrefixTokensToMatch is {tokens}, wanted at least one block of {size} bytes")
     capacity = given.lru_capacity_per_server or 0
     return PrefixParameters(
         block_bytes=size,
-        blocks_max=min(blocks, PREFIX_BLOCKS_MAX) if blocks > 0 else PREFIX_BLOCKS_MAX,
+        blocks_max=max(0, given.max_prefix_blocks_to_match or 0),
+        tokens_max=tokens,
         lru_capacity=capacity if capacity > 0 else default.lru_capacity,
         auto_tune=auto_tune,
     )

@@ -88,6 +88,9 @@ UNBUILT_TYPES = frozenset(
 )
 """Plugin types that are not built here: naming one is refused as "not yet available", not as an unknown word."""
 
+UNBUILT_PARAMETERS = {"prefix-cache-scorer": ("mode", "indexerConfig", "kvEventsConfig")}
+"""The same of parameters, by plugin type: llm-d v0.2 and v0.3 had its precise mode in the scorer."""
+
 KNOWN_GATES = {
     "flowControl": False,
     "dataLayer": False,

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 import numpy as np
 
-from pointsman.core.config.effective import PrefixParameters
+from pointsman.core.config.effective import BLOCK_BYTES_MIN, BYTES_A_TOKEN, PrefixParameters
 from pointsman.core.deciding.client_text import check_text, cut_text
 from pointsman.core.events import RequestFacts
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
@@ -27,9 +27,6 @@ MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewr
 _STEERING: Final = frozenset((*OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE))
 DEFAULT_FLOW: Final = "default-flow"
 """The fairness id of requests that name none."""
-BLOCK_BYTES_MIN: Final = 64
-"""Bytes of the smallest block that follows the server's own: 16 tokens, the least that vLLM uses, at 4 bytes each."""
-BYTES_A_TOKEN: Final = 4
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
@@ -72,7 +69,8 @@ def request_facts(
     prefix, block = b"", 0
     if rules.prefix is not None and parsed.prompt:
         block = block_bytes(rules.prefix, pool, cluster)
-        prefix = prefix_hashes(name, parsed.prompt, block, limit=rules.prefix.blocks_max, salt=parsed.salt)
+        limit = rules.prefix.bytes_max(block)
+        prefix = prefix_hashes(name, parsed.prompt, block, bytes_max=limit, salt=parsed.salt)
     return RequestFacts(
         request_id=cut_text(request.request_id),
         pool=pool,

@@ -35,8 +35,9 @@ class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     streamed: bool = False
     """Whether the client asked for a stream."""
     prefix: bytes = b""
-    """Chained 8-byte hashes of the prompt's blocks, at most 256."""
+    """Chained 8-byte hashes of the prompt's blocks, at most 256: `core/prefix/prompt_blocks.py`."""
     prefix_block_bytes: int = 0
+    """Bytes of the first blocks, from which the others grow."""
     subset: bytes | None = None
     """Packed slots that the data plane allows; None for all."""
     headers: dict[str, str] = {}

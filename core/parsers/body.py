@@ -11,6 +11,8 @@ from typing import Final, TypeVar
 import msgspec
 import xxhash
 
+from pointsman.core.prefix.prompt_blocks import PROMPT_BYTES_MAX
+
 LEVELS: Final = 512
 """Nesting that is always accepted; how much deeper it may be depends on the interpreter."""
 
@@ -19,8 +21,6 @@ PARTS_MAX: Final = 4096
 """Objects and arrays in a prompt that are read one by one; a prompt with more is hashed as it stands in the body."""
 MEMBERS_MAX: Final = 1 << 15
 """Commas in such a prompt, for the same reason: numbers and strings in a list cost less, but not nothing."""
-PROMPT_BYTES_MAX: Final = 4 << 20
-"""Bytes of a prompt that is put together from parts: 256 blocks, the most that are hashed, of 16 KiB each."""
 SURROGATES_MAX: Final = 1 << 16
 """Lone surrogates that are replaced in a body; one with more is malformed."""
 TOKEN_TEXT_MAX: Final = 2 << 20

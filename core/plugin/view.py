@@ -181,7 +181,7 @@ class View:
 
     @property
     def prefix_blocks(self) -> Ints:
-        """Leading blocks of the prompt that the endpoint was given before."""
+        """Length of what the endpoint was given of the prompt before, in blocks of the size that the facts name."""
         return self._traffic(Column.PREFIX_BLOCKS)
 
     def draw(self) -> float:

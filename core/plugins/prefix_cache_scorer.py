@@ -6,16 +6,16 @@ import numpy as np
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.shapes import Scores, scorer
 from pointsman.core.plugin.view import View
+from pointsman.core.prefix.prompt_blocks import depth_of
 
-_HASH_BYTES = 8
 _ONE = np.ones(())
 _BYTES_A_TOKEN = 4
 """Bytes a token is taken to have: the estimate of GIE and llm-d-router."""
 
 
-@scorer("prefix-cache-scorer", version=1, load=False, bounded=True, advantage="longer cached prefix")
+@scorer("prefix-cache-scorer", version=2, load=False, bounded=True, advantage="longer cached prefix")
 class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Scores the share of the prompt's blocks that the endpoint holds.
+    """Scores the share of the prompt, as far as it is hashed, that the endpoint holds.
 
     With `matchLengthWeight` w, (1 - w) of the score is that share and w of it the square of the held
     length over `matchLengthScaleTokens`, at most 1.
@@ -43,11 +43,11 @@ class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             raise ValueError(f"matchLengthScaleTokens is {self.match_length_scale_tokens}, wanted above 0")
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:
-        blocks = len(request.prefix) // _HASH_BYTES
-        if not blocks:
+        depth = depth_of(request.prefix)
+        if not depth:
             return np.zeros(view.size)
         held = view.prefix_blocks
-        scores: Scores = held / blocks
+        scores: Scores = held / depth
         np.fmin(scores, _ONE, scores)  # more than the prompt has is held only in logs that were tampered with
         if self.match_length_weight:
             tokens = held * (request.prefix_block_bytes / _BYTES_A_TOKEN)
@@ -56,7 +56,7 @@ class PrefixCacheScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         return scores
 
     def words(self, request: RequestFacts, view: View, index: int, /) -> str:
-        blocks = len(request.prefix) // _HASH_BYTES
-        if not blocks:
+        depth = depth_of(request.prefix)
+        if not depth:
             return "the prompt was too short to have a prefix"
-        return f"it already held {100 * int(view.prefix_blocks[index]) / blocks:.0f} % of the prompt's prefix"
+        return f"it already held {100 * int(view.prefix_blocks[index]) / depth:.0f} % of the prompt's prefix"

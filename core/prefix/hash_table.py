@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pointsman.core.prefix.prompt_blocks import lengths_of
+
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.int64]
 """Block hashes. They are signed, because signed numbers can index arrays without a copy."""
@@ -91,6 +93,14 @@ class BlockTable:
         elif self._elsewhere:
             there, leading = self._find_elsewhere(hashes, rows, there, leading)
         return FoundRows(hashes, buckets, cells, rows, there, leading)
+
+    def lengths(self, rows: list[int]) -> Rows:
+        """How long the blocks in these rows are: see `prompt_blocks.py`."""
+        return lengths_of(self._flat.take(np.array(rows, dtype=np.int64)))
+
+    def length(self, rows: list[int]) -> int:
+        """The same of all of them together."""
+        return int(self.lengths(rows).sum()) if rows else 0
 
     def _find_elsewhere(self, hashes: Hashes, rows: Rows, there: bytes, leading: int) -> tuple[bytes, int]:
         """Go on where the first hash that is not in its bucket is in another one."""

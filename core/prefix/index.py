@@ -1,6 +1,7 @@
 """The prefix index itself: what is asked of it, what changes it, and what it gives up.
 
 Each server remembers its most recently used blocks up to its capacity, exactly (LRU).
+Capacity is a length: blocks that lie deep in a prompt are long, and take as much of a server's cache as many short ones.
 Blocks of one prompt are used in one moment; among them, those further back in the prompt count as more recent.
 When all servers together hold more than `blocks_max`, the one that holds the most gives up its oldest.
 When a server leaves, it is no longer matched from that moment on.  Its bits are cleared a little with each update,
@@ -21,13 +22,15 @@ from pointsman.core.prefix.prompt_blocks import REQUEST_BLOCKS_MAX
 from pointsman.core.values.packing import Ints
 
 SERVER_BLOCKS: Final = 31250
-"""Capacity of a server that does not tell its own: the Go EPP's default."""
+"""Capacity of a server that does not tell its own, in blocks of the pool's size: the Go EPP's default."""
 INDEX_BLOCKS_MAX: Final = 4_000_000
 """Blocks over all servers: 400 MB at the most, 100 bytes each; 128 servers with the default capacity."""
 _SWEEP: Final = 64
 """Blocks of servers that left which each update clears: as many as a request of 4 KiB brings."""
 _AHEAD: Final = 32
 """Rows copied to the larger table for each block that comes: it is ready before this one is full."""
+_PIECE: Final = 512
+"""Blocks looked at together when a lane gives up its oldest: a prompt brings half as many."""
 _INTERNED: Final = 4096
 _FEW: Final = 16
 """Slots up to which plain numbers are sooner done than arrays."""
@@ -84,7 +87,7 @@ class PrefixIndex:
     # --- questions ------------------------------------------------------------------------------
 
     def matches(self, hashes: bytes, slots: Ints) -> Ints:
-        """How many of the prompt's leading blocks each slot's server holds; counting ends at the first block nobody holds."""
+        """How much of the prompt each slot's server holds, in units of `prompt_blocks.py`, up to the first block nobody holds."""
         if not hashes or not self._by_slot:
             return np.zeros(len(slots), dtype=np.int64)
         found = self._find(hashes)
@@ -142,7 +145,9 @@ class PrefixIndex:
     def full(self, slots: Iterable[int]) -> bool:
         """None of the slots' servers may hold more blocks."""
         lanes = [self._by_slot.get(slot) for slot in slots]
-        return self.blocks >= self.blocks_max or all(lane is not None and lane.live >= lane.capacity for lane in lanes)
+        return self.blocks >= self.blocks_max or all(
+            lane is not None and (lane.closed or lane.length >= lane.capacity) for lane in lanes
+        )
 
     def statistics(self) -> PrefixStatistics:
         """Its size and what it gave up."""
@@ -174,16 +179,16 @@ class PrefixIndex:
         if lane.head < lane.sorted_to:
             lane.moved.update(known)
         lane.append(rows)
-        if lane.live > lane.capacity:
-            self._evicted += lane.live - lane.capacity
-            self._evict(lane, lane.live - lane.capacity)
+        if lane.length > lane.capacity:
+            self._evicted += self._evict(lane, lane.length - lane.capacity)
+            lane.closed = True
         if self._let_go:
             self._sweep(_SWEEP)
         if self.blocks > self.blocks_max:
             self._squeeze()
         if lane.end - lane.head > 2 * lane.live + QUEUE:
             lane.sort(self._scratch)
-        if lane.live < lane.capacity or len(lane.moved) > lane.live // 8 + QUEUE:
+        if lane.length < lane.capacity or len(lane.moved) > lane.live // 8 + QUEUE:
             lane.unsort()
 
     def warm(self, slot: int, hashes: bytes, capacity: int = SERVER_BLOCKS) -> int:
@@ -194,9 +199,8 @@ class PrefixIndex:
         """
         while self._let_go and self.blocks + len(hashes) // 8 > self.blocks_max:
             self._sweep(16 * _SWEEP)
-        lane = self._by_slot.get(slot)
-        room = min(self.blocks_max - self.blocks, capacity if lane is None else lane.capacity - lane.live)
-        if not hashes or room <= 0:
+        lane, room = self._by_slot.get(slot), self.blocks_max - self.blocks
+        if not hashes or room <= 0 or (lane is not None and (lane.closed or lane.length >= lane.capacity)):
             return 0
         lane = lane or self._join(slot, capacity)
         touched: list[int] = self._insert(self._table.find(hashes)).tolist()
@@ -204,7 +208,12 @@ class PrefixIndex:
         known = set(self._hold(lane, np.array(touched, dtype=np.int64), touched))
         fresh = [row for row in touched if row not in known] if known else touched
         over = max(0, len(fresh) - room)
+        excess = lane.length - lane.capacity - self._table.length(fresh[:over])
+        if excess > 0:
+            over += int(np.searchsorted(np.cumsum(self._table.lengths(fresh[over:])), excess)) + 1
+            lane.closed = True
         lane.live -= over
+        lane.length -= self._table.length(fresh[:over])
         self._drop(lane, fresh[:over])
         lane.prepend(np.array(fresh[over:], dtype=np.int64))
         self._warmed += len(fresh) - over
@@ -274,16 +283,18 @@ class PrefixIndex:
         if masks[0] & bit and masks.count(masks[0]) == len(masks):
             return touched
         known: list[int] = []
+        fresh: list[int] = []
         for mask, start, end in runs_of(masks):
             if mask & bit:
                 known += touched[start:end]
             else:
+                fresh += touched[start:end]
                 holders[rows[start:end]] = self._intern(mask | bit)
         if self._table.larger is not None:
             self._table.larger.follow(rows)
-        fresh = len(touched) - len(known)
-        lane.live += fresh
-        self.blocks += fresh
+        lane.length += self._table.length(fresh)
+        lane.live += len(fresh)
+        self.blocks += len(fresh)
         self._live[lane.slot] = lane.live
         return known
 
@@ -292,21 +303,38 @@ class PrefixIndex:
             self._interned.clear()
         return self._interned.setdefault(mask, mask)
 
-    def _evict(self, lane: Lane, count: int) -> None:
-        """Take the lane's `count` oldest blocks from it."""
+    def _evict(self, lane: Lane, excess: int, *, blocks: bool = False) -> int:
+        """Take the oldest blocks from a lane until it is shorter by `excess`, or until so many `blocks` are gone.
+
+        Returns how many were taken.
+        """
         victims: list[int] = []
-        while len(victims) < count:
+        taken = 0
+        while excess > 0:
             if lane.head == lane.sorted_to:
-                lane.live -= len(victims)
-                self._drop(lane, victims)
-                count -= len(victims)
+                self._give_up(lane, victims)
                 victims = []
                 lane.sort(self._scratch)
-            stop = min(lane.sorted_to, lane.head + count - len(victims))
-            moved = lane.moved
-            victims += [row for row in lane.queue[lane.head : stop].tolist() if row not in moved]
+            stop = min(lane.sorted_to, lane.head + min(excess, _PIECE))
+            piece = lane.queue[lane.head : stop].tolist()
+            found = [row for row in piece if row not in lane.moved]
+            lengths = self._table.lengths(found)
+            if blocks:
+                lengths[:] = 1
+            total = int(lengths.sum())
+            if total > excess:
+                found = found[: int(np.searchsorted(np.cumsum(lengths), excess)) + 1]
+                stop = lane.head + piece.index(found[-1]) + 1
             lane.head = stop
+            victims += found
+            taken += len(found)
+            excess -= total
+        self._give_up(lane, victims)
+        return taken
+
+    def _give_up(self, lane: Lane, victims: list[int]) -> None:
         lane.live -= len(victims)
+        lane.length -= self._table.length(victims)
         self._drop(lane, victims)
 
     def _drop(self, lane: Lane, touched: list[int]) -> None:
@@ -346,5 +374,4 @@ class PrefixIndex:
         while (over := self.blocks - self.blocks_max) > 0:
             lane = self._by_slot[int(self._live.argmax())]
             count = min(over, lane.live)
-            self._squeezed += count
-            self._evict(lane, count)
+            self._squeezed += self._evict(lane, count, blocks=True)

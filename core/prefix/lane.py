@@ -25,14 +25,32 @@ class Lane:
     the rows of it that were used again since then are in `moved`.
     """
 
-    __slots__ = ("bit", "capacity", "end", "head", "live", "moved", "number", "queue", "slot", "sorted_to")
+    __slots__ = (
+        "bit",
+        "capacity",
+        "closed",
+        "end",
+        "head",
+        "length",
+        "live",
+        "moved",
+        "number",
+        "queue",
+        "slot",
+        "sorted_to",
+    )
 
     def __init__(self, number: int, slot: int, capacity: int) -> None:
         self.number = number
         self.bit = 1 << number
         self.slot = slot
         self.capacity = capacity
+        """Length that its blocks may have in all, in units of `prompt_blocks.py`."""
+        self.length = 0
         self.live = 0
+        """Number of its blocks."""
+        self.closed = False
+        """Whether something older than its blocks had no room, so that nothing that is older still may come in."""
         self.queue: Queue = np.empty(QUEUE, dtype=np.uint32)
         self.head = 0
         self.sorted_to = 0

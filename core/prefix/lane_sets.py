@@ -1,10 +1,12 @@
-"""Sets of lanes as the bits of whole numbers, and counting in how many sets each lane is.
+"""Sets of lanes as the bits of whole numbers, and adding up how long the blocks are whose sets each lane is in.
 
 The sets are those of a prompt's leading blocks, in order.  Whoever holds a block holds those before it, so the sets only
 shrink from block to block, and most of them are equal to their neighbour: they are counted by runs.
 """
 
 from typing import Final
+
+from pointsman.core.prefix.prompt_blocks import BLOCK_DEPTHS
 
 _SETS_MAX: Final = 8
 """Different sets up to which each stands for itself in the result; more are added up bit by bit into fewer."""
@@ -31,18 +33,19 @@ def runs_of(sets: list[int]) -> list[tuple[int, int, int]]:
 
 
 def counted(sets: list[int], alive: int) -> dict[int, int]:
-    """Count the sets before the first one that holds no lane of `alive`; returns weights by set of lanes.
+    """Add up the lengths of a prompt's blocks before the first that no lane of `alive` holds, by set of holders.
 
-    The weights of the returned sets that hold a lane add up to the number of `sets` that hold it.
+    `sets` are the holders of the prompt's first blocks, `BLOCK_DEPTHS` at most.  The weights of the returned sets that
+    hold a lane add up to the length of the blocks that it holds.
     """
     weights: dict[int, int] = {}
     if sets and sets.count(sets[0]) == len(sets):
-        return {lanes: len(sets)} if (lanes := sets[0] & alive) else weights
+        return {lanes: BLOCK_DEPTHS[len(sets)]} if (lanes := sets[0] & alive) else weights
     for mask, start, end in runs_of(sets):
         lanes = mask & alive
         if not lanes:
             break
-        weights[lanes] = weights.get(lanes, 0) + end - start
+        weights[lanes] = weights.get(lanes, 0) + BLOCK_DEPTHS[end] - BLOCK_DEPTHS[start]
     return weights if len(weights) <= _SETS_MAX else _planes(weights)
 
 

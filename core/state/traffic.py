@@ -36,7 +36,7 @@ class Column(IntEnum):
     IN_FLIGHT = 1
     """Requests routed to the endpoint that have no end yet."""
     PREFIX_BLOCKS = 2
-    """Blocks of the prompt that the endpoint was given before: `PrefixIndex.matches`."""
+    """Length of what the endpoint was given of the prompt before, in the units of `PrefixIndex.matches`."""
 
 
 class Traffic(Protocol):

@@ -41,7 +41,7 @@ def test_default_configuration_is_that_of_the_go_epp() -> None:
         ("max-score-picker", 1.0),
     ]
     assert DEFAULT_CONFIG.saturation_detector == "utilization-detector"
-    assert DEFAULT_CONFIG.prefix() == PrefixParameters(64, 256, 31250, True)
+    assert DEFAULT_CONFIG.prefix() == PrefixParameters(64, auto_tune=True)
     assert DEFAULT_CONFIG.warnings == ()
 
 
@@ -74,7 +74,7 @@ def test_scorer_configuration_of_the_rollout_guide_runs_as_it_stands() -> None:
         ("prefix-cache-scorer", 1.0),
         ("max-score-picker", 1.0),
     ]
-    assert config.prefix() == PrefixParameters(64, 256, 31250, False)
+    assert config.prefix() == PrefixParameters(64, 256, auto_tune=False)
 
 
 BENCH = (
@@ -177,12 +177,12 @@ def test_environment_sets_thresholds_only_where_the_file_has_no_detector() -> No
 @pytest.mark.parametrize(
     ("parameters", "shape"),
     [
-        ("hashBlockSize: 128", PrefixParameters(128, 256, 31250, False)),
-        ("blockSize: 32", PrefixParameters(32, 256, 31250, True)),
-        ("blockSizeTokens: 32", PrefixParameters(128, 256, 31250, True)),
-        ("blockSizeTokens: 32, autoTune: false", PrefixParameters(128, 256, 31250, False)),
-        ("maxPrefixTokensToMatch: 320", PrefixParameters(64, 20, 31250, True)),
-        ("maxPrefixBlocksToMatch: 2048, lruCapacityPerServer: 10", PrefixParameters(64, 256, 10, True)),
+        ("hashBlockSize: 128", PrefixParameters(128, auto_tune=False)),
+        ("blockSize: 32", PrefixParameters(32, auto_tune=True)),
+        ("blockSizeTokens: 32", PrefixParameters(128, auto_tune=True)),
+        ("blockSizeTokens: 32, autoTune: false", PrefixParameters(128, auto_tune=False)),
+        ("maxPrefixTokensToMatch: 320", PrefixParameters(64, 0, 320)),
+        ("maxPrefixBlocksToMatch: 2048, lruCapacityPerServer: 10", PrefixParameters(64, 2048, 0, 10)),
         ("maxPrefixBlocksToMatch: 0, lruCapacityPerServer: -1, blockSize: 0", PrefixParameters()),
     ],
 )
@@ -190,14 +190,75 @@ def test_prefix_parameters_of_every_version_are_understood(parameters: str, shap
     config = parsed(HEAD + f"plugins: [{{type: prefix-cache-scorer, parameters: {{{parameters}}}}}]")
 
     assert config.prefix() == shape
-    assert len(config.warnings) == ("2048" in parameters)
+    assert config.warnings == ()
 
 
 def test_a_declared_producer_shapes_the_prefix_index() -> None:
     producer = "{type: approx-prefix-cache-producer, parameters: {blockSizeTokens: 64, autoTune: false}}"
     config = parsed(HEAD + f"plugins: [{{type: prefix-cache-scorer}}, {producer}]")
 
-    assert config.prefix() == PrefixParameters(256, 256, 31250, False)
+    assert config.prefix() == PrefixParameters(256, auto_tune=False)
+
+
+def place(type: str, parameters: str) -> str:
+    return HEAD + f"plugins:\n- type: {type}\n  parameters:\n" + "".join(f"    {p}\n" for p in parameters.split(", "))
+
+
+PREFIX_TYPES = ("prefix-cache-scorer", "approx-prefix-cache-producer")
+
+
+@pytest.mark.parametrize("type", PREFIX_TYPES)
+@pytest.mark.parametrize(
+    ("parameters", "warning"),
+    [
+        ("maxPrefixTokensToMatch: 131072", None),
+        ("maxPrefixTokensToMatch: 131072, blockSizeTokens: 64", None),
+        ("maxPrefixBlocksToMatch: 2048", None),
+        ("maxPrefixTokensToMatch: 0", None),
+        (
+            "maxPrefixTokensToMatch: 0, maxPrefixBlocksToMatch: 0",
+            "line 6: no limit is not to be had: at most 361072 tokens of a prompt are matched",
+        ),
+        (
+            "maxPrefixTokensToMatch: 400000",
+            "line 6: maxPrefixTokensToMatch is 400000; at most 361072 tokens of a prompt are matched",
+        ),
+        (
+            "autoTune: true, blockSizeTokens: 64, maxPrefixTokensToMatch: 400000",
+            "line 8: maxPrefixTokensToMatch is 400000; at most 361072 tokens of a prompt are matched where a block has 64",
+        ),
+        ("autoTune: false, blockSizeTokens: 64, maxPrefixTokensToMatch: 400000", None),
+        (
+            "autoTune: false, blockSizeTokens: 64, maxPrefixTokensToMatch: 2000000",
+            "line 8: maxPrefixTokensToMatch is 2000000; at most 1048576 tokens of a prompt are matched where a block has 256",
+        ),
+        (
+            "maxPrefixBlocksToMatch: 30000",
+            "line 6: maxPrefixBlocksToMatch is 30000; at most 361072 tokens of a prompt are matched",
+        ),
+        (
+            "maxPrefixTokensToMatch: 5000, maxPrefixBlocksToMatch: 10",
+            "line 7: maxPrefixBlocksToMatch has no effect beside maxPrefixTokensToMatch",
+        ),
+    ],
+)
+def test_a_limit_of_the_prefix_that_is_not_the_one_in_force_is_told_with_its_line(
+    type: str, parameters: str, warning: str | None
+) -> None:
+    found = parsed(place(type, parameters)).warnings
+
+    assert [one[: len(warning or "")] for one in found] == ([] if warning is None else [warning])
+
+
+def test_a_limit_of_the_prefix_beside_a_producer_that_wins_is_told_with_its_line() -> None:
+    producer = "- {name: own, type: approx-prefix-cache-producer}\n- type: approx-prefix-cache-producer\n"
+    text = place("prefix-cache-scorer", "maxPrefixTokensToMatch: 5000")
+
+    assert parsed(text + producer).warnings == (
+        "line 6: maxPrefixTokensToMatch has no effect: 'approx-prefix-cache-producer' shapes the index",
+    )
+    named = place("prefix-cache-scorer", "prefixMatchInfoProducerName: own, maxPrefixBlocksToMatch: 9") + producer
+    assert parsed(named).warnings == ("line 7: maxPrefixBlocksToMatch has no effect: 'own' shapes the index",)
 
 
 # --- what has no effect is told -----------------------------------------------------------------------

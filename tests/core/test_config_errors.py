@@ -25,6 +25,19 @@ from pointsman.core.config.parse import (
             "unknown field 'treshold' in plugins[0].parameters, did you mean 'threshold'?",
         ),
         (
+            (
+                "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    mode: cache_tracking\n"
+                "    indexerConfig: {tokenProcessorConfig: {blockSize: 64}}"
+            ),
+            6,
+            "parameter 'mode' of prefix-cache-scorer is known and not yet available",
+        ),
+        (
+            "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    indexerConfig: {}",
+            6,
+            "parameter 'indexerConfig' of prefix-cache-scorer is known and not yet available",
+        ),
+        (
             "plugins:\n- type: low-queue-filter\n  parameters: {threshold: many}",
             5,
             "plugins[0].parameters.threshold is 'many', wanted a whole number",

@@ -8,7 +8,8 @@ from time import process_time
 import pytest
 
 from pointsman.core.parsers import BadRequest, parse_request, replace_model
-from pointsman.core.parsers.body import PARTS_MAX, PROMPT_BYTES_MAX
+from pointsman.core.parsers.body import PARTS_MAX
+from pointsman.core.prefix.prompt_blocks import PROMPT_BYTES_MAX
 
 ITEMS = {
     "empty": b"{}",

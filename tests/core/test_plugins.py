@@ -187,21 +187,6 @@ def test_lora_affinity_scorer_tests_in_the_order_of_the_original() -> None:
     assert LoraAffinityScorer().score(REQUEST, view_of(adapters())).tolist() == [1.0, 0.8, 0.8, 0.6, 0.0]
 
 
-def test_prefix_cache_scorer_is_the_share_of_blocks_held() -> None:
-    view = view_of(folded(pool_of([0, 0])), Readings({Column.PREFIX_BLOCKS: {0: 3, 1: 10}}))
-
-    assert PrefixCacheScorer().score(REQUEST, view).tolist() == [0.3, 1.0]
-    assert PrefixCacheScorer().score(RequestFacts("id", POOL), view).tolist() == [0.0, 0.0]
-
-
-def test_prefix_cache_scorer_weighs_length_by_its_square() -> None:
-    view = view_of(folded(pool_of([0, 0])), Readings({Column.PREFIX_BLOCKS: {0: 5, 1: 10}}))
-    scorer = PrefixCacheScorer(match_length_weight=0.5, match_length_scale_tokens=100)
-
-    # 5 and 10 blocks are 80 and 160 tokens
-    assert scorer.score(REQUEST, view).tolist() == pytest.approx([0.25 + 0.5 * 0.64, 0.5 + 0.5])
-
-
 # --- filters ----------------------------------------------------------------------------------------
 
 

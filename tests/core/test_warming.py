@@ -49,9 +49,9 @@ LONGEST = 12
 
 
 def chain(family: int, length: int) -> bytes:
-    """The blocks of a prompt; families have nothing in common."""
+    """Blocks of equal lengths; families have nothing in common."""
     numbers = np.arange(1, length + 1, dtype="<u8") + np.uint64(family << 20)
-    return (numbers * np.uint64(0x9E3779B97F4A7C15)).tobytes()
+    return (numbers * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(8)).tobytes()
 
 
 def warming_control(count: int = SERVERS, *events: Event) -> Control:

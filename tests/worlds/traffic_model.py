@@ -120,7 +120,8 @@ class Model:
             if block in server.blocks:
                 server.blocks.remove(block)
             server.blocks.append(block)
-        del server.blocks[: max(0, len(server.blocks) - server.capacity)]
+        while sum(map(length, server.blocks)) > server.capacity:
+            del server.blocks[0]
         while (over := sum(len(s.blocks) for s in self.servers.values()) - self.blocks_max) > 0:
             fullest = min(self.servers.values(), key=lambda s: (-len(s.blocks), s.slot))
             del fullest.blocks[:over]
@@ -150,14 +151,22 @@ class Model:
             return [held.count(number) for number in numbers]
         assert column == PREFIX_BLOCKS, f"column {column} has no model"
         matches = dict.fromkeys(numbers, 0)
-        for block in hashes(request.prefix):
+        for block in hashes(request.prefix):  # a block of growing length, which its number tells
             holders = [number for number, server in self.servers.items() if block in server.blocks]
             if not holders:
                 break
             for number in holders:
                 if number in matches:
-                    matches[number] += 1
+                    matches[number] += length(block)
         return [matches[number] for number in numbers]
+
+
+def length(block: bytes) -> int:
+    """How long a block is, as its last byte tells which one it is."""
+    depth = 0
+    for _ in range(block[7]):
+        depth += 1 + max(0, depth - 128) // 16
+    return 1 + max(0, depth - 128) // 16
 
 
 def hashes(packed: bytes) -> list[bytes]:
