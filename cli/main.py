@@ -17,6 +17,7 @@ COMMANDS = {
     "replay explain": ("commands.replay_explain", "why a request went where it went"),
     "status": ("commands.status", "how a running system is"),
     "weights set": ("commands.weights_set", "other weights for a route's rule, recorded and read back"),
+    "audit": ("commands.audit", "check all that can be checked of a log, and say it in one sentence"),
     "log tail": ("commands.log_tail", "the last entries of a log, and those to come"),
     "log retain": ("commands.log_retain", "drop the oldest segments of a log, or say which would go"),
     "log verify": ("commands.log_verify", "walk the chain of a log"),

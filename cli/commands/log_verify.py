@@ -39,21 +39,26 @@ def run(name: str, words: list[str]) -> int:
     parser.output_option()
     options = parser.parse_args(words)
     try:
-        report = verify_chain(log_directory(options.directory or options.data_dir), dict(map(_head, options.head)))
+        report = verify_chain(log_directory(options.directory or options.data_dir), heads_of(options.head))
     except (LogCorruptError, NotKeptError) as error:
         raise Failure(str(error)) from error
     if options.output == "json":
         print_json(msgspec.to_builtins(report, builtin_types=(bytes,), str_keys=True) | {"sound": report.sound})
     else:
-        entries = "1 entry" if report.entries == 1 else f"{report.entries} entries"
-        batches = "1 batch" if report.batches == 1 else f"{report.batches} batches"
-        print(f"log {report.log_id}: {entries} in {batches}, {plural(report.segments, 'segment')}")
-        print(f"begins with position {report.first}{_dropped(report)}")
-        print(f"head {report.head}:{report.digest.hex()}")
-        _print_verdict(report)
+        print_chain(report)
     if not report.sound:
         return 1
     return UNCHECKED if report.unchecked else 0
+
+
+def print_chain(report: ChainReport) -> None:
+    """Print what a walk of the chain found."""
+    entries = "1 entry" if report.entries == 1 else f"{report.entries} entries"
+    batches = "1 batch" if report.batches == 1 else f"{report.batches} batches"
+    print(f"log {report.log_id}: {entries} in {batches}, {plural(report.segments, 'segment')}")
+    print(f"begins with position {report.first}{_dropped(report)}")
+    print(f"head {report.head}:{report.digest.hex()}")
+    _print_verdict(report)
 
 
 def _dropped(report: ChainReport) -> str:
@@ -81,6 +86,11 @@ def _print_verdict(report: ChainReport) -> None:
     print("sound: every batch has the digest that its entries and the batch before give")
     for position in report.unchecked:
         print(f"NOT CHECKED: the head at {position} is before the first position that is kept, {report.first}")
+
+
+def heads_of(given: list[str]) -> dict[int, bytes]:
+    """Heads as arguments: digests by position."""
+    return dict(map(_head, given))
 
 
 def _head(text: str) -> tuple[int, bytes]:

@@ -14,6 +14,11 @@ EpochKey: TypeAlias = tuple[str, int]
 """A life of a picker process: its picker's name, and the epoch's number."""
 
 
+def authority_of(address: str, port: int) -> str:
+    """`address:port` as a gateway is told it, with IPv6 in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """A member of a pool."""
 
@@ -34,7 +39,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def authority(self) -> str:
         """`address:port` as the gateway is told it, with IPv6 in brackets."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return authority_of(self.address, self.port)
 
 
 class Adapters(msgspec.Struct, frozen=True):
