@@ -160,6 +160,7 @@ def console(home: Path, log: Log, appender: Appender, worker: Replayer) -> Conso
         in_flight=log.open_requests.in_flight,
         log=appender.statistics,
         feed=lambda: FeedStatistics(1, 1, 0, 0, 1, 0),
+        kept=lambda: None,
         change_weights=never,
         log_directory=home / "log",
         read_model=home / "readmodel.db",
@@ -180,7 +181,7 @@ def pages(home: Path) -> dict[str, list[str]]:
         head, first = reader.head().position, reader.first()
         middle = model.decisions(Filters(), before=head // 2, limit=500).rows
         oldest = model.decisions(Filters(), after=first, limit=500).rows
-    moments = (oldest[0].recorded_at, middle[0].recorded_at + 1)
+    moments = (oldest[0].decided_at, middle[0].decided_at + 1)
     times = [time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) for at in moments]
     return {
         "overview": ["/"],

@@ -19,12 +19,13 @@ from pointsman.core.state.marks import skim
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError, StoreRefusedError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model_store
-from pointsman.eventlog.readmodel.rollups import EndpointRow, Summary
+from pointsman.eventlog.readmodel.rollups import Summary
+from pointsman.eventlog.readmodel.rows import EndpointRow
 from pointsman.eventlog.readmodel.storing import ReadModelEnd
 from pointsman.eventlog.stores.archive import dropped_before, drops
 from pointsman.eventlog.stores.writing import Commit
 
-VERSION = 7
+VERSION = 8
 """Version of the tables and the fold; where the store has another one, it is built again."""
 
 BATCHES = 64

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from pointsman.eventlog.readmodel.rollups import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
+from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
 
 PAGE_MAX = 500
 """Decisions to a page, whatever is asked for: what a browser shows without effort."""
@@ -26,9 +26,9 @@ class Filters(msgspec.Struct, frozen=True):
     reason: str | None = None
     """Reason of a refusal; `*` for any."""
     since: float | None = None
-    """Time from which on decisions were recorded."""
+    """Time from which on decisions were made."""
     until: float | None = None
-    """Time before which they were recorded."""
+    """Time before which they were made."""
 
 
 class DecisionPage(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class ReadModel(Protocol):
     def rollups(self, pool: str, since: float, until: float, width: int = SPAN) -> list[Span]:
         """What a pool did from `since` to `until`, ascending, `width` seconds (a multiple of SPAN) to a row.
 
-        Spans in which nothing happened are left out; the reasons of refusals are told only at the finest width.
+        Spans in which nothing happened are left out.
         """
 
     def changes(self, route: str, limit: int) -> list[ChangeRow]:
@@ -84,8 +84,11 @@ class ReadModel(Protocol):
     def moves(self, route: str, limit: int) -> list[MoveRow]:
         """The latest times at which a route's weights became others, newest first."""
 
-    def counts_after(self, position: int, recorded_at: float) -> dict[str, int]:
-        """Decisions by pool after an entry that was recorded at `recorded_at`."""
+    def counts_since(self, at: float) -> dict[str, int]:
+        """Decisions by pool that were made at `at` or later."""
+
+    def refusals(self, since: float, until: float) -> dict[str, int]:
+        """Refusals by reason in the spans from `since` to before `until`."""
 
     def endpoint_names(self, numbers: Iterable[int]) -> dict[int, EndpointRow]:
         """The endpoints of these numbers, as far as they are known; of at most PAGE_MAX."""

@@ -1,21 +1,20 @@
-"""What the read model keeps of the log: a row for each decision, for each pool and ten seconds, for each weight change.
+"""How the read model folds the log: a row for each decision, for each pool and ten seconds, for each weight change.
 
 `Summary` folds entries and holds what has to be written; it does no I/O.
-A span is the ten seconds in which an entry was recorded.
+A span is the ten seconds in which something happened: a decision was made, a request ended, a sample was taken.
+When that was recorded does not matter: after the control process stood still, what it missed is counted where it was.
+What a summary holds of a span is therefore what it adds to it, and spans are added up where they are kept.
+Nothing happens after it was recorded: where clocks say otherwise, it counts as having happened then.
 """
 
 from collections.abc import Iterable
 
-import msgspec
-
 from pointsman.core.events import (
-    BackendRef,
     EndpointJoined,
     EndpointLeft,
     Event,
     LoadSampled,
     OpenRequestsListed,
-    Origin,
     PickerEnded,
     RouteObserved,
     WeightsIntended,
@@ -26,130 +25,38 @@ from pointsman.core.rollout.outcome import UNKNOWN_CODES
 from pointsman.core.state.marks import MARKS, FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark
 from pointsman.core.state.open_requests import OpenByEpoch
 from pointsman.core.values.packing import unpack, unpack_floats
+from pointsman.eventlog.readmodel.rows import (
+    SPAN,
+    ChangeRow,
+    EndpointRow,
+    Moment,
+    MoveRow,
+    RefusalCount,
+    RequestRow,
+    Span,
+)
 
-SPAN = 10
-"""Seconds of a roll-up: half a line of a chart over five minutes."""
+_GRID = 2.0**32
+"""Number that, added and taken away, rounds to 2**-20, a microsecond: sums of such numbers are exact in any order."""
 
-
-class RequestRow(msgspec.Struct, array_like=True, gc=False):
-    """A decision and what came of it, as far as lists and searches show it; the log has the rest."""
-
-    position: int
-    """Position of the decision."""
-    request_id: str
-    pool: str
-    model: str
-    endpoint: int | None
-    """Number of the chosen endpoint; None where the request was refused."""
-    reason: str
-    """Reason why it was refused; empty where it was routed."""
-    recorded_at: float
-    status: int | None
-    """HTTP status that the client got: None while open, 0 where nothing came."""
-    decided_at: float
-    origin: Origin
-    """Origin of the decision."""
-    degraded: bool
-    cause: str = ""
-    """Cause of a routed request's end; empty while open."""
-    started: int | None = None
-    """Position of the ResponseStarted."""
-    finished: int | None = None
-    """Position of the entry that ended it."""
-    first_token: float | None = None
-    duration: float | None = None
-    completion_tokens: int | None = None
-
-
-class Span(msgspec.Struct):
-    """A pool in one span of time; sums are over what was recorded in it."""
-
-    pool: str
-    start: int
-    """Seconds since 1970."""
-    routed: int = 0
-    refused_count: int = 0
-    refused: dict[str, int] = {}
-    """Count of refusals by reason."""
-    finished: int = 0
-    errors: int = 0
-    """Count of requests that finished with a status of 500 or more, or not complete."""
-    degraded: int = 0
-    duration_sum: float = 0.0
-    first_tokens: int = 0
-    """Count of finished requests with a first token."""
-    first_token_sum: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    samples: int = 0
-    """Count of samples of an endpoint: what the next sums are divided by."""
-    waiting_sum: int = 0
-    waiting_max: int = 0
-    running_sum: int = 0
-    running_max: int = 0
-    kv_cache_sum: float = 0.0
-    kv_cache_max: float = 0.0
-    in_flight_max: int = 0
-    in_flight_last: int = 0
-
-
-class EndpointRow(msgspec.Struct):
-    """An endpoint that ever joined."""
-
-    number: int
-    pool: str
-    namespace: str
-    name: str
-    address: str
-    port: int
-    joined: int
-    left: int | None = None
-
-
-class ChangeRow(msgspec.Struct):
-    """A change of weights, and what became of it."""
-
-    change: str
-    position: int
-    """Position of the intent."""
-    route: str
-    rule: int
-    at: float
-    actor: str
-    reason: str
-    before: tuple[BackendRef, ...]
-    after: tuple[BackendRef, ...]
-    state: str = "writing"
-    """`writing`, `written`, `refused`, or `unknown` where something may have been written all the same."""
-    cause: str = ""
-    ended: int | None = None
-    """Position of the entry that ended it."""
-
-
-class MoveRow(msgspec.Struct):
-    """A route was seen with backends or weights that it did not have before."""
-
-    position: int
-    route: str
-    recorded_at: float
-    version: str
-    backends: tuple[tuple[BackendRef, ...], ...]
-    """Backends of each rule."""
-    before: tuple[tuple[BackendRef, ...], ...] = ()
-    change: str = ""
-    """The change that asked for these weights; empty where somebody wrote them elsewhere."""
+_NOWHERE = Moment(-1 << 62, 0, 0)
+"""Moment before all decisions."""
 
 
 class Summary:
-    """Folds entries; `rows`, `spans`, `endpoints`, `changes` and `moves` are what changed since they were last cleared."""
+    """Folds entries, and holds what has to be written since it was last cleared."""
 
     def __init__(self) -> None:
         self.rows: dict[int, RequestRow] = {}
         self.spans: dict[tuple[str, int], Span] = {}
+        """Additions to spans."""
+        self.refusals: dict[tuple[str, int, str], RefusalCount] = {}
+        """Additions to the counts of refusals."""
         self.endpoints: dict[int, EndpointRow] = {}
-        self.moments: dict[int, int] = {}
-        """First position recorded in a span, by the span's start."""
+        self.moments: dict[int, Moment] = {}
+        """Decisions of each span by its start, as far as they are known here."""
+        self._moment = _NOWHERE
+        """Moment of the last decision."""
         self.pool_of: dict[int, EndpointRow] = {}
         """Present endpoints, by number."""
         self.open = OpenByEpoch[RequestRow]()
@@ -161,29 +68,29 @@ class Summary:
         """The last change of each route."""
         self._pending: dict[str, ChangeRow] = {}
         self._in_flight: dict[str, int] = {}
-        """Open requests by pool, where the span before the current one ended."""
-        self._current: dict[str, Span] = {}
-        self._touched: dict[str, Span] = {}
-        """Spans of `_current` that are in `spans` already, by pool."""
-        self._start = -1
+        """Open requests by pool."""
+        self._latest: dict[str, Span] = {}
+        """Addition of each pool that was used last: what comes next is nearly always of the same span."""
+        self._newest = -1
+        """Start of the newest span there is."""
 
     def resume(
         self,
         members: list[EndpointRow],
         open_rows: list[RequestRow],
-        spans: list[Span],
+        newest: int,
         changes: list[ChangeRow],
         moves: Iterable[MoveRow] = (),
     ) -> None:
-        """Take up what an earlier summary had written down; of changes and moves the last of each route, and pending."""
+        """Take up what an earlier summary had written down.
+
+        `newest` is the start of the newest span; of changes and moves the last of each route are wanted, and pending.
+        """
         self.pool_of = {member.number: member for member in members}
         for row in open_rows:
             self.open.of((row.origin.picker, row.origin.epoch))[row.origin.n] = row
             self._in_flight[row.pool] = self._in_flight.get(row.pool, 0) + 1
-        for span in spans:
-            self._start = max(self._start, span.start)
-            self._current[span.pool] = span
-            span.in_flight_last = self._in_flight.get(span.pool, 0)
+        self._newest = newest
         self._pending = {change.change: change for change in changes if change.state == "writing"}
         self._wanted = {change.route: change for change in sorted(changes, key=lambda one: one.position)}
         self._routes = {move.route: move for move in moves}
@@ -192,19 +99,18 @@ class Summary:
         """Forget what has been written down."""
         self.rows.clear()
         self.spans.clear()
-        self._touched.clear()
+        self.refusals.clear()
+        self._latest.clear()
         self.changes.clear()
         self.moves.clear()
         self.endpoints.clear()
         self.moments.clear()
+        self._moment = _NOWHERE
 
     def fold(self, recorded_at: float, entries: Iterable[tuple[int, Event | Mark]]) -> None:
         """Fold the next entries, each with its position, which were recorded together and are skimmed."""
-        start = int(recorded_at // SPAN) * SPAN
         picker, epoch, mine = "", -1, dict[int, RequestRow]()  # entries that follow each other are nearly always of one
         for position, event in entries:
-            if start > self._start:
-                self._begin_span(start, position)
             # By type: to `isinstance`, a class that does not match costs a call.
             if type(event) not in MARKS:
                 self._fold_rare(position, recorded_at, event)
@@ -219,7 +125,7 @@ class Summary:
                 mine[origin.n] = self._routed(position, recorded_at, mark)
             elif type(mark) is FinishedMark:
                 if (row := mine.pop(mark.request_n, None)) is not None:
-                    self._finished(position, row, mark)
+                    self._finished(position, row, mark, min(row.decided_at + mark.duration, recorded_at))
             elif type(mark) is StartedMark:
                 if (row := mine.get(mark.request_n)) is not None:
                     row.started = position
@@ -227,24 +133,48 @@ class Summary:
             elif type(mark) is RefusedMark:
                 self._refused(position, recorded_at, mark)
 
-    def _begin_span(self, start: int, position: int) -> None:
-        self._start = start
-        self._in_flight.update({pool: span.in_flight_last for pool, span in self._current.items()})
-        self._current.clear()
-        self._touched.clear()
-        self.moments[start] = position
-        for pool, count in self._in_flight.items():
-            if count:
-                self._pool(pool)
+    def _span(self, pool: str, at: float) -> Span:
+        """The addition to the pool's span at a time."""
+        latest = self._latest.get(pool)
+        if latest is not None and latest.start <= at < latest.start + SPAN:
+            return latest
+        start = int(at // SPAN) * SPAN
+        found = self._latest[pool] = self._addition(pool, start)
+        if start > self._newest:
+            self._newest = start
+            for other, count in self._in_flight.items():
+                if count:
+                    self._in_flight_there(self._addition(other, start))
+        return found
+
+    def _addition(self, pool: str, start: int) -> Span:
+        found = self.spans.get((pool, start))
+        if found is None:
+            found = self.spans[pool, start] = Span(pool, start)
+        return found
+
+    def _in_flight_there(self, span: Span) -> None:
+        """Note how many requests are in flight, in the newest span: of older ones that is no longer known."""
+        if span.start == self._newest:
+            span.in_flight_max = max(span.in_flight_max, self._in_flight.get(span.pool, 0))
+
+    def _decided(self, position: int, at: float) -> None:
+        """Note where in the log a decision is."""
+        moment = self._moment
+        if not moment.start <= at < moment.start + SPAN:
+            start = int(at // SPAN) * SPAN
+            moment = self._moment = self.moments.setdefault(start, Moment(start, position, position))
+        moment.last = position  # positions come in order
 
     def _fold_rare(self, position: int, recorded_at: float, event: Event | Mark) -> None:
         """Fold what requests do not say."""
         match event:
             case LoadSampled():
-                self._sampled(event)
+                self._sampled(event, min(event.sampled_at, recorded_at))
             case OpenRequestsListed() | PickerEnded():
                 for _, row in self.open.take_ended(event):
-                    self._finished(position, row, FinishedMark(row.origin, row.origin.n, "lost", 0, 0.0))
+                    end = FinishedMark(row.origin, row.origin.n, "lost", 0, 0.0)
+                    self._finished(position, row, end, recorded_at)
                     row.duration = None
             case WeightsIntended():
                 self._intended(position, event)
@@ -299,69 +229,68 @@ class Summary:
         self._routes[event.route] = move
         self.moves.append(move)
 
-    def _pool(self, pool: str) -> Span:
-        touched = self._touched.get(pool)
-        if touched is not None:
-            return touched
-        found = self._current.get(pool)
-        if found is None:
-            in_flight = self._in_flight.get(pool, 0)
-            found = Span(pool, self._start, refused={}, in_flight_max=in_flight, in_flight_last=in_flight)
-            self._current[pool] = found
-        self.spans[pool, found.start] = self._touched[pool] = found
-        return found
-
     def _routed(self, position: int, recorded_at: float, event: RoutedMark) -> RequestRow:
-        facts = event.request
-        where = (facts.request_id, facts.pool, facts.model, event.endpoints[0])
-        row = RequestRow(position, *where, "", recorded_at, None, event.decided_at, event.origin, event.degraded)
+        facts, at = event.request, min(event.decided_at, recorded_at)
+        where = (facts.request_id, facts.pool, facts.model, event.endpoints[0], "", at, event.degraded)
+        row = RequestRow(position, *where, None, False, None, None, event.origin)
         self.rows[position] = row
-        span = self._touched.get(row.pool) or self._pool(row.pool)
+        self._decided(position, at)
+        span, pool = self._span(row.pool, at), row.pool
         span.routed += 1
         span.degraded += event.degraded
-        span.in_flight_last = count = span.in_flight_last + 1
+        self._in_flight[pool] = count = self._in_flight.get(pool, 0) + 1
         span.in_flight_max = max(span.in_flight_max, count)
         return row
 
     def _refused(self, position: int, recorded_at: float, event: RefusedMark) -> None:
-        facts = event.request
-        where, why = (facts.request_id, facts.pool, facts.model, None), (recorded_at, event.status, event.decided_at)
-        self.rows[position] = RequestRow(position, *where, event.reason, *why, event.origin, event.degraded)
-        span = self._pool(facts.pool)
-        span.refused[event.reason] = span.refused.get(event.reason, 0) + 1
+        facts, at = event.request, min(event.decided_at, recorded_at)
+        where = (facts.request_id, facts.pool, facts.model, None, event.reason, at, event.degraded)
+        self.rows[position] = RequestRow(position, *where, event.status, False, None, None, event.origin)
+        self._decided(position, at)
+        span = self._span(facts.pool, at)
         span.refused_count += 1
         span.degraded += event.degraded
+        key = (facts.pool, span.start, event.reason)
+        if key not in self.refusals:
+            self.refusals[key] = RefusalCount(*key)
+        self.refusals[key].refused_count += 1
 
-    def _finished(self, position: int, row: RequestRow, event: FinishedMark) -> None:
+    def _finished(self, position: int, row: RequestRow, event: FinishedMark, at: float) -> None:
         row.finished, row.status, row.cause = position, event.status, event.cause
+        row.failed = event.cause != "complete" or event.status >= 400
         row.first_token, row.duration = event.first_token, event.duration
         row.completion_tokens = event.completion_tokens
         self.rows[row.position] = row
-        span = self._touched.get(row.pool) or self._pool(row.pool)
-        span.in_flight_last -= 1
+        span = self._span(row.pool, at)
+        self._in_flight_there(span)
+        self._in_flight[row.pool] -= 1
         span.finished += 1
-        span.duration_sum += event.duration
+        span.duration_sum += event.duration + _GRID - _GRID
         if event.status >= 500 or event.cause != "complete":
             span.errors += 1
         if event.first_token is not None:
             span.first_tokens += 1
-            span.first_token_sum += event.first_token
+            span.first_token_sum += event.first_token + _GRID - _GRID
         span.prompt_tokens += event.prompt_tokens or 0
         span.completion_tokens += event.completion_tokens or 0
         span.cached_tokens += event.cached_tokens or 0
 
-    def _sampled(self, event: LoadSampled) -> None:
+    def _sampled(self, event: LoadSampled, at: float) -> None:
         waiting, running = unpack(event.waiting).tolist(), unpack(event.running).tolist()
         used = unpack_floats(event.kv_cache).tolist()
+        spans: dict[str, Span] = {}
         for number, queue, busy, kv_cache in zip(unpack(event.endpoints).tolist(), waiting, running, used, strict=True):
             member = self.pool_of.get(number)
             if member is None:
                 continue
-            span = self._pool(member.pool)
+            span = spans.get(member.pool)
+            if span is None:
+                span = spans[member.pool] = self._span(member.pool, at)
+                self._in_flight_there(span)
             span.samples += 1
             span.waiting_sum += queue
             span.waiting_max = max(span.waiting_max, queue)
             span.running_sum += busy
             span.running_max = max(span.running_max, busy)
-            span.kv_cache_sum += kv_cache
+            span.kv_cache_sum += kv_cache + _GRID - _GRID
             span.kv_cache_max = max(span.kv_cache_max, kv_cache)

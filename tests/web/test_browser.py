@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, expect
 from worlds.browser import Visit, chromium, visit
 from worlds.console_world import NEW, OLD, ROUTE, Running, running
 
+from pointsman.web.pages import figures
+
 PAGES = {
     "overview": "/",
     "pools": "/pools",
@@ -90,6 +92,7 @@ def journey(found: Visit, console: Running, weight: int, scripts: bool) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Is this what you want?")
     page.get_by_role("button", name="Change weights").click()
     expect(page.get_by_text("recorded, written and read back")).to_be_visible()
+    page.wait_for_timeout(1000 * figures.GRACE)
     for _ in range(30):
         console.request(NEW if weight == 100 else OLD)
     if not scripts:

@@ -1,6 +1,7 @@
 """Small logs for tests, and a world of events that fold."""
 
 import random
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pointsman.core.state.snapshot import encode_snapshot
 from pointsman.core.values.packing import pack, pack_floats
 from pointsman.eventlog.appender import Appender
 from pointsman.eventlog.opening import DEFAULT_LIMITS, open_log
+from pointsman.eventlog.readmodel.folding import ReadModelWriter
 from pointsman.eventlog.stores.snapshots import Projection
 from pointsman.eventlog.stores.writing import Commit, StoreLimits
 
@@ -119,6 +121,26 @@ def write(directory: Path, events: list[Event], limits: StoreLimits = DEFAULT_LI
             await appender.append_many(events[start : start + step])
 
     return with_appender(directory, append, limits)
+
+
+def fold(path: Path, directory: Path) -> None:
+    """Bring the read model at `path` up to the head of a log."""
+    writer = ReadModelWriter(path, directory)
+    while writer.fold():
+        pass
+    writer.close()
+
+
+def dump(path: Path) -> list[tuple[object, ...]]:
+    """All rows of a read model."""
+    with sqlite3.connect(path) as connection:
+        found = [
+            row
+            for table in ("requests", "occurring", "spans", "refusals", "moments", "endpoints", "changes")
+            for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
+        ]
+    connection.close()
+    return found
 
 
 def same(mine: Projection, theirs: Projection) -> bool:

@@ -8,7 +8,7 @@ from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters
-from pointsman.eventlog.readmodel.rollups import EndpointRow, RequestRow
+from pointsman.eventlog.readmodel.rows import EndpointRow, RequestRow
 from pointsman.eventlog.stores.reading import LogReader
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words

@@ -10,7 +10,7 @@ from quart import request
 
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters
-from pointsman.eventlog.readmodel.rollups import EndpointRow, RequestRow
+from pointsman.eventlog.readmodel.rows import EndpointRow, RequestRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
 from pointsman.web.pages.reply import BadQuery, Missing, Reply, number

@@ -1,5 +1,6 @@
 """Charts, observed shares and traffic of pools, computed from the read model's roll-ups."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -10,17 +11,19 @@ from markupsafe import Markup
 from quart import g
 
 from pointsman.core.events import BackendRef, RouteObserved
-from pointsman.core.rollout.conformity import Conformity, conformity
+from pointsman.core.rollout.conformity import ENOUGH, Conformity, conformity
 from pointsman.eventlog.readmodel.opening import open_read_model
-from pointsman.eventlog.readmodel.rollups import Span
+from pointsman.eventlog.readmodel.rows import Span
 from pointsman.web.console import Console
 from pointsman.web.drawing import svg, words
 
 SPANS = {"5m": (300, 10), "hour": (3600, 60), "day": (86400, 900)}
 """Names of the spans a chart can show: (seconds, seconds to a point)."""
 SPAN_NAMES = {"5m": "5 minutes", "hour": "hour", "day": "day"}
-OBSERVED = 300
-"""Seconds over which shares are observed."""
+OBSERVED_OVER = ((300, "the last 5 minutes"), (3600, "the last hour"), (86400, "the last day"))
+"""Seconds over which shares are observed, in words: the shortest in which enough requests came."""
+GRACE = 3.0
+"""Seconds after a change of weights whose requests are not counted: a gateway needs them to load the route."""
 
 
 class ChartRow(msgspec.Struct, frozen=True):
@@ -98,7 +101,7 @@ def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """Requests by pool since a route got its present weights, over the last OBSERVED seconds at most."""
+    """Requests by pool over some time."""
 
     requests: dict[str, int]
     over: str
@@ -130,36 +133,43 @@ async def rules_observed(console: Console) -> dict[tuple[str, int], RuleObserved
 
 
 def _rule_observed(
-    backends: Sequence[BackendRef], pools: Container[str], uses: Mapping[str, int], counted: Counted
+    backends: Sequence[BackendRef], pools: Container[str], uses: Mapping[str, int], counted: Sequence[Counted]
 ) -> RuleObserved:
-    seen = [(b.weight, counted.requests.get(b.pool, 0)) for b in backends if b.pool in pools]
+    """A rule over the shortest time in which there is evidence, or the longest."""
     shared = any(uses[b.pool] > 1 for b in backends)
-    return RuleObserved(counted, conformity(seen, mixed=shared), shared)
+    for one in counted:
+        seen = [(b.weight, one.requests.get(b.pool, 0)) for b in backends if b.pool in pools]
+        found = RuleObserved(one, conformity(seen, mixed=shared), shared)
+        if found.conformity.requests >= ENOUGH:
+            break
+    return found
 
 
-async def _since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, Counted]:
-    """The requests that each route's shares are observed over: only those since it got its present weights."""
-    now, pools = time.time(), sorted(console.state().pools)
+async def _since_moved(console: Console, routes: Sequence[RouteObserved]) -> dict[str, list[Counted]]:
+    """The requests that each route's shares are observed over, only those since it got its present weights."""
+    now = time.time()
     wanted = {route.route: tuple(rule.backends for rule in route.rules) for route in routes}
 
-    def read() -> dict[str, Counted]:
-        found, whole = {}, None
+    def read() -> dict[str, list[Counted]]:
+        found, whole = {}, dict[int, Counted]()
         with open_read_model(console.read_model) as model:
             for route, backends in wanted.items():
                 move = next(iter(model.moves(route, 1)), None)
                 if move is not None and move.backends != backends:
                     # The read model is a moment behind: the requests that it has were sent under other weights.
-                    found[route] = Counted({}, "the moment since the weights were set")
+                    found[route] = [Counted({}, "the moment since the weights were set")]
                     continue
-                if move is not None and now - move.recorded_at < OBSERVED:
-                    age = max(0.0, now - move.recorded_at)
-                    over = f"the last {age:.0f} s, since the weights were set"
-                    found[route] = Counted(model.counts_after(move.position, move.recorded_at), over)
-                    continue
-                if whole is None:
-                    lines = {pool: model.rollups(pool, now - OBSERVED, now) for pool in pools}
-                    whole = {p: sum(s.routed + s.refused_count for s in found_) for p, found_ in lines.items()}
-                found[route] = Counted(whole, "the last 5 minutes")
+                age = math.inf if move is None else max(0.0, now - move.recorded_at)
+                grace = GRACE if move is not None and move.before else 0.0
+                found[route] = []
+                for seconds, over in OBSERVED_OVER:
+                    if seconds < age:
+                        if seconds not in whole:
+                            whole[seconds] = Counted(model.counts_since(now - seconds), over)
+                        found[route].append(whole[seconds])
+                if age <= OBSERVED_OVER[-1][0]:
+                    over = f"the last {words.duration(age)}, since the weights were set"
+                    found[route].append(Counted(model.counts_since(now - age + grace), over))
         return found
 
     return await trio.to_thread.run_sync(read)
@@ -169,7 +179,7 @@ class PoolTraffic(msgspec.Struct, frozen=True):
     """The traffic of a pool."""
 
     refused: int
-    """Requests refused in the last OBSERVED seconds; the next two count over the same time."""
+    """Requests refused in the last 5 minutes; the next two count over the same time."""
     first_token: float | None
     spark: tuple[float | None, ...]
     rate: float

@@ -13,7 +13,7 @@ from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.core.rollout.conformity import ENOUGH, StepVerdict
 from pointsman.core.rollout.weights import Share, backend_key, interval, shares
 from pointsman.eventlog.readmodel.opening import open_read_model
-from pointsman.eventlog.readmodel.rollups import ChangeRow, MoveRow
+from pointsman.eventlog.readmodel.rows import ChangeRow, MoveRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures

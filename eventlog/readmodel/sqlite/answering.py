@@ -9,7 +9,7 @@ from sqlalchemy import TEXT, ColumnElement, Connection, Executable, Integer, bin
 
 from pointsman.eventlog.errors import ReadModelUnavailableError
 from pointsman.eventlog.readmodel.queries import PAGE_MAX, DecisionPage, Filters, ReadModelState
-from pointsman.eventlog.readmodel.rollups import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
+from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
 from pointsman.eventlog.readmodel.sqlite.tables import (
     CHANGES,
     ENDPOINTS,
@@ -17,6 +17,7 @@ from pointsman.eventlog.readmodel.sqlite.tables import (
     MOMENTS,
     MOVES,
     OCCURRING,
+    REFUSALS,
     REQUESTS,
     SPANS,
     STRETCH,
@@ -55,8 +56,8 @@ def _conditions(filters: Filters) -> tuple[list[str], list[SqlValue]]:
         ("model = ?", filters.model),
         ("status = ?", filters.status),
         ("endpoint IN (SELECT number FROM endpoints WHERE name = ?)", filters.endpoint),
-        ("recorded_at >= ?", filters.since),
-        ("recorded_at < ?", filters.until),
+        ("decided_at >= ?", filters.since),
+        ("decided_at < ?", filters.until),
         ("reason = ?", None if filters.reason == "*" else filters.reason),
     ):
         if value is not None:
@@ -93,7 +94,7 @@ def _within(
 def _merged(column: ColumnElement[object], start: ColumnElement[object]) -> ColumnElement[object]:
     """How a column of several spans becomes one."""
     match column.key:
-        case "pool" | "refused" | "in_flight_last":
+        case "pool":
             return func.max(column)
         case "start":
             return start
@@ -112,10 +113,11 @@ _ENDPOINTS = select(ENDPOINTS).order_by(ENDPOINTS.c.number)
 _ENDPOINTS_OF_POOL = _ENDPOINTS.where(ENDPOINTS.c.pool == bindparam("of_pool"))
 _ENDPOINTS_NAMED = select(ENDPOINTS).where(ENDPOINTS.c.number.in_(bindparam("numbers", expanding=True)))
 
-_NEXT_MOMENT = select(func.min(MOMENTS.c.start), func.min(MOMENTS.c.first)).where(MOMENTS.c.start > bindparam("after"))
+_MOMENT = select(MOMENTS.c.first, MOMENTS.c.last).where(MOMENTS.c.start == bindparam("start"))
 _COUNTS_SINGLY = (
     select(REQUESTS.c.pool, func.count())
-    .where(REQUESTS.c.position > bindparam("after"), REQUESTS.c.position < bindparam("before"))
+    .where(REQUESTS.c.position.between(bindparam("low"), bindparam("high")))
+    .where(REQUESTS.c.decided_at >= bindparam("at"), REQUESTS.c.decided_at < bindparam("boundary"))
     .group_by(REQUESTS.c.pool)
 )
 _COUNTS_BY_SPAN = (
@@ -123,7 +125,16 @@ _COUNTS_BY_SPAN = (
     .where(SPANS.c.start >= bindparam("from_start"))
     .group_by(SPANS.c.pool)
 )
-"""Decisions by pool: between two positions, and in all spans from one on."""
+"""Decisions by pool: of a part of one span, and in all spans from one on."""
+
+_FIRST_AND_LAST = select(func.min(MOMENTS.c.first), func.max(MOMENTS.c.last)).where(
+    MOMENTS.c.start >= bindparam("since"), MOMENTS.c.start < bindparam("until")
+)
+_REFUSALS = (
+    select(REFUSALS.c.reason, func.sum(REFUSALS.c.refused_count))
+    .where(REFUSALS.c.start >= bindparam("low"), REFUSALS.c.start < bindparam("high"))
+    .group_by(REFUSALS.c.reason)
+)
 
 _BEGINS = (SPANS.c.start - SPANS.c.start % bindparam("width", type_=Integer)).label("begins")
 _ROLLUPS = (
@@ -210,11 +221,15 @@ class SqliteReadModel:
         """The first and the last position that can be found."""
         low = 0 if after is None else min(after, _LAST) + 1
         high = _LAST if before is None else min(before, _LAST) - 1
-        if filters.since is not None:
-            low = max(low, self._position_at(filters.since))
-        if filters.until is not None:
-            high = min(high, self._position_at(filters.until) - 1)
-        return low, high
+        if filters.since is None and filters.until is None:
+            return low, high
+        # Decisions are nearly in the order of their times: only after a standstill are old ones among new ones.
+        start = -_LAST if filters.since is None else int(filters.since // SPAN) * SPAN
+        end = _LAST if filters.until is None else filters.until
+        [(first, last)] = self._ask(_FIRST_AND_LAST, {"since": start, "until": end})
+        if not isinstance(first, int) or not isinstance(last, int):
+            return 1, 0
+        return max(low, first), min(high, last)
 
     def _stretches(
         self, connection: Connection, filters: Filters, bounds: tuple[int, int], order: str
@@ -234,32 +249,10 @@ class SqliteReadModel:
         found = [row[0] for row in text_rows(connection, statement, tuple(parameters)) if isinstance(row[0], int)]
         return [(max(bounds[0], at << STRETCH), min(bounds[1], (at + 1 << STRETCH) - 1)) for at in found]
 
-    def _position_at(self, at: float) -> int:
-        """The first position that can hold a decision recorded at `at` or later: found by halving its ten seconds."""
-        span = int(at // SPAN) * SPAN
-        bounds = (
-            "SELECT (SELECT min(first) FROM moments WHERE start >= ?), (SELECT min(first) FROM moments WHERE start > ?)"
-        )
-        step = "SELECT recorded_at FROM requests WHERE position >= ? ORDER BY position LIMIT 1"
-        with self._connected() as connection:
-            [(low, high)] = text_rows(connection, bounds, (span, span))
-            if not isinstance(low, int):
-                return 1 << 62
-            last = next(row[0] for row in text_rows(connection, "SELECT max(position) FROM requests"))
-            end = high if isinstance(high, int) else (last + 1 if isinstance(last, int) else low)
-            while low < end:
-                middle = (low + end) // 2
-                found = list(text_rows(connection, step, (middle,)))
-                if found and isinstance(found[0][0], float) and found[0][0] < at:
-                    low = middle + 1
-                else:
-                    end = middle
-        return low
-
     def rollups(self, pool: str, since: float, until: float, width: int = SPAN) -> list[Span]:
         """What a pool did from `since` to `until`, ascending, `width` seconds (a multiple of SPAN) to a row.
 
-        Spans in which nothing happened are left out; the reasons of refusals are told only at the finest width.
+        Spans in which nothing happened are left out.
         """
         bounds = {"low": int(since // width) * width, "high": int(until // width) * width + width}
         found = self._ask(_ROLLUPS, {"of_pool": pool, "width": width, **bounds})
@@ -273,17 +266,22 @@ class SqliteReadModel:
         """The latest times at which a route's weights became others, newest first."""
         return [as_value(row, MoveRow) for row in self._ask(_MOVES, {"of_route": route, "most": limit})]
 
-    def counts_after(self, position: int, recorded_at: float) -> dict[str, int]:
-        """Decisions by pool after an entry that was recorded at `recorded_at`: at most ten seconds are counted singly."""
-        [found] = self._ask(_NEXT_MOMENT, {"after": int(recorded_at // SPAN) * SPAN})
-        boundary, until = (_LAST if value is None else value for value in found)
-        singly = self._ask(_COUNTS_SINGLY, {"after": position, "before": until})
-        whole = self._ask(_COUNTS_BY_SPAN, {"from_start": boundary})
+    def counts_since(self, at: float) -> dict[str, int]:
+        """Decisions by pool that were made at `at` or later: at most ten seconds are counted singly."""
+        start = int(at // SPAN) * SPAN
+        found = list(self._ask(_COUNTS_BY_SPAN, {"from_start": start + SPAN}))
+        for low, high in self._ask(_MOMENT, {"start": start}):
+            found += self._ask(_COUNTS_SINGLY, {"low": low, "high": high, "at": at, "boundary": start + SPAN})
         counts: dict[str, int] = {}
-        for pool, count in (*singly, *whole):
+        for pool, count in found:
             assert isinstance(count, int)
             counts[str(pool)] = counts.get(str(pool), 0) + count
         return counts
+
+    def refusals(self, since: float, until: float) -> dict[str, int]:
+        """Refusals by reason in the spans from `since` to before `until`."""
+        bounds = {"low": int(since // SPAN) * SPAN, "high": until}
+        return {str(why): int(str(count)) for why, count in self._ask(_REFUSALS, bounds)}
 
     def endpoint_names(self, numbers: Iterable[int]) -> dict[int, EndpointRow]:
         """The endpoints of these numbers, as far as they are known."""

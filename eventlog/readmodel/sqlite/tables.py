@@ -1,6 +1,6 @@
 """The tables of the read model's file, and how their rows become values.
 
-Rules.  A table's columns are the fields of a struct in `rollups.py`, in its order; what a field means is said there.
+Rules.  A table's columns are the fields of a struct in `rows.py`, in its order; what a field means is said there.
 Numbers and texts are columns as they are, and everything else is JSON in a text.
 A change of these tables is another `VERSION` in `folding.py`.
 """
@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from pointsman.eventlog.readmodel.rollups import ChangeRow, EndpointRow, MoveRow, RequestRow, Span
+from pointsman.eventlog.readmodel.rows import ChangeRow, EndpointRow, Moment, MoveRow, RefusalCount, RequestRow, Span
 from pointsman.eventlog.sqlite.tables import SqlRow
 
 T = TypeVar("T", Span, ChangeRow, MoveRow, EndpointRow)
@@ -42,7 +42,7 @@ OCCURRING = ("model", "endpoint")
 UNUSUAL = "status IS NOT 200"
 """Condition of the index over statuses: it would be of little use for the one that nearly all have."""
 
-REQUEST_SEARCHED = RequestRow.__struct_fields__.index("status") + 1
+REQUEST_SEARCHED = RequestRow.__struct_fields__.index("first_token") + 1
 """Number of fields of a request that have a column of their own, because questions are asked with them.
 
 A column costs more than the same value among the others in one, so what is only shown lies in `rest`.
@@ -55,7 +55,7 @@ def _columns(kind: type[msgspec.Struct], key: tuple[str, ...]) -> list[Column[ob
     """A column for each field of a struct."""
 
     def column_type(of: object) -> TypeEngine[object]:
-        if of in (int, int | None):
+        if of in (int, int | None, bool):
             return Integer()  # type: ignore[return-value]  # columns are not converted
         return REAL() if of in (float, float | None) else TEXT()  # type: ignore[return-value]  # as above
 
@@ -78,6 +78,8 @@ Index("by_request_id", REQUESTS.c.position.op(">>")(literal_column(str(STRETCH))
 Index("by_status", REQUESTS.c.status, sqlite_where=text(UNUSUAL))
 Index("by_reason", REQUESTS.c.reason, sqlite_where=_REFUSED)
 Index("by_refused", REQUESTS.c.position, sqlite_where=_REFUSED)
+Index("by_degraded", REQUESTS.c.position, sqlite_where=text("degraded"))
+Index("by_failed", REQUESTS.c.position, sqlite_where=text("failed"))
 
 OCCURRENCES = Table(
     "occurring",
@@ -89,21 +91,19 @@ OCCURRENCES = Table(
     sqlite_with_rowid=False,
 )
 SPANS = Table("spans", READ_MODEL, *_columns(Span, ("pool", "start")), sqlite_with_rowid=False)
+REFUSALS = Table("refusals", READ_MODEL, *_columns(RefusalCount, ("pool", "start", "reason")), sqlite_with_rowid=False)
 CHANGES = Table("changes", READ_MODEL, *_columns(ChangeRow, ("change",)), sqlite_with_rowid=False)
 Index("by_route", CHANGES.c.route, CHANGES.c.position)
 MOVES = Table("moves", READ_MODEL, *_columns(MoveRow, ("position",)))
 Index("by_moved_route", MOVES.c.route, MOVES.c.position)
-MOMENTS = Table(
-    "moments",
-    READ_MODEL,
-    Column("start", Integer, primary_key=True, doc="beginning of a span, seconds since 1970"),
-    Column("first", Integer, nullable=False, doc="first position recorded in it"),
-)
+MOMENTS = Table("moments", READ_MODEL, *_columns(Moment, ("start",)))
 ENDPOINTS = Table("endpoints", READ_MODEL, *_columns(EndpointRow, ("number",)))
 Index("by_name", ENDPOINTS.c.name)
 
-_JSON = {"refused", "before", "after", "backends"}
+_JSON = {"before", "after", "backends"}
 """Fields that are JSON in a text."""
+
+_FLAGS = [at for at, field in enumerate(msgspec.structs.fields(RequestRow)) if field.type is bool]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -112,6 +112,8 @@ def as_request(row: SqlRow) -> RequestRow:
     """The request of a row of REQUESTS."""
     *searched, rest = row
     assert isinstance(rest, bytes)
+    for at in _FLAGS:
+        searched[at] = bool(searched[at])
     return msgspec.convert([*searched, *msgspec.msgpack.decode(rest)], RequestRow)
 
 
@@ -130,7 +132,7 @@ def as_value(row: SqlRow, kind: type[T]) -> T:
     return msgspec.convert(values, kind)
 
 
-def from_value(value: Span | ChangeRow | MoveRow | EndpointRow) -> tuple[object, ...]:
+def from_value(value: Span | RefusalCount | Moment | ChangeRow | MoveRow | EndpointRow) -> tuple[object, ...]:
     """The row of the struct's table."""
     return tuple(
         msgspec.json.encode(part).decode() if name in _JSON else part

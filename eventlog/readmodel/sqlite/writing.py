@@ -15,7 +15,8 @@ import msgspec
 from sqlalchemy import Connection, Table, bindparam, delete, func, inspect, or_, select, text
 from sqlalchemy.exc import DBAPIError
 
-from pointsman.eventlog.readmodel.rollups import ChangeRow, EndpointRow, MoveRow, RequestRow, Span, Summary
+from pointsman.eventlog.readmodel.rollups import Summary
+from pointsman.eventlog.readmodel.rows import ChangeRow, EndpointRow, MoveRow, RequestRow
 from pointsman.eventlog.readmodel.sqlite.tables import (
     CHANGES,
     ENDPOINTS,
@@ -25,6 +26,7 @@ from pointsman.eventlog.readmodel.sqlite.tables import (
     OCCURRENCES,
     OCCURRING,
     READ_MODEL,
+    REFUSALS,
     REQUESTS,
     SPANS,
     STRETCH,
@@ -45,8 +47,23 @@ PARAMETERS = 400
 TRIM = 5_000
 """Rows of segments that are gone, removed with one fold."""
 
-_ON_CONFLICT = "ON CONFLICT (position) DO UPDATE SET status = excluded.status, rest = excluded.rest"
+_ENDED = ("status", "failed", "duration", "first_token", "rest")
+_ON_CONFLICT = f"ON CONFLICT (position) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _ENDED)}"
 """What becomes of a decision that is there: what it was does not change, so the indexes over that stay as they are."""
+
+
+def _added(table: Table) -> str:
+    """What becomes of a row that is there when another is added to it: sums, and the highest and lowest of all."""
+    key = [column.name for column in table.primary_key]
+
+    def merged(name: str) -> str:
+        if name == "first" or name == "last" or name.endswith("_max"):
+            return f"{name} = {'min' if name == 'first' else 'max'}({name}, excluded.{name})"
+        return f"{name} = {name} + excluded.{name}"
+
+    parts = ", ".join(merged(column.name) for column in table.columns if column.name not in key)
+    return f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {parts}"
+
 
 _REFUSED = (
     sqlite3.SQLITE_FULL,
@@ -117,10 +134,10 @@ class SqliteReadModelStore:
         _put(connection, REQUESTS, list(map(from_request, summary.rows.values())), _ON_CONFLICT)
         _put(connection, OCCURRENCES, _occurring(summary.rows.values()), "ON CONFLICT DO NOTHING")
         _put(connection, ENDPOINTS, list(map(from_value, summary.endpoints.values())))
-        _put(connection, SPANS, list(map(from_value, summary.spans.values())))
+        for table, added in ((SPANS, summary.spans), (REFUSALS, summary.refusals), (MOMENTS, summary.moments)):
+            _put(connection, table, list(map(from_value, added.values())), _added(table))
         _put(connection, CHANGES, list(map(from_value, summary.changes.values())))
         _put(connection, MOVES, list(map(from_value, summary.moves)))
-        _put(connection, MOMENTS, list(summary.moments.items()))
         _put(connection, META, list(msgspec.structs.asdict(end).items()))
         connection.execute(_TRIM_REQUESTS, {"first": first})
         connection.execute(_TRIM_OCCURRENCES, {"before": first >> STRETCH})
@@ -140,14 +157,14 @@ def _summary(connection: Connection) -> Summary:
     summary = Summary()
     present = select(ENDPOINTS).where(ENDPOINTS.c.left.is_(None))
     unfinished = select(REQUESTS).where(text(UNUSUAL), REQUESTS.c.status.is_(None))
-    newest = select(SPANS).where(SPANS.c.start == select(func.max(SPANS.c.start)).scalar_subquery())
+    [(newest,)] = rows(connection, select(func.max(SPANS.c.start)))
     last_changes = select(func.max(CHANGES.c.position)).group_by(CHANGES.c.route)
     changes = select(CHANGES).where(or_(CHANGES.c.state == "writing", CHANGES.c.position.in_(last_changes)))
     moves = select(MOVES).where(MOVES.c.position.in_(select(func.max(MOVES.c.position)).group_by(MOVES.c.route)))
     summary.resume(
         [as_value(row, EndpointRow) for row in rows(connection, present)],
         [as_request(row) for row in rows(connection, unfinished)],
-        [as_value(row, Span) for row in rows(connection, newest)],
+        newest if isinstance(newest, int) else -1,
         [as_value(row, ChangeRow) for row in rows(connection, changes)],
         [as_value(row, MoveRow) for row in rows(connection, moves)],
     )
