@@ -85,7 +85,7 @@ def back_to_back(ports: Sequence[int], seconds: float) -> float:
         nonlocal count
         client = PageClient(PageAddress("127.0.0.1", port), PAGE_BYTES_MAX)
         while True:
-            extract((await client.fetch()).body, engine)
+            extract((await client.fetch()).body, engine, time.time())
             count += 1
 
     async def main() -> None:

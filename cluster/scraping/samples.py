@@ -145,13 +145,17 @@ def _scrape_failed(failed: list[tuple[int, _Known]]) -> ScrapeFailed:
 
 
 def _labels(endpoint: int, reading: Reading, before: LabelsChanged) -> LabelsChanged:
-    """What the page says beside numbers; a family that is absent leaves what was known."""
+    """What the page says beside numbers.
+
+    vLLM writes the family of adapters with the first request for one, so a page without it says that none is loaded.
+    How many there is room for, and the cache's geometry, stay what they were where the page does not say.
+    """
     lora = reading.lora
     return LabelsChanged(
         endpoint,
         # Servers list adapters in the order of a set, which differs from page to page.
-        before.lora_running if lora is None else tuple(sorted(set(lora.running))),
-        before.lora_waiting if lora is None else tuple(sorted(set(lora.waiting))),
+        () if lora is None else tuple(sorted(set(lora.running))),
+        () if lora is None else tuple(sorted(set(lora.waiting))),
         before.lora_max if lora is None else lora.max,
         before.cache_block_tokens if reading.block_tokens is None else reading.block_tokens,
         before.cache_blocks if reading.blocks is None else reading.blocks,

@@ -317,7 +317,7 @@ class Scraper:
         if response.status != 200:
             return _Failure(f"status {response.status}", answered=True)
         began = time.perf_counter()
-        reading = extract(response.body, target.engine)
+        reading = extract(response.body, target.engine, time.time())
         # A pause of the process in between is not the page's cost.
         took = min(time.perf_counter() - began, 10 * self._reading_cost)
         self._reading_cost += (took - self._reading_cost) / 64

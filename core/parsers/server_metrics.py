@@ -2,7 +2,15 @@
 
 A page is text in the Prometheus exposition format.  A line that is not understood is as good as absent:
 what is missing comes back as None, and no page raises.
-Of several series of one family the one with the latest timestamp counts, the first where none has one.
+
+A server is more than one engine where it runs several (vLLM's `engine`, SGLang's `dp_rank`) or several models, and one
+page then has a series of a family for each.  What the page says is about the server as a whole:
+- requests that wait or run, and blocks of the KV cache, are added; the used share of the cache is the mean;
+- adapters are united, and the room for them is the largest that one engine has;
+- ranks of tensor, pipeline and expert parallelism (`REPEATING`) work on the same requests and tell the same numbers, so
+  series that differ in nothing else count once;
+- of series that do not differ the latest counts, the first where none has a timestamp;
+- a series whose timestamp is `STALE_MS` behind the family's latest is of a process that is gone, and does not count.
 """
 
 import math
@@ -10,6 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,6 +30,21 @@ KV_MAX = 3e38
 
 ADAPTERS_MAX = 1024
 """Names read of one label; servers hold a few dozen adapters at once."""
+
+REPEATING = frozenset(("tp_rank", "pp_rank", "moe_ep_rank", "ep_rank", "attn_tp_rank"))
+"""Labels of ranks that share their engine's work, and repeat its numbers.
+
+SGLang labels its gauges with `tp_rank`, `pp_rank`, `dp_rank` and, with expert parallelism, `moe_ep_rank`
+(`python/sglang/srt/managers/scheduler_metrics_mixin.py`); of these `dp_rank` alone tells engines apart.
+vLLM tells them apart by `engine`, and names no ranks (`vllm/v1/metrics/loggers.py`).  TensorRT-LLM and Triton label
+models and versions.
+"""
+
+_ADAPTER_LABELS = frozenset(("running_lora_adapters", "waiting_lora_adapters", "max_lora"))
+"""Labels that carry what a LoRA series says; the others tell whose it is."""
+
+STALE_MS = 60_000.0
+"""Milliseconds behind the latest: a living engine writes its gauges every few seconds."""
 
 ENGINE_LABEL, OLD_ENGINE_LABEL = "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"
 """Pod labels that name the engine: the one that a configuration may change, and what counts where that is empty."""
@@ -144,14 +168,15 @@ def parse_series(spec: str) -> PageSeries | None:
     return PageSeries(found[1], tuple(labels))
 
 
-def extract(page: bytes, engine: EngineNames) -> Reading:
-    """Return what `page` says of the engine's families."""
+def extract(page: bytes, engine: EngineNames, now: float) -> Reading:
+    """Return what `page`, read at `now` (seconds since 1970), says of the engine's families."""
     block_tokens, blocks = _geometry(page, engine)
+    shares = [value for value in _values(page, engine.kv_cache) if -KV_MAX < value < KV_MAX]
     return Reading(
-        _count(_latest(page, engine.waiting)),
-        _count(_latest(page, engine.running)),
-        _share(_latest(page, engine.kv_cache)),
-        None if engine.lora is None else _lora(page, engine.lora),
+        _total(_values(page, engine.waiting)),
+        _total(_values(page, engine.running)),
+        sum(shares) / len(shares) if shares else None,
+        None if engine.lora is None else _lora(page, engine.lora, now),
         block_tokens,
         blocks,
     )
@@ -173,7 +198,11 @@ _NAME_ENDS = (b"{", b" ", b"\t")
 _NUMBER = re.compile(rb"[-+]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?+\d++)?+|[-+]?+[Ii]nf|NaN")
 
 
-def _samples(page: bytes, name: bytes) -> Iterator[tuple[bytes | None, float, float]]:
+_Sample: TypeAlias = tuple[bytes | None, float, float]
+"""Labels as written, value, timestamp in milliseconds or 0."""
+
+
+def _samples(page: bytes, name: bytes) -> Iterator[_Sample]:
     """Each (labels as written, value, timestamp) of the family, in the page's order; timestamp 0 where none is."""
     starts: list[int] = []
     needle = b"\n" + name
@@ -213,16 +242,46 @@ _KNOWN_BYTES = 1024
 _known_labels = lru_cache(maxsize=4096)(_read_labels)
 
 
-def _latest(page: bytes, alternatives: tuple[PageSeries, ...]) -> float | None:
-    """The value of the series with the latest timestamp, the first among equals."""
+def _values(page: bytes, alternatives: tuple[PageSeries, ...]) -> list[float]:
+    """The values of the first family that is there: one for each engine and model."""
     for series in alternatives:
-        best, latest = None, -1.0
-        for labels, value, stamp in _samples(page, series.name.encode()):
-            if stamp > latest and (not series.labels or _carries(labels, series.labels)):
-                best, latest = value, stamp
-        if best is not None:
-            return best
-    return None
+        found = list(_samples(page, series.name.encode()))
+        if series.labels:
+            found = [one for one in found if _carries(one[0], series.labels)]
+        if len(found) == 1:
+            return [found[0][1]]
+        if found:
+            return [value for _, value, _ in _newest(found)]
+    return []
+
+
+def _newest(samples: list[_Sample]) -> list[_Sample]:
+    """The newest sample of each engine and model, without those of processes that are gone."""
+    oldest = max(stamp for _, _, stamp in samples) - STALE_MS
+    newest: dict[_Whose, _Sample] = {}
+    for sample in samples:
+        labels, _, stamp = sample
+        if stamp and stamp < oldest:
+            continue
+        whose = _whose(labels or b"")
+        known = newest.get(whose)
+        if known is None or stamp > known[2]:
+            newest[whose] = sample
+    return list(newest.values())
+
+
+_Whose: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=4096)
+def _whose(written: bytes) -> _Whose:
+    """The labels that tell engines and models apart, in order."""
+    return tuple(sorted(pair for pair in _labels(written).items() if pair[0] not in REPEATING))
+
+
+@lru_cache(maxsize=4096)
+def _whose_adapters(written: bytes) -> _Whose:
+    return tuple(pair for pair in _whose(written) if pair[0] not in _ADAPTER_LABELS)
 
 
 def _carries(written: bytes | None, wanted: tuple[tuple[str, str], ...]) -> bool:
@@ -230,27 +289,33 @@ def _carries(written: bytes | None, wanted: tuple[tuple[str, str], ...]) -> bool
     return all(found.get(label) == value for label, value in wanted)
 
 
-def _first(page: bytes, series: PageSeries) -> Mapping[str, str] | None:
-    """The labels of the family's first series."""
-    for labels, _, _ in _samples(page, series.name.encode()):
-        found = _labels(labels)
-        if all(found.get(label) == value for label, value in series.labels):
-            return found
-    return None
+def _infos(page: bytes, series: PageSeries) -> list[Mapping[str, str]]:
+    """The labels of the family's series, one for each engine, where the labels are what it tells."""
+    mine = [_labels(written) for written, _, _ in _samples(page, series.name.encode())]
+    if series.labels:
+        mine = [labels for labels in mine if all(labels.get(label) == value for label, value in series.labels)]
+    if len(mine) <= 1:
+        return mine
+    found: dict[tuple[str | None, ...], Mapping[str, str]] = {}
+    for labels in mine:
+        found.setdefault(tuple(labels.get(name) for name in _ENGINES_BY), labels)
+    return list(found.values())
+
+
+_ENGINES_BY = ("engine", "dp_rank", "model_name", "model")
+"""Labels that tell engines apart in a family whose other labels are its facts."""
 
 
 # --- values ---------------------------------------------------------------------------------------
 
 
-def _count(value: float | None) -> int | None:
-    """Towards zero, and never negative; None where it is no number."""
-    if value is None or math.isnan(value):
-        return None
-    return 0 if value < 0 else COUNT_MAX if value > COUNT_MAX else int(value)
-
-
-def _share(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < KV_MAX else None
+def _total(values: list[float]) -> int | None:
+    """The sum of counts, each towards zero and never negative; None where there is no number."""
+    total: int | None = None
+    for value in values:
+        if not math.isnan(value):
+            total = (total or 0) + (0 if value < 0 else COUNT_MAX if value > COUNT_MAX else int(value))
+    return None if total is None else min(total, COUNT_MAX)
 
 
 def _whole(text: str | None) -> int:
@@ -264,30 +329,47 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))[:ADAPTERS_MAX]
 
 
-def _lora(page: bytes, series: PageSeries) -> Lora | None:
-    """The series whose value, the time of its writing, is the largest; the first among equals."""
-    best: bytes | None = None
-    latest = -1.0
-    for labels, value, _ in _samples(page, series.name.encode()):
-        if value > latest and (not series.labels or _carries(labels, series.labels)):
-            best, latest = labels or b"", value
-    if best is None:
+def _lora(page: bytes, series: PageSeries, now: float) -> Lora | None:
+    """The adapters of all engines: of each the series that was written last, the first among equals.
+
+    The value is the time of writing.  Where several API server processes share a page their values are added, so a
+    value far beyond the present is that many times a time.
+    """
+    newest: dict[_Whose, tuple[float, bytes | None]] = {}
+    for written, value, _ in _samples(page, series.name.encode()):
+        if math.isnan(value) or (series.labels and not _carries(written, series.labels)):
+            continue
+        whose = _whose_adapters(written or b"")
+        at = value / max(round(value / now), 1) if now < value < _PROCESSES_MAX * now else value
+        if at > newest.get(whose, _NEVER)[0]:
+            newest[whose] = (at, written)
+    if not newest:
         return None
-    found = _labels(best)
+    of_engines = [_labels(written) for _, written in newest.values()]
     return Lora(
-        _names(found.get("running_lora_adapters", "")),
-        _names(found.get("waiting_lora_adapters", "")),
-        _whole(found.get("max_lora")),
+        _united(of_engines, "running_lora_adapters"),
+        _united(of_engines, "waiting_lora_adapters"),
+        max(_whole(labels.get("max_lora")) for labels in of_engines),
     )
 
 
+_NEVER: tuple[float, bytes | None] = (-1.0, None)
+_PROCESSES_MAX = 1024
+"""API server processes of one server beyond which a value is no sum of times."""
+
+
+def _united(of_engines: list[Mapping[str, str]], label: str) -> tuple[str, ...]:
+    names = [name for labels in of_engines for name in _names(labels.get(label, ""))]
+    return tuple(names if len(of_engines) == 1 else dict.fromkeys(names))[:ADAPTERS_MAX]
+
+
 def _geometry(page: bytes, engine: EngineNames) -> tuple[int | None, int | None]:
-    """Tokens in a block of the KV cache, and blocks."""
+    """Tokens in a block of the KV cache, and blocks of all engines."""
     if engine.cache_info is not None:
-        info = _first(page, engine.cache_info)
-        if info is None:
+        infos = _infos(page, engine.cache_info)
+        if not infos:
             return None, None
-        return _whole(info.get(engine.block_tokens_label)), _whole(info.get(engine.blocks_label))
-    tokens = None if engine.block_tokens is None else _count(_latest(page, (engine.block_tokens,)))
-    blocks = None if engine.blocks is None else _count(_latest(page, (engine.blocks,)))
-    return tokens, blocks
+        blocks = min(sum(_whole(info.get(engine.blocks_label)) for info in infos), COUNT_MAX)
+        return _whole(infos[0].get(engine.block_tokens_label)), blocks
+    tokens = [] if engine.block_tokens is None else _values(page, (engine.block_tokens,))
+    return _total(tokens[:1]), None if engine.blocks is None else _total(_values(page, (engine.blocks,)))

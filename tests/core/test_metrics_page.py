@@ -8,6 +8,7 @@ from hypothesis import example, given, strategies as st
 from pointsman.core.parsers.server_metrics import (
     COUNT_MAX,
     ENGINES,
+    REPEATING,
     EngineNames,
     Lora,
     PageSeries,
@@ -18,6 +19,7 @@ from pointsman.core.parsers.server_metrics import (
 )
 
 VLLM = ENGINES["vllm"]
+NOW = 1.8e9
 PAGE = b"""\
 # HELP vllm:num_requests_waiting vllm:num_requests_waiting 99
 # TYPE vllm:num_requests_waiting gauge
@@ -30,6 +32,10 @@ vllm:lora_requests_info{max_lora="4",running_lora_adapters="",waiting_lora_adapt
 vllm:lora_requests_info{max_lora="4",running_lora_adapters="b, a,,",waiting_lora_adapters="c"} 1.8e+09
 vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="27649"} 1.0
 """
+
+
+def read(page: bytes, engine: EngineNames) -> Reading:
+    return extract(page, engine, NOW)
 
 
 # --- the slow and obvious reader --------------------------------------------------------------------
@@ -67,42 +73,57 @@ def sample_of(line: str) -> tuple[str, dict[str, str], float, float] | None:
 def read_slowly(page: str) -> Reading:
     samples = [s for line in page.split("\n") if line and line[0] != "#" if (s := sample_of(line)) is not None]
 
-    def latest(*names: str) -> float | None:
+    def whose(labels: dict[str, str], *without: str) -> str:
+        return repr(sorted((k, v) for k, v in labels.items() if k not in REPEATING and k not in without))
+
+    def values(*names: str) -> list[float]:
         for name in names:
-            best: tuple[float, float] | None = None
-            for n, _, value, stamp in samples:
-                if n == name and stamp > (best[1] if best else -1):
-                    best = (value, stamp)
-            if best is not None:
-                return best[0]
-        return None
+            mine = [(labels, value, stamp) for n, labels, value, stamp in samples if n == name]
+            if not mine:
+                continue
+            newest = max(stamp for _, _, stamp in mine)
+            best: dict[str, tuple[float, float]] = {}
+            for labels, value, stamp in mine:
+                if stamp != 0 and stamp < newest - 60_000 and len(mine) > 1:
+                    continue
+                if whose(labels) not in best or stamp > best[whose(labels)][1]:
+                    best[whose(labels)] = (value, stamp)
+            return [value for value, _ in best.values()]
+        return []
 
-    def count(value: float | None) -> int | None:
-        return None if value is None or math.isnan(value) else int(min(max(value, 0), COUNT_MAX))
+    def total(*names: str) -> int | None:
+        counts = [int(min(max(value, 0), COUNT_MAX)) for value in values(*names) if not math.isnan(value)]
+        return min(sum(counts), COUNT_MAX) if counts else None
 
-    kv_cache = latest("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
-    lora, written = None, -1.0
+    shares = [v for v in values("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc") if abs(v) < 3e38]
+    adapters: dict[str, tuple[dict[str, str], float]] = {}
     for name, labels, value, _ in samples:
-        if name == "vllm:lora_requests_info" and value > written:
-            lora, written = labels, value
-    info = next((labels for name, labels, _, _ in samples if name == "vllm:cache_config_info"), None)
+        if name == "vllm:lora_requests_info" and not math.isnan(value):
+            processes = max(round(value / NOW), 1) if 0 < value < 1024 * NOW else 1
+            engine = whose(labels, "running_lora_adapters", "waiting_lora_adapters", "max_lora")
+            if value / processes > (adapters[engine][1] if engine in adapters else -1.0):
+                adapters[engine] = (labels, value / processes)
+    infos: dict[str, dict[str, str]] = {}
+    for name, labels, _, _ in samples:
+        if name == "vllm:cache_config_info":
+            infos.setdefault(repr([labels.get(k) for k in ("engine", "dp_rank", "model_name", "model")]), labels)
 
     def names(label: str) -> tuple[str, ...]:
-        return tuple(n.strip() for n in (lora or {}).get(label, "").split(",") if n.strip())
+        found = [n.strip() for labels, _ in adapters.values() for n in labels.get(label, "").split(",") if n.strip()]
+        return tuple(found) if len(adapters) == 1 else tuple(dict.fromkeys(found))
 
     def whole(labels: dict[str, str], label: str) -> int:
         text = labels.get(label, "")
         return min(int(text), COUNT_MAX) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
 
+    room = [whole(labels, "max_lora") for labels, _ in adapters.values()]
     return Reading(
-        count(latest("vllm:num_requests_waiting")),
-        count(latest("vllm:num_requests_running")),
-        None if kv_cache is None or not abs(kv_cache) < 3e38 else kv_cache,
-        None
-        if lora is None
-        else Lora(names("running_lora_adapters"), names("waiting_lora_adapters"), whole(lora, "max_lora")),
-        None if info is None else whole(info, "block_size"),
-        None if info is None else whole(info, "num_gpu_blocks"),
+        total("vllm:num_requests_waiting"),
+        total("vllm:num_requests_running"),
+        sum(shares) / len(shares) if shares else None,
+        Lora(names("running_lora_adapters"), names("waiting_lora_adapters"), max(room)) if adapters else None,
+        whole(next(iter(infos.values())), "block_size") if infos else None,
+        min(sum(whole(labels, "num_gpu_blocks") for labels in infos.values()), COUNT_MAX) if infos else None,
     )
 
 
@@ -118,7 +139,15 @@ NAMES = [
     "other_vllm:num_requests_waiting",
     "x",
 ]
-LABELS = ["max_lora", "running_lora_adapters", "waiting_lora_adapters", "block_size", "num_gpu_blocks", "engine"]
+LABELS = [
+    "max_lora",
+    "running_lora_adapters",
+    "waiting_lora_adapters",
+    "block_size",
+    "num_gpu_blocks",
+    "engine",
+    "tp_rank",
+]
 label_values = st.text(st.sampled_from('ab,{} "\\\n=#é1'), max_size=8) | st.sampled_from(
     ["16", "0", "None", "99999999999", "a, b"]
 )
@@ -153,7 +182,7 @@ def lines(draw: st.DrawFn) -> str:
 
 @given(st.lists(lines(), max_size=12).map("\n".join), st.sampled_from(["\n", ""]))
 def test_it_finds_what_the_slow_reader_finds(page: str, end: str) -> None:
-    assert extract((page + end).encode(), VLLM) == read_slowly(page)
+    assert read((page + end).encode(), VLLM) == read_slowly(page)
 
 
 @given(
@@ -164,33 +193,33 @@ def test_lines_that_are_no_samples_change_nothing(page: list[str], garbage: list
     harmless = [line for line in garbage if not line.startswith("vllm:")]
     mixed = "\n".join([line for pair in zip(page, harmless, strict=False) for line in pair] + page[len(harmless) :])
 
-    assert extract(mixed.encode(), VLLM) == extract("\n".join(page).encode(), VLLM)
+    assert read(mixed.encode(), VLLM) == read("\n".join(page).encode(), VLLM)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"vllm:num_requests_waiting", b"\nvllm:lora_requests_info{"]))
 @example(b'{a="', b"vllm:num_requests_waiting")
 def test_no_page_raises(page: bytes, start: bytes) -> None:
     for engine in ENGINES.values():
-        extract(start + page + start + page, engine)
+        read(start + page + start + page, engine)
 
 
 def test_a_page_of_vllm() -> None:
-    assert extract(PAGE, VLLM) == Reading(3, 17, 0.25, Lora(("b", "a"), ("c",), 4), 16, 27649)
+    assert read(PAGE, VLLM) == Reading(3, 17, 0.25, Lora(("b", "a"), ("c",), 4), 16, 27649)
 
 
 def test_a_page_with_line_ends_of_windows() -> None:
-    assert extract(PAGE.replace(b"\n", b"\r\n"), VLLM) == extract(PAGE, VLLM)
+    assert read(PAGE.replace(b"\n", b"\r\n"), VLLM) == read(PAGE, VLLM)
 
 
 def test_what_is_missing_is_none() -> None:
-    assert extract(b"", VLLM) == Reading()
-    assert extract(b"x 1\n", VLLM).empty
-    assert not extract(b"vllm:num_requests_waiting 0", VLLM).empty
+    assert read(b"", VLLM) == Reading()
+    assert read(b"x 1\n", VLLM).empty
+    assert not read(b"vllm:num_requests_waiting 0", VLLM).empty
 
 
 def test_the_older_name_of_the_cache_counts_where_the_newer_is_missing() -> None:
-    assert extract(b"vllm:gpu_cache_usage_perc 0.5\n", VLLM).kv_cache == 0.5
-    assert extract(b"vllm:gpu_cache_usage_perc 0.5\nvllm:kv_cache_usage_perc 0.25\n", VLLM).kv_cache == 0.25
+    assert read(b"vllm:gpu_cache_usage_perc 0.5\n", VLLM).kv_cache == 0.5
+    assert read(b"vllm:gpu_cache_usage_perc 0.5\nvllm:kv_cache_usage_perc 0.25\n", VLLM).kv_cache == 0.25
 
 
 @pytest.mark.parametrize(
@@ -207,22 +236,14 @@ def test_the_older_name_of_the_cache_counts_where_the_newer_is_missing() -> None
     ],
 )
 def test_counts_are_whole_and_never_negative(written: str, count: int | None) -> None:
-    assert extract(f"vllm:num_requests_waiting {written}\n".encode(), VLLM).waiting == count
+    assert read(f"vllm:num_requests_waiting {written}\n".encode(), VLLM).waiting == count
 
 
 @pytest.mark.parametrize(
     ("written", "share"), [("1.5", 1.5), ("-0.5", -0.5), ("NaN", None), ("Inf", None), ("1e39", None)]
 )
 def test_a_share_is_kept_as_it_is_but_finite(written: str, share: float | None) -> None:
-    assert extract(f"vllm:kv_cache_usage_perc {written}\n".encode(), VLLM).kv_cache == share
-
-
-def test_of_several_engines_the_first_counts_and_of_several_times_the_latest() -> None:
-    first = b'vllm:num_requests_waiting{engine="0"} 1\nvllm:num_requests_waiting{engine="1"} 2\n'
-    latest = b"vllm:num_requests_waiting 1 100\nvllm:num_requests_waiting 2 300\nvllm:num_requests_waiting 3 200\n"
-
-    assert extract(first, VLLM).waiting == 1
-    assert extract(latest, VLLM).waiting == 2
+    assert read(f"vllm:kv_cache_usage_perc {written}\n".encode(), VLLM).kv_cache == share
 
 
 def test_a_page_that_only_looks_like_labels_ends_soon() -> None:
@@ -233,8 +254,8 @@ def test_a_page_that_only_looks_like_labels_ends_soon() -> None:
         b" " * 900_000,
         b"{" + b"a" * 900_000,
     ):
-        extract(b"vllm:num_requests_waiting" + garbage, VLLM)
-        extract(b"vllm:lora_requests_info" + garbage + b"} 1\n", VLLM)
+        read(b"vllm:num_requests_waiting" + garbage, VLLM)
+        read(b"vllm:lora_requests_info" + garbage + b"} 1\n", VLLM)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +293,7 @@ def test_a_page_that_only_looks_like_labels_ends_soon() -> None:
     ],
 )
 def test_other_engines(engine: str, page: str, reading: Reading) -> None:
-    assert extract(page.encode(), ENGINES[engine]) == reading
+    assert read(page.encode(), ENGINES[engine]) == reading
 
 
 def test_the_engine_is_the_one_that_the_labels_name() -> None:
@@ -301,4 +322,4 @@ def test_a_series_is_written_as_in_a_configuration() -> None:
 def test_an_engine_of_ones_own() -> None:
     engine = EngineNames((PageSeries("q", (("kind", "w"),)),), (PageSeries("q", (("kind", "r"),)),))
 
-    assert extract(b'q{kind="w"} 1\nq{kind="r"} 2\n', engine) == Reading(1, 2)
+    assert read(b'q{kind="w"} 1\nq{kind="r"} 2\n', engine) == Reading(1, 2)
