@@ -8,7 +8,7 @@ import numpy as np
 from pointsman.core.deciding.decision import Decision
 from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import Trace, trace
-from pointsman.core.deciding.why import why
+from pointsman.core.deciding.telling.why import why
 from pointsman.core.events import RequestFacts
 from pointsman.core.plugin.known_load import words_of_unknown
 from pointsman.core.plugin.view import View

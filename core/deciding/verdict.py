@@ -9,6 +9,8 @@ from pointsman.core.deciding.explanation import Explanation, explain
 from pointsman.core.deciding.profile import PLUGIN_VERSIONS, profile_in_force
 from pointsman.core.deciding.refusals import refusal
 from pointsman.core.deciding.scheduler import SCHEDULER_VERSION, trace
+from pointsman.core.deciding.telling.flips import Flip, flips
+from pointsman.core.deciding.telling.why import briefly
 from pointsman.core.events import Read, RequestRefused, RequestRouted
 from pointsman.core.state.membership import Epoch
 from pointsman.core.state.projection import ClusterState
@@ -134,6 +136,24 @@ def explain_decision(cluster: ClusterState, event: RequestRouted | RequestRefuse
         return explain(cluster, _recorded(event), profile, event.request, _draws(event))
     except (KeyError, ValueError, NotRecordedError):  # what is wrong with it is the verdict's to say
         return None
+
+
+def flips_of(cluster: ClusterState, event: RequestRouted | RequestRefused) -> tuple[Flip, ...]:
+    """What would have changed the decision, by this build's formulas; none where these or the entry do not suffice."""
+    try:
+        return flips(cluster, profile_in_force(cluster, event.request.pool), event)
+    except (KeyError, ValueError, NotRecordedError):
+        return ()
+
+
+def brief_reason(cluster: ClusterState, event: RequestRouted | RequestRefused) -> str:
+    """Why in three words, by this build's formulas; empty where these or the entry do not suffice."""
+    try:
+        profile = profile_in_force(cluster, event.request.pool)
+        decision, run = trace(cluster, _recorded(event), profile, event.request, _draws(event))
+        return briefly(run, profile, decision)
+    except (KeyError, ValueError, NotRecordedError):
+        return ""
 
 
 def _recorded(event: RequestRouted | RequestRefused) -> RecordedTraffic:

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from pointsman.core.deciding.explanation import Explanation
-from pointsman.core.deciding.verdict import Verdict, explain_decision, verify_decision
+from pointsman.core.deciding.telling.flips import Flip
+from pointsman.core.deciding.telling.in_force import InForce, in_force
+from pointsman.core.deciding.verdict import Verdict, brief_reason, explain_decision, flips_of, verify_decision
 from pointsman.core.events import Entry
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.stores.reading import LogReader
@@ -36,6 +38,16 @@ class Verified(msgspec.Struct, frozen=True):
             return None
         return explain_decision(self.state, self.event)
 
+    def flips(self) -> tuple[Flip, ...]:
+        """What would have changed it, where it can be computed."""
+        if self.state is None or not self.verdict.kind.computed:
+            return ()
+        return flips_of(self.state, self.event)
+
+    def in_force(self) -> InForce | None:
+        """What was in force for it; None where its cluster state cannot be had."""
+        return None if self.state is None else in_force(self.state, self.event)
+
 
 class Verifier:
     """Verifies decisions of one log; what it learned of the log serves its next run."""
@@ -55,6 +67,12 @@ class Verifier:
     def newest(self, count: int, first: int, last: int | None = None) -> Iterator[Verified]:
         """The newest `count` of them."""
         return _verified(self._walk.newest(count, first, last))
+
+    def reasons(self, positions: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """Why in three words, of the decisions at these positions, in order of their cluster states."""
+        for decided in self._walk.some(positions):
+            found = "" if isinstance(decided.state, Verdict) else brief_reason(decided.state, decided.event)
+            yield decided.entry.position, found
 
     def at(self, position: int) -> Verified | None:
         """The decision at `position`; None where the entry there is none."""

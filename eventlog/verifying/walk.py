@@ -78,6 +78,12 @@ class DecisionWalk:
         yield from self._with_states(list(deque(self._undecoded(first, end), maxlen=count)), end)
         self.done_to = end
 
+    def some(self, positions: Iterable[int]) -> Iterator[Decided]:
+        """The decisions at these positions, which must fit into memory; in order of `applied`."""
+        wanted = [one for position in positions for one in self._undecoded(position, position)]
+        if wanted:
+            yield from self._with_states(wanted, max(entry.position for _, entry in wanted))
+
     def _end(self, last: int | None) -> int:
         head = self._reader.head().position
         return head if last is None else min(last, head)

@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import pytest
@@ -308,11 +308,11 @@ def test_a_slow_replay_shows_what_is_stored_first(browser: Browser, console: Run
     replayer = console.world.replayer
     real = replayer._exchange
 
-    async def slowly(at: int) -> bytes:
+    async def slowly(at: int, more: Sequence[int] = ()) -> bytes:
         import trio
 
         await trio.sleep(1.0 if at == position else 0.0)
-        return await real(at)
+        return await real(at, more)
 
     replayer._exchange = slowly  # type: ignore[method-assign,assignment]
     try:

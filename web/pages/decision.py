@@ -4,6 +4,7 @@ import msgspec
 import trio
 from quart import request
 
+from pointsman.core.deciding.telling.in_force import InForce
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model
@@ -24,6 +25,19 @@ FRAGMENT_PATIENCE = 3.0
 """Seconds that the fragment with the matrix waits for replay: three times what an old decision takes."""
 NEIGHBOURS = 3
 """Number of decisions shown before and after this one."""
+
+
+LATE = 1.0
+"""Seconds between decision and commit from which a page tells of them: a hundred times what they usually are."""
+
+
+class InForceRow(msgspec.Struct, frozen=True):
+    """Something that was in force for a decision."""
+
+    name: str
+    value: str
+    note: str
+    href: str
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -58,16 +72,22 @@ async def page(console: Console, position: int) -> Reply:
     under_way = (
         isinstance(decision, RequestRouted) and told.finished is None and (told.row is None or not told.row.cause)
     )
-    context = {
+    here = replayed.in_force if replayed else None
+    context: dict[str, object] = {
         "title": title,
+        "name": _name(told),
         "sentence": why,
+        "warnings": _warnings(decision, here),
+        "in_force": _in_force(console, told, here) if here else (),
+        "flips": replayed.flips if replayed else (),
+        "alone": explanation is not None and sum(c.scored is not None for c in explanation.candidates) == 1,
         "verdict": verdict,
         "matrix": picture,
         "recomputing": replayed is None,
         "under_way": under_way,
         "here": f"/decisions/{position}",
         "position": position,
-        "d": _facts(console, told, picture),
+        "d": _facts(told, picture, here),
         "asked": _asked(decision),
         "recorded": _recorded(told),
         "before": told.before,
@@ -82,6 +102,8 @@ async def page(console: Console, position: int) -> Reply:
         "started": plain(told.started),
         "finished": plain(told.finished),
         "matrix": picture,
+        "in_force": here,
+        "flips": replayed.flips if replayed else (),
     }
     return Reply("decision.html", "_decision.html", context, data)
 
@@ -147,7 +169,53 @@ def _stored_sentence(decision: RequestRouted | RequestRefused) -> str:
     return f"The highest sum was {decision.best[0][1]:.2f}, of another endpoint; it was drawn."
 
 
-def _facts(console: Console, told: Told, picture: Matrix | None) -> dict[str, str]:
+def _name(told: Told) -> str:
+    """A name for the page that no other has: a browser's tab and history show it."""
+    decision = told.decision
+    went = f"{told.chosen.name}:{told.chosen.port}" if told.chosen else ""
+    if isinstance(decision, RequestRefused):
+        went = f"refused with {decision.status}"
+    at = words.moment(decision.decided_at)
+    return f"{decision.request.request_id[:8] or f'#{told.position}'} → {went} · {at[:10]} {at[11:19]}"
+
+
+def _warnings(decision: RequestRouted | RequestRefused, here: InForce | None) -> list[str]:
+    """What has to be known before the rest is believed."""
+    found = []
+    if decision.degraded:
+        found.append(
+            "The picker process had no feed: what it knew of load was old, so the fewest requests in flight decided."
+        )
+    elif here is not None and here.ready and here.unknown == here.ready:
+        every = "the only ready endpoint" if here.ready == 1 else f"all {here.ready} ready endpoints"
+        found.append(f"All that it saw was stale: nobody knew the load of {every}, so load told nobody apart.")
+    return found
+
+
+def _in_force(console: Console, told: Told, here: InForce) -> list[InForceRow]:
+    """What was in force at the position that it was decided on, beside what is now."""
+    rows = []
+    for one in here.weights:
+        route = console.state().routes.get(one.route)
+        now = "no such rule now"
+        if route is not None and one.rule < len(route.rules):
+            backends = route.rules[one.rule].backends
+            weight = sum(b.weight for b in backends if b.pool == told.decision.request.pool)
+            total = sum(b.weight for b in backends)
+            same = (weight, total) == (one.weight, one.total)
+            now = "the same now" if same else f"now {weight} of {total}"
+        name = f"weight in {short_name(one.route)}, rule {one.rule + 1}"
+        rows.append(InForceRow(name, f"{one.weight} of {one.total}", now, f"/routes/{one.route}"))
+    config = f"/log?type=config-accepted&last={here.position}"
+    rows.append(InForceRow("configuration", here.config or "the built-in default", "", config if here.config else ""))
+    known = f"{here.ready - here.unknown} of {here.ready} ready endpoints"
+    rows.append(InForceRow("load known of", known, "", ""))
+    state = f"/log?first={here.position}&last={here.position}"
+    rows.append(InForceRow("cluster state", f"#{here.position:,}", "the last entry that it knew", state))
+    return rows
+
+
+def _facts(told: Told, picture: Matrix | None, here: InForce | None) -> dict[str, str]:
     """The line of facts beneath the sentence."""
     decision = told.decision
     facts, finished = decision.request, told.finished[1] if told.finished else None
@@ -157,7 +225,8 @@ def _facts(console: Console, told: Told, picture: Matrix | None) -> dict[str, st
         "model": facts.model,
         "pool_href": f"/pools/{facts.pool}",
         "pool_name": short_name(facts.pool),
-        "share": _share(console, facts.pool),
+        "share": _share(here),
+        "late": _late(told),
         "filtered": picture.remaining if picture else "stored",
         "rejections": ", ".join(f"{count} for {reason}" for reason, count in decision.rejections) or "nobody rejected",
         "margin": picture.margin if picture else _best(decision),
@@ -174,15 +243,20 @@ def _best(decision: RequestRouted | RequestRefused) -> str:
     return " against ".join(sums[:2])
 
 
-def _share(console: Console, pool: str) -> str:
-    """The present weight of the pool in the first rule that names it."""
-    for route in console.state().routes.values():
-        for rule in route.rules:
-            total = sum(b.weight for b in rule.backends)
-            for backend in rule.backends:
-                if backend.pool == pool and total:
-                    return f"weight {backend.weight} of {total} now"
-    return ""
+def _share(here: InForce | None) -> str:
+    """The weight of the pool in the first rule that named it then."""
+    if here is None:
+        return ""
+    if not here.weights:
+        return "no route named it"
+    more = f" (and {len(here.weights) - 1} more)" if len(here.weights) > 1 else ""
+    return f"weight {here.weights[0].weight} of {here.weights[0].total} then{more}"
+
+
+def _late(told: Told) -> str:
+    """How long after the decision it was recorded, where that is long."""
+    late = told.recorded_at - told.decision.decided_at
+    return f"recorded {words.duration(late)} later" if late > LATE else "UTC"
 
 
 def _outcome(told: Told) -> str:

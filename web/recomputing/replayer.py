@@ -18,11 +18,16 @@ KEPT = 16
 """Answers kept for whoever asks again: with a thousand candidates each is half a megabyte."""
 FRAME_MAX = 64 * 2**20
 """Bytes of an answer, a hundred times what a thousand candidates take: more is not from the worker."""
+REASONS_KEPT = 20_000
+"""Reasons in three words that are kept: a few lists of decisions for each of many readers, some megabytes."""
+REASONS_AT_ONCE = 200
+"""Reasons to one question: a page of a list, and half a second at most."""
 LOOK = 5.0
 """Seconds between two looks at the newest decisions, while somebody looks at pages."""
 
 _answer = msgspec.msgpack.Decoder(Replayed)
 _newest = msgspec.msgpack.Decoder(NewestVerified)
+_reasons = msgspec.msgpack.Decoder(dict[int, str])
 
 
 class ReplayerBusy(Exception):
@@ -48,6 +53,24 @@ class Replayer:
         self._waiting: OrderedDict[int, _Asked] = OrderedDict()
         self._answers: OrderedDict[int, Replayed] = OrderedDict()
         self._arrived = trio.Event()
+        self._reasons: OrderedDict[int, str] = OrderedDict()
+        self._unknown: dict[int, None] = {}
+        """Positions of decisions whose reason is asked for, oldest question first."""
+        self._told = trio.Event()
+        """Event that is set when reasons were found, and then replaced."""
+
+    async def reasons(self, positions: Sequence[int], within: float) -> dict[int, str]:
+        """Why the decisions at these positions came out so, in three words; those that are known after `within`.
+
+        The worker then goes on, and asking again gets the rest.
+        """
+        with trio.move_on_after(within):
+            while missing := [position for position in positions if position not in self._reasons]:
+                if len(self._unknown) < REASONS_KEPT:
+                    self._unknown |= dict.fromkeys(missing)
+                self._arrived.set()
+                await self._told.wait()
+        return {position: self._reasons[position] for position in positions if position in self._reasons}
 
     async def ask(self, position: int, within: float = ANSWER_WITHIN) -> Replayed | None:
         """Have the decision at `position` computed again; None where that takes longer than `within`.
@@ -74,6 +97,8 @@ class Replayer:
             while True:
                 if self._waiting:
                     await self._next()
+                elif self._unknown:
+                    await self._find_reasons()
                 elif looked_at() and trio.current_time() >= look_at:
                     before, self.newest = self.newest, await self._check()
                     look_at = trio.current_time() + LOOK
@@ -105,6 +130,21 @@ class Replayer:
         asked.answer = answer
         asked.done.set()
 
+    async def _find_reasons(self) -> None:
+        asked = list(self._unknown)[-REASONS_AT_ONCE:]
+        try:
+            found = _reasons.decode(await self._exchange(0, asked))
+        except (OSError, trio.ClosedResourceError, EOFError, msgspec.DecodeError, trio.TooSlowError):
+            await self._stop()
+            found = dict.fromkeys(asked, "")
+        for position in found or asked:
+            self._unknown.pop(position, None)
+        self._reasons.update(found)
+        while len(self._reasons) > REASONS_KEPT:
+            self._reasons.popitem(last=False)
+        self._told.set()
+        self._told = trio.Event()
+
     async def _check(self) -> NewestVerified:
         try:
             return _newest.decode(await self._exchange(0))
@@ -112,13 +152,13 @@ class Replayer:
             await self._stop()
             return NewestVerified()
 
-    async def _exchange(self, position: int) -> bytes:
+    async def _exchange(self, position: int, more: Sequence[int] = ()) -> bytes:
         with trio.fail_after(ANSWER_WITHIN):
             process = self._process
             if process is None or process.returncode is not None:
                 process = self._process = await trio.lowlevel.open_process(self._command, stdin=-1, stdout=-1)
             assert process.stdin is not None
-            await process.stdin.send_all(struct.pack(">Q", position))
+            await process.stdin.send_all(struct.pack(f">QI{len(more)}Q", position, len(more), *more))
             (size,) = struct.unpack(">I", await self._read(process, 4))
             if size > FRAME_MAX:
                 raise EOFError(f"an answer of {size} bytes")

@@ -1,6 +1,7 @@
 """Why a request went where it went, in a sentence made of the decision's own numbers."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pointsman.core.deciding.decision import Decision
@@ -34,6 +35,34 @@ def why(run: Trace, profile: Profile, decision: Decision) -> str:
     return _compared(run, profile, view, choice)
 
 
+_REFUSED = {"saturated": "pool was saturated", "filtered": "filters left nobody", "no-endpoints": "no ready endpoint"}
+
+
+def briefly(run: Trace, profile: Profile, decision: Decision) -> str:
+    """Return why in about three words, for a list."""
+    if decision.reason is not None:
+        return _REFUSED.get(decision.reason, decision.reason)
+    view, choice = run.view.rewound(), run.picks[0]
+    if view.size == 1:
+        return "only candidate" if len(run.candidates) == 1 else "only one left"
+    if decision.degraded:
+        return "fewest in flight"
+    if not profile.picker.scored:
+        return "drawn at random"
+    sums = run.sums.tolist()
+    rival = _rival(sums, choice)
+    if sums[choice] == sums[rival]:
+        return "tie, drawn"
+    if sums[choice] < sums[rival]:
+        return "drawn by weight"
+    return max(_gaps(run, profile, (choice, rival)), key=lambda gap: gap.size).scorer.advantage
+
+
+def _rival(sums: Sequence[float], choice: int) -> int:
+    """The best of the others, of equal ones the lower slot."""
+    return max((index for index in range(len(sums)) if index != choice), key=lambda index: (sums[index], -index))
+
+
 def _refused(run: Trace, decision: Decision) -> str:
     request, cluster = run.cycle.request, run.cycle.cluster
     if decision.reason == "saturated":
@@ -59,9 +88,9 @@ def _refused(run: Trace, decision: Decision) -> str:
 def _compared(run: Trace, profile: Profile, view: View, choice: int) -> str:
     """The choice against the best of the others."""
     sums = run.sums.tolist()
-    rival = max((index for index in range(view.size) if index != choice), key=lambda index: (sums[index], -index))
+    rival = _rival(sums, choice)
     margin = sums[choice] - sums[rival]
-    other = _short(view, rival)
+    other = short(view, rival)
     best = f" of {profile.best_sum:g}" if profile.best_sum else ""  # nothing to compare with where no weight is above 0
     if margin == 0.0:
         tied = sums.count(sums[choice]) - 1
@@ -90,13 +119,18 @@ class _Gap(NamedTuple):
         return f", as the weight of {self.plugin} is negative" if self.weight < 0.0 else ""
 
 
-def _reasons(run: Trace, profile: Profile, view: View, pair: tuple[int, int]) -> str:
+def _gaps(run: Trace, profile: Profile, pair: tuple[int, int]) -> list[_Gap]:
     choice, rival = pair
-    request, other = run.cycle.request, _short(view, rival)
-    gaps = [
+    return [
         _Gap(float(row[choice] - row[rival]) * weight, name, scorer, weight)
         for (name, scorer, weight), row in zip(profile.scorers, run.scores, strict=True)
     ]
+
+
+def _reasons(run: Trace, profile: Profile, view: View, pair: tuple[int, int]) -> str:
+    choice, rival = pair
+    request, other = run.cycle.request, short(view, rival)
+    gaps = _gaps(run, profile, pair)
     gains = sorted((gap for gap in gaps if gap.size > 0.0), key=lambda gap: -gap.size)
     losses = sorted((gap for gap in gaps if gap.size < 0.0), key=lambda gap: gap.size)
     unknown = words_of_unknown(view, choice)
@@ -122,7 +156,7 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _short(view: View, index: int) -> str:
+def short(view: View, index: int) -> str:
     """The endpoint's name, as short as it is unmistakable among the candidates."""
     members = [view.endpoint(i) for i in range(view.size)]
     mine = members[index]
