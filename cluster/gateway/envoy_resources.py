@@ -1,24 +1,32 @@
-"""The parts of the gateway's configuration: listener, clusters and routes, as Envoy's JSON.
+"""The parts of the gateway's configuration that do not depend on routes: listener and clusters, as Envoy's JSON.
 
 Names of Envoy's messages and fields are those of its v3 API; every limit here is set because Envoy's own
 default is either missing or too small for long streams of tokens.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from pointsman.cluster.gateway.route_order import RankedMatch, ranked_matches
-from pointsman.core.events import BackendRef, HeaderMatch, PoolApplied, RouteMatch, RouteObserved, RouteRule
+from pointsman.core.events import PoolApplied
 
 Message: TypeAlias = dict[str, object]
 
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
 EXT_PROC = "envoy.filters.http.ext_proc"
+DESTINATIONS = "envoy.filters.http.header_to_metadata"
+REWRITE = "pointsman.rewrite"
+HEADERS = "pointsman.headers"
+"""Names of HTTP filters, by which routes turn them on."""
 ROUTES_NAME = "routes"
 OWN_METADATA = "pointsman"
+ORIGINAL_PATH = "x-envoy-original-path"
+"""Header with the path that a client asked for, where a route rewrites it."""
 
-_TYPE = "type.googleapis.com/envoy.extensions."
+TYPE = "type.googleapis.com/envoy.extensions."
+ENDPOINTS_TRIED = 3
+"""Endpoints of a picker's list that are tried: more dead ones in a row are an outage, and each that hangs costs 2 s."""
+ATTEMPTS = 6
+"""Most attempts of a request: the first and those that a rule's `retry` may ask for."""
 _LIMITS: Message = {
     # Envoy's default of 1,024 would refuse the rest of a burst.
     "thresholds": [
@@ -47,7 +55,7 @@ def pool_cluster(pool: str) -> str:
 
 
 def open_name(pool: str) -> str:
-    """Name of the cluster that serves `pool` while it fails open; a name of its own, so that both exist in a change."""
+    """Name of the cluster that serves `pool` without its picker; a name of its own, so that both exist in a change."""
     return f"open:{pool}"
 
 
@@ -62,14 +70,14 @@ def picker_name(pool: str) -> str:
 def listener(address: str, port: int, routes_path: str, access_log: str) -> Message:
     """The one HTTP listener; its routes come from the file at `routes_path`."""
     manager: Message = {
-        "@type": _TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
         "rds": {
             "route_config_name": ROUTES_NAME,
             "config_source": {"resource_api_version": "V3", "path_config_source": {"path": routes_path}},
         },
         "http_filters": _filters(),
-        "early_header_mutation_extensions": [_drop_destination()],
+        "early_header_mutation_extensions": [_drop_own_headers()],
         "access_log": [_access_log(access_log)],
         **_request_ids(),
         "use_remote_address": True,
@@ -92,7 +100,7 @@ def listener(address: str, port: int, routes_path: str, access_log: str) -> Mess
 
 
 def _request_ids() -> Message:
-    uuid = _TYPE + "request_id.uuid.v3.UuidRequestIdConfig"
+    uuid = TYPE + "request_id.uuid.v3.UuidRequestIdConfig"
     return {
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -102,18 +110,41 @@ def _request_ids() -> Message:
     }
 
 
-def _drop_destination() -> Message:
-    mutation = _TYPE + "http.early_header_mutation.header_mutation.v3.HeaderMutation"
+def _drop_own_headers() -> Message:
+    mutation = TYPE + "http.early_header_mutation.header_mutation.v3.HeaderMutation"
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
-        "typed_config": {"@type": mutation, "mutations": [{"remove": DESTINATION}, {"remove": SERVED}]},
+        "typed_config": {"@type": mutation, "mutations": [{"remove": n} for n in (DESTINATION, SERVED, ORIGINAL_PATH)]},
     }
 
 
+_REWRITE_SOURCE = """\
+function envoy_on_request(handle)
+  local wanted, headers = handle:filterContext(), handle:headers()
+  local path = headers:get(":path")
+  local bare, query = string.match(path, "^([^?]*)(.*)$")
+  local rewritten = wanted:get("path")
+  if wanted:get("prefix") ~= nil then
+    rewritten = rewritten .. string.sub(bare, #wanted:get("prefix") + 1)
+  end
+  if string.sub(rewritten, 1, 1) ~= "/" then
+    rewritten = "/" .. rewritten
+  end
+  headers:replace("x-envoy-original-path", path)
+  headers:replace(":path", rewritten .. query)
+end
+"""
+"""The path that the server will see, made before the picker is asked: Envoy's own rewriting comes after it."""
+
+
 def _filters() -> list[Message]:
-    """The HTTP filters: a picker is asked where a route names one, and the first endpoint that it names is used."""
+    """The HTTP filters in the order in which a request passes them; a response passes them the other way.
+
+    First what a rule changes, so that the picker sees what the server will see; then the picker, where a route names
+    one; then the endpoints that it named become metadata, which clusters read.
+    """
     processor: Message = {
-        "@type": _TYPE + "filters.http.ext_proc.v3.ExternalProcessor",
+        "@type": TYPE + "filters.http.ext_proc.v3.ExternalProcessor",
         "grpc_service": {"envoy_grpc": {"cluster_name": "picker"}},
         "failure_mode_allow": False,
         "message_timeout": "1000s",
@@ -131,20 +162,52 @@ def _filters() -> list[Message]:
             "receiving_namespaces": {"untyped": ["envoy.lb"]},
         },
     }
-    first: Message = {"pattern": {"regex": "^\\s*([^,\\s]*).*$"}, "substitution": "\\1"}
-    chosen: Message = {"metadata_namespace": OWN_METADATA, "key": "destination", "regex_value_rewrite": first}
-    served: Message = {"metadata_namespace": "envoy.lb", "key": SERVED}
-    metadata: Message = {
-        "@type": _TYPE + "filters.http.header_to_metadata.v3.Config",
-        "request_rules": [{"header": DESTINATION, "on_header_present": chosen}],
-        "response_rules": [{"header": SERVED, "on_header_present": served, "remove": True}],
+    rewrite: Message = {
+        "@type": TYPE + "filters.http.lua.v3.Lua",
+        "source_codes": {REWRITE: {"inline_string": _REWRITE_SOURCE}},
+        "clear_route_cache": False,  # the weights would be drawn anew
     }
-    router: Message = {"@type": _TYPE + "filters.http.router.v3.Router"}
+    mutation: Message = {"@type": TYPE + "filters.http.header_mutation.v3.HeaderMutation"}
+    router: Message = {"@type": TYPE + "filters.http.router.v3.Router"}
     return [
+        {"name": HEADERS, "typed_config": mutation, "disabled": True},
+        {"name": REWRITE, "typed_config": rewrite, "disabled": True},
         {"name": EXT_PROC, "typed_config": processor, "disabled": True},
-        {"name": "envoy.filters.http.header_to_metadata", "typed_config": metadata},
+        {"name": DESTINATIONS, "typed_config": destinations(ENDPOINTS_TRIED, again=False)},
         {"name": "envoy.filters.http.router", "typed_config": router},
     ]
+
+
+def destinations(attempts: int, *, again: bool) -> Message:
+    """The filter that gives each attempt its endpoint: the next of the list, after the last none, or the last `again`."""
+    rules: list[Message] = []
+    for number in range(attempts):
+        # Entries before this attempt's, as many as the list has but for its last; or exactly as many, or nothing.
+        pattern = (
+            f"^(?:[^,]*,){{0,{number}}}\\s*([^,\\s]*).*$" if again else f"^(?:[^,]*,){{{number}}}\\s*([^,\\s]+).*$|^.*$"
+        )
+        rewrite: Message = {"pattern": {"regex": pattern}, "substitution": "\\1"}
+        rules.append(
+            {
+                "header": DESTINATION,
+                "on_header_present": {
+                    "metadata_namespace": OWN_METADATA,
+                    "key": _destination(number),
+                    "regex_value_rewrite": rewrite,
+                },
+            }
+        )
+    served: Message = {"metadata_namespace": "envoy.lb", "key": SERVED}
+    return {
+        "@type": TYPE + "filters.http.header_to_metadata.v3.Config",
+        "request_rules": rules,
+        "response_rules": [{"header": SERVED, "on_header_present": served, "remove": True}],
+    }
+
+
+def _destination(number: int) -> str:
+    """Name of the metadata with the endpoint of attempt `number`, from 0."""
+    return f"destination{number}"
 
 
 def _access_log(path: str) -> Message:
@@ -154,7 +217,7 @@ def _access_log(path: str) -> Message:
         "request_id": "%REQ(x-request-id)%",
         "method": "%REQ(:method)%",
         "authority": "%REQ(:authority)%",
-        "path": "%REQ(:path)%",
+        "path": f"%REQ({ORIGINAL_PATH}?:path)%",
         "status": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",
         "details": "%RESPONSE_CODE_DETAILS%",
@@ -168,7 +231,7 @@ def _access_log(path: str) -> Message:
     return {
         "name": "envoy.access_loggers.file",
         "typed_config": {
-            "@type": _TYPE + "access_loggers.file.v3.FileAccessLog",
+            "@type": TYPE + "access_loggers.file.v3.FileAccessLog",
             "path": path,
             "log_format": {"json_format": fields},
         },
@@ -178,19 +241,34 @@ def _access_log(path: str) -> Message:
 # --- clusters -----------------------------------------------------------------------------------
 
 
-def cluster(pool: PoolApplied) -> Message:
-    """The cluster that sends a request where the pool's picker said."""
-    return {
-        "name": pool_cluster(pool.pool),
-        "type": "ORIGINAL_DST",
+def clusters(pool: PoolApplied) -> list[Message]:
+    """The cluster that sends a request where the pool's picker said, behind those of its attempts."""
+    name = pool_cluster(pool.pool)
+    attempts: list[Message] = [
+        {
+            "name": f"{name}#{number}",
+            "type": "ORIGINAL_DST",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "original_dst_lb_config": {"metadata_key": {"key": OWN_METADATA, "path": [{"key": _destination(number)}]}},
+            **_to_servers(pool),
+        }
+        for number in range(ATTEMPTS)
+    ]
+    composite: Message = {
+        "@type": TYPE + "clusters.composite.v3.ClusterConfig",
+        "clusters": [{"name": one["name"]} for one in attempts],
+    }
+    whole: Message = {
+        "name": name,
         "lb_policy": "CLUSTER_PROVIDED",
-        "original_dst_lb_config": {"metadata_key": {"key": OWN_METADATA, "path": [{"key": "destination"}]}},
+        "cluster_type": {"name": "envoy.clusters.composite", "typed_config": composite},
         **_to_servers(pool),
     }
+    return [*attempts, whole]
 
 
 def open_cluster(pool: PoolApplied, endpoints: list[tuple[str, int]]) -> Message:
-    """The cluster of a pool that fails open while its picker is down: its ready endpoints, balanced by Envoy."""
+    """The cluster of a pool's ready endpoints, balanced by Envoy: while it fails open, and for copies of requests."""
     name = open_name(pool.pool)
     return {
         "name": name,
@@ -220,7 +298,7 @@ def picker_cluster(pool: str, port: int, tls: bool) -> Message:
         **_members(name, [("127.0.0.1", port)]),
     }
     if tls:
-        context = _TYPE + "transport_sockets.tls.v3.UpstreamTlsContext"
+        context = TYPE + "transport_sockets.tls.v3.UpstreamTlsContext"
         found["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {"@type": context, "common_tls_context": {"alpn_protocols": ["h2"]}},
@@ -245,7 +323,7 @@ def _to_servers(pool: PoolApplied) -> Message:
 
 def _protocol(options: Message) -> Message:
     kind = "upstreams.http.v3.HttpProtocolOptions"
-    return {f"envoy.extensions.{kind}": {"@type": _TYPE + kind, **options}}
+    return {f"envoy.extensions.{kind}": {"@type": TYPE + kind, **options}}
 
 
 def _members(name: str, endpoints: list[tuple[str, int]]) -> Message:
@@ -255,81 +333,3 @@ def _members(name: str, endpoints: list[tuple[str, int]]) -> Message:
 
 def _address(address: str, port: int) -> Message:
     return {"socket_address": {"address": address, "port_value": port}}
-
-
-# --- routes -------------------------------------------------------------------------------------
-
-
-def routes(observed: Iterable[RouteObserved], picked: Mapping[str, bool]) -> Message:
-    """The route table; `picked` says of each pool that can serve whether its picker is asked."""
-    hosts = [
-        {"name": host, "domains": [host], "routes": [_route(match, picked) for match in matches]}
-        for host, matches in ranked_matches(observed).items()
-    ]
-    return {"name": ROUTES_NAME, "virtual_hosts": hosts, "ignore_port_in_host_matching": True}
-
-
-def _route(ranked: RankedMatch, picked: Mapping[str, bool]) -> Message:
-    rule = ranked.rule
-    found: Message = {"name": f"{ranked.route}/{rule.name or ranked.index}", "match": _match(ranked.match)}
-    if sum(b.weight for b in rule.backends) == 0:  # Gateway API: such a rule answers 500
-        found["direct_response"] = {"status": 500, "body": {"inline_string": "no backend has a weight\n"}}
-        return found
-    found["route"] = _action(rule, picked)
-    found["response_headers_to_add"] = [
-        {
-            "header": {"key": SERVED, "value": "%UPSTREAM_REMOTE_ADDRESS%"},
-            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-        }
-    ]
-    return found
-
-
-def _action(rule: RouteRule, picked: Mapping[str, bool]) -> Message:
-    return {
-        "weighted_clusters": {"clusters": [_backend(b, picked) for b in rule.backends if b.weight > 0]},
-        "timeout": f"{rule.timeout:.3f}s",
-        # The share of a backend that does not exist answers 500, as Gateway API wants it.
-        "cluster_not_found_response_code": "INTERNAL_SERVER_ERROR",
-    }
-
-
-def _backend(backend: BackendRef, picked: Mapping[str, bool]) -> Message:
-    known = backend.kind == "InferencePool" and backend.pool in picked
-    if not known:
-        return {"name": f"absent:{backend.kind}:{backend.pool}", "weight": backend.weight}
-    if not picked[backend.pool]:
-        return {"name": open_name(backend.pool), "weight": backend.weight}
-    override: Message = {
-        "@type": _TYPE + "filters.http.ext_proc.v3.ExtProcPerRoute",
-        "overrides": {"grpc_service": {"envoy_grpc": {"cluster_name": picker_name(backend.pool)}}},
-    }
-    return {
-        "name": pool_cluster(backend.pool),
-        "weight": backend.weight,
-        "typed_per_filter_config": {EXT_PROC: override},
-    }
-
-
-def _match(match: RouteMatch) -> Message:
-    found: Message
-    if match.path_kind == "Exact":
-        found = {"path": match.path}
-    elif match.path_kind == "RegularExpression":
-        found = {"safe_regex": {"regex": match.path}}
-    elif prefix := match.path.rstrip("/"):
-        found = {"path_separated_prefix": prefix}
-    else:
-        found = {"prefix": "/"}
-    headers = [_header(h) for h in match.headers]
-    if match.method:
-        headers.append({"name": ":method", "string_match": {"exact": match.method}})
-    if headers:
-        found["headers"] = headers
-    return found
-
-
-def _header(header: HeaderMatch) -> Message:
-    regular = header.kind == "RegularExpression"
-    test: Message = {"safe_regex": {"regex": header.value}} if regular else {"exact": header.value}
-    return {"name": header.name.lower(), "string_match": test}

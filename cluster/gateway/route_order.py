@@ -1,21 +1,20 @@
 """HTTPRoute rules in the order a gateway must try them.
 
 The order is that of Gateway API: the more specific hostname, an exact path, a regular expression,
-the longer prefix, a method, more headers; then the route's name and the rule's place in it.
+the longer prefix, a method, more headers, more parameters; then the route's name and the rule's place in it.
 A rule of a less specific hostname still applies where none of a more specific one matches.
 """
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 
+from pointsman.cluster.gateway.regular_expressions import regex_fault
 from pointsman.core.events import RouteMatch, RouteObserved, RouteRule
 
 ANY_HOST = "*"
 
 _PATH_RANK = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}
-_BEYOND_RE2 = re.compile(r"\(\?(?:[=!>]|<[=!]|\()|\\[1-9]|\\[gkZ]|[*+?}]\+")
 
 
 class RankedMatch(msgspec.Struct, frozen=True):
@@ -29,10 +28,7 @@ class RankedMatch(msgspec.Struct, frozen=True):
 
 
 def ranked_matches(routes: Iterable[RouteObserved]) -> dict[str, list[RankedMatch]]:
-    """Return by hostname the matches to try in order; `*` is always there and last.
-
-    A match with a regular expression that the gateway cannot run is left out: it would refuse all routes for it.
-    """
+    """Return by hostname the matches to try in order; `*` is always there and last."""
     known = sorted(routes, key=lambda r: r.route)
     hosts = sorted({h.lower() for r in known for h in r.hostnames} | {ANY_HOST}, key=_host_rank)
     return {host: _matches_for(host, known) for host in hosts}
@@ -47,13 +43,14 @@ def covers(hostname: str, host: str) -> bool:
     return host.endswith(hostname[1:]) and host != hostname[1:]
 
 
-def usable_regex(pattern: str) -> bool:
-    """Whether RE2 surely accepts `pattern`: Python does, and it holds nothing that RE2 lacks."""
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return bool(pattern) and _BEYOND_RE2.search(pattern) is None
+def match_fault(match: RouteMatch) -> str:
+    """Why the gateway cannot make a match as written; empty where it can."""
+    patterns = [header.value for header in match.headers if header.kind == "RegularExpression"]
+    patterns += [parameter.value for parameter in match.query if parameter.kind == "RegularExpression"]
+    if match.path_kind == "RegularExpression":
+        patterns.append(match.path)
+    faults = (f"the regular expression {p[:100]!r} is none of RE2: {why}" for p in patterns if (why := regex_fault(p)))
+    return match.fault or next(faults, "")
 
 
 def _host_rank(host: str) -> tuple[int, int, str]:
@@ -71,20 +68,13 @@ def _matches_for(host: str, routes: list[RouteObserved]) -> list[RankedMatch]:
             continue
         for index, rule in enumerate(route.rules):
             for match in rule.matches or (RouteMatch(),):
-                if _usable(match):
+                if match.path_kind in _PATH_RANK:  # another one is of an older entry, in which it took no request
                     rank = (best[:2], *_match_rank(match), route.route, index)
                     found.append((rank, RankedMatch(route.route, index, rule, match)))
     found.sort(key=lambda pair: pair[0])  # stable: equal matches keep their order within the rule
     return [match for _, match in found]
 
 
-def _usable(match: RouteMatch) -> bool:
-    patterns = [h.value for h in match.headers if h.kind == "RegularExpression"]
-    if match.path_kind == "RegularExpression":
-        patterns.append(match.path)
-    return match.path_kind in _PATH_RANK and all(usable_regex(p) for p in patterns)
-
-
-def _match_rank(match: RouteMatch) -> tuple[int, int, int, int]:
+def _match_rank(match: RouteMatch) -> tuple[int, int, int, int, int]:
     length = len(match.path.rstrip("/")) if match.path_kind == "PathPrefix" else len(match.path)
-    return (_PATH_RANK[match.path_kind], -length, 0 if match.method else 1, -len(match.headers))
+    return (_PATH_RANK[match.path_kind], -length, 0 if match.method else 1, -len(match.headers), -len(match.query))

@@ -127,6 +127,15 @@ class Part:
             found.append(value)
         return found
 
+    def numbers(self, name: str, low: int, high: int, most: int) -> list[int]:
+        """A list of whole numbers from `low` to `high`; empty where it is absent."""
+        found = []
+        for index, value in self._items(name, most):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise self._wrong_item(name, index, value, f"a whole number from {low:,} to {high:,}")
+            found.append(value)
+        return found
+
     def labels(self, name: str) -> dict[str, str]:
         """A mapping of text to text; empty where it is absent."""
         found = self.part(name)

@@ -39,21 +39,38 @@ from pointsman.core.events.load import (
     ScrapePaced as ScrapePaced,
 )
 from pointsman.core.events.membership import (
-    BackendRef as BackendRef,
     EndpointChanged as EndpointChanged,
     EndpointJoined as EndpointJoined,
     EndpointLeft as EndpointLeft,
-    HeaderMatch as HeaderMatch,
     ObjectiveApplied as ObjectiveApplied,
     ObjectiveDeleted as ObjectiveDeleted,
     PoolApplied as PoolApplied,
     PoolDeleted as PoolDeleted,
-    RouteDeleted as RouteDeleted,
-    RouteMatch as RouteMatch,
-    RouteObserved as RouteObserved,
-    RouteRule as RouteRule,
     SourceAccepted as SourceAccepted,
     SourceRejected as SourceRejected,
+)
+from pointsman.core.events.routing import (
+    BackendRef as BackendRef,
+    GrantFrom as GrantFrom,
+    GrantTo as GrantTo,
+    HeaderMatch as HeaderMatch,
+    HeaderModifier as HeaderModifier,
+    HeaderValues as HeaderValues,
+    PathModifier as PathModifier,
+    QueryMatch as QueryMatch,
+    ReferenceGrantApplied as ReferenceGrantApplied,
+    ReferenceGrantDeleted as ReferenceGrantDeleted,
+    RequestHeaderModifier as RequestHeaderModifier,
+    RequestMirror as RequestMirror,
+    RequestRedirect as RequestRedirect,
+    ResponseHeaderModifier as ResponseHeaderModifier,
+    RouteDeleted as RouteDeleted,
+    RouteFilter as RouteFilter,
+    RouteMatch as RouteMatch,
+    RouteObserved as RouteObserved,
+    RouteRetry as RouteRetry,
+    RouteRule as RouteRule,
+    UrlRewrite as UrlRewrite,
 )
 from pointsman.core.events.traffic import (
     FeedLost as FeedLost,
@@ -78,8 +95,8 @@ class Class(IntEnum):
     TRAFFIC = 4
 
 
-AppliedEvent: TypeAlias = PoolApplied | ObjectiveApplied | RouteObserved
-DeletedEvent: TypeAlias = PoolDeleted | ObjectiveDeleted | RouteDeleted
+AppliedEvent: TypeAlias = PoolApplied | ObjectiveApplied | RouteObserved | ReferenceGrantApplied
+DeletedEvent: TypeAlias = PoolDeleted | ObjectiveDeleted | RouteDeleted | ReferenceGrantDeleted
 
 NotedEvent: TypeAlias = (
     ControlStarted | ControlStopped | ConfigRejected | ClockStepped | ProcessStarted | ProcessEnded | SegmentDropped

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from pointsman.core.events.membership import BackendRef
+from pointsman.core.events.routing import BackendRef
 from pointsman.core.events.traffic import Origin
 from pointsman.core.values.facts import Fact
 

@@ -1,4 +1,4 @@
-"""Facts about what there is to route to: pools and their endpoints, objectives, routes, and the files that say so."""
+"""Facts about what there is to route to: pools and their endpoints, objectives, and the files that say so."""
 
 import msgspec
 
@@ -78,67 +78,6 @@ class ObjectiveApplied(Applied, frozen=True, tag="objective-applied"):
     name: str
     priority: int
     source: str = ""
-
-
-class BackendRef(msgspec.Struct, frozen=True, array_like=True):
-    """One backend of a route rule, with its desired weight."""
-
-    pool: str
-    """Name of the object that `kind` is about, as `namespace/name`."""
-    weight: int = 1
-    kind: str = "InferencePool"
-    group: str = "inference.networking.k8s.io"
-
-
-class HeaderMatch(msgspec.Struct, frozen=True, array_like=True):
-    """A header the request must carry."""
-
-    name: str
-    value: str
-    kind: str = "Exact"
-    """`Exact` or `RegularExpression`, as in HTTPRoute."""
-
-
-class RouteMatch(msgspec.Struct, frozen=True, array_like=True):
-    """One of a rule's matches: all of its parts must hold."""
-
-    path: str = "/"
-    path_kind: str = "PathPrefix"
-    """`PathPrefix`, `Exact` or `RegularExpression`, as in HTTPRoute."""
-    headers: tuple[HeaderMatch, ...] = ()
-    method: str = ""
-
-
-class RouteRule(msgspec.Struct, frozen=True, array_like=True):
-    """One rule of an HTTPRoute; an empty `matches` matches all."""
-
-    matches: tuple[RouteMatch, ...]
-    backends: tuple[BackendRef, ...]
-    name: str = ""
-    timeout: float = 0.0
-    """Seconds of `timeouts.request`; 0 is none."""
-    unwritable: str = ""
-    """Reason why its weights cannot be written where the route stands; empty where none is known."""
-
-
-class RouteDeleted(Deleted, frozen=True, tag="route-deleted"):
-    """An HTTPRoute went away."""
-
-    noun = "HTTPRoute"
-    route: str
-
-
-class RouteObserved(Applied, frozen=True, tag="route-observed"):
-    """An HTTPRoute was seen for the first time, or something in it that we read changed."""
-
-    deletion = RouteDeleted
-    route: str
-    """Name of the route, as `namespace/name`."""
-    rules: tuple[RouteRule, ...]
-    hostnames: tuple[str, ...] = ()
-    source: str = ""
-    version: str = ""
-    """Digest of the file, or the API server's resourceVersion."""
 
 
 class SourceAccepted(Fact, frozen=True, tag="source-accepted"):

@@ -62,6 +62,7 @@ class ClusterState:
         self.pools = self.objects.view(events.PoolApplied, str)
         self.objectives = self.objects.view(events.ObjectiveApplied, tuple[str, str])
         self.routes = self.objects.view(events.RouteObserved, str)
+        self.grants = self.objects.view(events.ReferenceGrantApplied, str)
         self.configs: dict[str, events.ConfigAccepted] = {}
         self.rejected_sources: dict[str, events.SourceRejected] = {}
         self.pending_changes: dict[str, events.WeightsIntended] = {}

@@ -215,7 +215,7 @@ def test_rules_match_as_gateway_api_says(tmp_path: Path) -> None:
         ),
         RouteRule((RouteMatch("/v1/chat", method="GET"),), to_old, "method"),
         RouteRule((RouteMatch("/models/[a-z]+", "RegularExpression"),), to_new, "regex"),
-        RouteRule((RouteMatch("(?=lookahead)", "RegularExpression"),), to_new, "left-out"),
+        RouteRule((RouteMatch("/looked(?=ahead)", "RegularExpression"),), to_new, "none-of-re2"),
     )
     other = RouteObserved("default/b", (RouteRule((), to_new, "host"),), ("api.example.com",))
     wild = RouteObserved("default/c", (RouteRule((RouteMatch("/wild"),), to_new, "wild"),), ("*.example.com",))
@@ -244,6 +244,7 @@ def test_rules_match_as_gateway_api_says(tmp_path: Path) -> None:
         for number, (method, path, headers, _) in enumerate(cases):
             body = None if method == "GET" else b"{}"
             assert client.ask(path, {"x-request-id": str(number), **headers}, body)[0] == 200
+        assert client.ask("/looked/ahead")[0] == 500
         by_id = {line["request_id"]: line["route"] for line in gateway.access_log(len(cases))}
 
         assert [by_id[str(n)] for n in range(len(cases))] == [f"default/{case[3]}" for case in cases]

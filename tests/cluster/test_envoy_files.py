@@ -23,12 +23,16 @@ from pointsman.cluster.gateway.envoy import (
     write_xds,
     xds,
 )
-from pointsman.cluster.gateway.route_order import covers, usable_regex
+from pointsman.cluster.gateway.regular_expressions import literal_prefix, regex_fault
+from pointsman.cluster.gateway.route_order import covers
 from pointsman.core.events import (
     BackendRef,
     EndpointJoined,
+    GrantFrom,
+    GrantTo,
     HeaderMatch,
     PoolApplied,
+    ReferenceGrantApplied,
     RouteMatch,
     RouteObserved,
     RouteRule,
@@ -63,8 +67,21 @@ observed = st.builds(
 pools = st.lists(
     st.builds(pool, st.sampled_from(POOLS), st.sampled_from(("FailOpen", "FailClose"))), unique_by=lambda p: p.pool
 )
+grants = st.builds(
+    lambda own, other, name: ReferenceGrantApplied(
+        f"{other}/g",
+        (GrantFrom("gateway.networking.k8s.io", "HTTPRoute", own),),
+        (GrantTo("inference.networking.k8s.io", "InferencePool", name),),
+    ),
+    st.sampled_from(("default", "other")),
+    st.sampled_from(("default", "other")),
+    st.sampled_from(("", "a")),
+)
 states = st.builds(
-    lambda pools, routes: folded(*pools, *routes), pools, st.lists(observed, max_size=3, unique_by=lambda r: r.route)
+    lambda pools, routes, grants: folded(*pools, *routes, *grants),
+    pools,
+    st.lists(observed, max_size=3, unique_by=lambda r: r.route),
+    st.lists(grants, max_size=2, unique_by=lambda g: g.grant),
 )
 ports = st.builds(
     GatewayPorts,
@@ -166,21 +183,34 @@ def test_every_share_goes_to_its_pool_and_asks_that_pools_picker(state: ClusterS
                 open_now = name in ports.without_picker and name in state.pools
                 open_now = open_now and state.pools[name].failure_mode == "FailOpen"
                 asked_now = name in ports.pickers and name not in ports.without_picker
-                if name not in state.pools or not (open_now or asked_now):
+                if name not in state.pools or not (open_now or asked_now) or not granted(state, of.route, name):
                     assert drawn[f"absent:InferencePool:{name}"]["weight"] == weight
-                    known = name in state.pools and name in ports.pickers  # it is kept for the picker's return
+                    known = (
+                        name in state.pools and name in ports.pickers and not open_now
+                    )  # it is kept for the picker's return
                     assert (f"pool:{name}" in clusters) == known
                     continue
                 mine = drawn[f"{'open' if open_now else 'pool'}:{name}"]
                 assert mine["weight"] == weight
-                assert clusters[mine["name"]]["type"] == ("STATIC" if open_now else "ORIGINAL_DST")
                 if open_now:
+                    assert clusters[mine["name"]]["type"] == "STATIC"
                     assert "typed_per_filter_config" not in mine
                     continue
+                attempts = clusters[mine["name"]]["cluster_type"]["typed_config"]["clusters"]
+                assert {clusters[one["name"]]["type"] for one in attempts} == {"ORIGINAL_DST"}
                 [override] = mine["typed_per_filter_config"].values()
                 asked = override["overrides"]["grpc_service"]["envoy_grpc"]["cluster_name"]
                 [member] = clusters[asked]["load_assignment"]["endpoints"][0]["lb_endpoints"]
                 assert member["endpoint"]["address"]["socket_address"]["port_value"] == ports.pickers[name]
+
+
+def granted(state: ClusterState, route: str, name: str) -> bool:
+    """Whether the route and the pool share a namespace, or a grant of the pool's says that they need not."""
+    (own, _, _), (other, _, short) = route.partition("/"), name.partition("/")
+    found = state.grants.get(f"{other}/g")
+    return own == other or (
+        found is not None and found.sources[0].namespace == own and found.targets[0].name in ("", short)
+    )
 
 
 def used_clusters(text: str) -> set[str]:
@@ -246,16 +276,30 @@ def test_files_are_replaced_whole_and_only_when_they_differ(tmp_path: Path) -> N
         ("/v1/.*", True),
         ("(?i)llama|mistral", True),
         ("(?P<name>x)", True),
+        ("^(?i)gemma-.*", True),
+        (r"^gemma-\pN+$", True),
+        (r"gemma\z", True),
+        ("^gemma-[[:digit:]]+$", True),
+        ("^(?!gemma).*$", False),
+        ("gemma-(", False),
         ("[a-z]{2,3}+", False),
         ("(?=x)", False),
         ("(?<!x)y", False),
         (r"(a)\1", False),
+        ("(a{1000}){1000}", False),
         ("(", False),
         ("", False),
     ],
 )
 def test_regular_expressions_that_envoy_would_refuse_are_seen(pattern: str, usable: bool) -> None:
-    assert usable_regex(pattern) == usable
+    assert (regex_fault(pattern) == "") == usable
+
+
+@given(st.from_regex(r"\^?/?(?:[a-c./]|\\\.|\[ab\]|a\*|b\?|c\{0,2\}|\(a\|b\)|\|){0,6}", fullmatch=True), st.data())
+def test_all_that_a_pattern_means_begins_with_its_literal_prefix(pattern: str, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(pattern, fullmatch=True))
+
+    assert text.startswith(literal_prefix(pattern))
 
 
 def test_an_application_protocol_of_h2c_is_spoken() -> None:

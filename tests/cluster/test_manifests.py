@@ -225,6 +225,8 @@ def test_every_mix_of_spellings_means_the_same_and_its_correction_needs_none(
         (ROUTE.replace("1m30s", "90 s"), 20, "found '90 s', wanted a duration such as 30s"),
         (ROUTE.replace('["llm.example.com"]', "[LLM]"), 8, "item 1 is 'LLM', wanted a lower-case host name"),
         (ROUTE.replace("k8s.io/v1\n", "k8s.io/v2\n", 1), 1, "found 'gateway.networking.k8s.io/v2', wanted"),
+        (ROUTE + "      filters: [{type: URLRewrite}]\n", 21, "spec.rules[0].filters[0].urlRewrite: is missing, wanted a mapping"),
+        (ROUTE + "      retry: {codes: [503, 200]}\n", 21, "spec.rules[0].retry.codes[1]: found 200, wanted a whole number from 400 to 599"),
         (POD.replace("10.0.0.1", "10.0.0"), 11, "status.podIP: found '10.0.0', wanted an IP address"),
         (POD.replace("labels: {app: llama}", "labels: [app]"), 6, "metadata.labels: found a list, wanted a mapping"),
         ("apiVersion: v1\nkind: Pod\n---\n", 1, "metadata: is missing, wanted a mapping"),
@@ -245,7 +247,8 @@ def test_what_is_wrong_is_said_with_its_line(text: str, line: int, words: str) -
         (POOL + "  appProtcol: http\n", "line 15: spec.appProtcol: unknown field, did you mean 'appProtocol'?"),
         (POOL + "    failMode: FailOpen\n", "line 15: spec.endpointPickerRef.failMode: unknown field, did you mean 'failureMode'?"),
         (ROUTE.replace("weight: 90", "wieght: 90"), "line 18: spec.rules[0].backendRefs[0].wieght: unknown field, did you mean 'weight'?"),
-        (ROUTE + "      filters: [{type: URLRewrite}]\n", "line 21: spec.rules[0].filters: filters are not applied by Pointsman's own gateway"),
+        (ROUTE + "      sessionPersistence: {sessionName: a}\n", "line 21: spec.rules[0].sessionPersistence: has no effect: the pool's picker chooses the endpoint of every request"),
+        (ROUTE + "      retry: {attempts: 9}\n", "line 21: spec.rules[0].retry.attempts: found 9: the gateway makes 5 after the first"),
         (POD[: POD.index("status:")], "line 1: status: pod default/llama-0 has no status.podIP: it is no endpoint"),
         (POD.replace("Ready", "Redy"), "line 10: status: pod default/llama-0 has no condition of type Ready: it gets no traffic"),
     ],
@@ -291,15 +294,6 @@ def test_rules_as_a_mapping_are_a_list_of_one_and_corrected() -> None:
 
     assert manifest.objects[0].value.rules == only(ROUTE).rules  # type: ignore[union-attr,attr-defined]
     assert yaml.safe_load(corrected(manifest)) == yaml.safe_load(ROUTE)
-
-
-def test_a_match_with_conditions_that_are_not_read_takes_no_request() -> None:
-    manifest = read(ROUTE.replace("method: POST", "queryParams: [{name: a, value: b}]"))
-    route = manifest.objects[0].value
-    assert isinstance(route, RouteObserved)
-
-    assert route.rules[0].matches[0].path_kind not in ("PathPrefix", "Exact", "RegularExpression")
-    assert "queryParams are not read" in manifest.warnings[0]
 
 
 def test_a_pod() -> None:

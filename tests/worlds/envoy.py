@@ -153,6 +153,8 @@ class FixedPickers:
         self.held: list[socket.socket] = []
         self.asked: dict[int, list[str]] = {}
         """Request ids by picker port, in order."""
+        self.headers: dict[int, list[dict[str, str]]] = {}
+        """Headers of the requests by picker port, in order."""
         self.named: dict[int, str] = {}
         """What each picker port names; kept for the tests that ask."""
         self.pause: dict[int, asyncio.Event] = {}
@@ -224,6 +226,7 @@ class FixedPickers:
             if message.HasField("request_headers"):
                 headers = message.request_headers.headers.headers
                 self.asked[port] += [h.raw_value.decode() for h in headers if h.key == "x-request-id"]
+                self.headers.setdefault(port, []).append({h.key: h.raw_value.decode() for h in headers})
             if port in self.pause:
                 await self.pause[port].wait()
             reply = ProcessingResponse()
@@ -257,7 +260,7 @@ class FixedPickers:
                     metadata = message.metadata_context.filter_metadata.get("envoy.lb")
                     header = headers_added.set_headers.add().header
                     header.key = "x-served"
-                    if metadata is not None:
+                    if metadata is not None and f"{DESTINATION}-served" in metadata:
                         header.raw_value = str(metadata[f"{DESTINATION}-served"]).encode()
                 case "response_body":
                     chunk = reply.response_body.response.body_mutation.streamed_response

@@ -9,29 +9,44 @@ from worlds.strategies import ints
 
 from pointsman.core.events import (
     NEVER_SAMPLED,
+    BackendRef,
     ConfigAccepted,
     EndpointChanged,
     EndpointJoined,
     EndpointLeft,
     Entry,
     Event,
+    GrantFrom,
+    GrantTo,
     LabelsChanged,
     LoadSampled,
     LogCreated,
     ObjectiveApplied,
     ObjectiveDeleted,
     Origin,
+    PathModifier,
     PickerEnded,
     PickerStarted,
     PoolApplied,
     PoolDeleted,
+    QueryMatch,
+    ReferenceGrantApplied,
+    ReferenceGrantDeleted,
     RequestFacts,
     RequestFinished,
+    RequestHeaderModifier,
+    RequestMirror,
+    RequestRedirect,
     RequestRouted,
+    ResponseHeaderModifier,
     RouteDeleted,
+    RouteMatch,
     RouteObserved,
+    RouteRetry,
+    RouteRule,
     ScrapeFailed,
     ScrapePaced,
+    UrlRewrite,
     class_of,
     encode,
 )
@@ -146,12 +161,28 @@ def _labels(draw: st.DrawFn, world: _World, position: int) -> Event:
     return LabelsChanged(number, adapters, (), 4, 16, draw(st.sampled_from((0, 2, 5))))
 
 
+FILTERED = RouteRule(
+    (RouteMatch(query=(QueryMatch("v", "1"),), fault="a reason"),),
+    (BackendRef("default/a", 1, filters=(ResponseHeaderModifier((("a", "b"),)),)),),
+    filters=(
+        UrlRewrite("host", PathModifier("ReplaceFullPath", "/v1")),
+        RequestRedirect("https", port=443),
+        RequestMirror("default/b"),
+        RequestHeaderModifier(remove=("c",)),
+    ),
+    retry=RouteRetry((503,), 2, 0.5),
+)
+"""A rule that has one of everything."""
+
+
 def _object(draw: st.DrawFn, world: _World, position: int) -> Event:
     pool, name = draw(st.sampled_from(POOLS)), draw(st.sampled_from(("batch", "chat")))
     objects: tuple[Event, ...] = (
         ObjectiveApplied(pool, name, draw(st.integers(-5, 5))),
         ObjectiveDeleted(pool, name),
-        RouteObserved(f"default/{name}", ()),
+        RouteObserved(f"default/{name}", draw(st.sampled_from(((), (FILTERED,))))),
+        ReferenceGrantApplied(f"default/{name}", (GrantFrom("g", "k", "ns"),), (GrantTo("g", "k"),)),
+        ReferenceGrantDeleted(f"default/{name}"),
         RouteDeleted(f"default/{name}"),
         ConfigAccepted(pool, b"{}", "test"),
         ScrapePaced(0.1, draw(st.sampled_from((0.5, 2.0)))),
