@@ -7,7 +7,7 @@ So RE2 itself is asked, with the options that Envoy gives it; the extra `gateway
 from functools import lru_cache
 
 try:
-    import re2  # type: ignore[import-untyped]
+    import re2
 except ImportError:  # without the extra there is no Envoy either, and nobody runs what is not judged
     re2 = None
 
