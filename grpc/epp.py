@@ -136,5 +136,7 @@ class Exchange:
                 usage.prompt_tokens,
                 usage.completion_tokens,
                 usage.cached_tokens,
+                finished.error,
+                finished.unanswered,
             )
         )

@@ -118,13 +118,20 @@ class RequestFinished(Fact, frozen=True, tag="request-finished"):
     duration: float
     """Seconds since the request's headers were received."""
     first_token: float | None = None
-    """Seconds until the first byte of the response body; None where none came."""
+    """Seconds until the first event with content of a streamed answer; None where none came.
+
+    In entries without `error` and `unanswered` it is the first byte of the response body, whatever that is.
+    """
     response_bytes: int = 0
     chunks: int = 0
     streamed: bool = False
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    error: str = ""
+    """Words of the server for what went wrong after a status that told of success; empty where nothing did."""
+    unanswered: bool = False
+    """Whether no server answered: the gateway made the response itself."""
 
 
 class FeedLost(Fact, frozen=True, tag="feed-lost"):

@@ -1,4 +1,4 @@
-"""Token counts from what model servers answer: a JSON document or server-sent events, in pieces of any size.
+"""What model servers answer: token counts, the first content, errors, of JSON or server-sent events in any pieces.
 
 Nothing that a server sends is an error here: what is no count is no count.
 Memory is bounded: of a longer document or line only the tail is kept, and `usage` is looked for in that.
@@ -12,6 +12,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from pointsman.core.parsers.stream_events import UNNAMED_ERROR, error_in, has_content
+
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 """Bytes of a JSON answer that is read whole: embeddings of a few hundred texts; longer ones end with `usage`."""
 LINE_BYTES_MAX: Final = 1 << 16
@@ -22,12 +24,16 @@ _LAST: Final = 8
 _OBJECT_BYTES_MAX: Final = 1 << 12
 """Bytes of a `usage` object that is searched for: a dozen counts are 300 bytes."""
 _COUNT_MAX: Final = 2**63 - 1
+_MARK: Final = b"\xef\xbb\xbf"
+"""Byte order mark, which may stand before a document and before a stream of events."""
 
 _NOTHING: Final = msgspec.Raw()
 # A quote inside a string has a backslash before it.
 _START: Final = re.compile(rb'(?<!\\)"usage"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
 _OBJECT: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
 _BRACKET: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}]', re.DOTALL)
+_ERROR: Final = re.compile(rb"error")
+_ERROR_EVENT: Final = re.compile(rb"event: ?error[ ]*")
 _NUMBER: Final = re.compile(rb'"?[ ]*\+?([0-9]{1,18})([.][0-9]{1,32})?([eE]\+?[0-9]{1,2})?[ ]*"?')
 
 
@@ -86,6 +92,7 @@ class _PlainDocument(msgspec.Struct):
     usage: _Plain | None = None
     message: msgspec.Raw = _NOTHING
     response: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = _NOTHING
 
     @property
     def usual(self) -> bool:
@@ -94,15 +101,9 @@ class _PlainDocument(msgspec.Struct):
 
 
 class _Inner(msgspec.Struct):
-    usage: msgspec.Raw = _NOTHING
+    """An envelope (`message` of the Messages API, `response` of the Responses API), a vendor's member, or a choice."""
 
-
-class _Document(msgspec.Struct):
     usage: msgspec.Raw = _NOTHING
-    message: msgspec.Raw = _NOTHING
-    """Message within Anthropic's `message_start`, which holds its usage."""
-    response: msgspec.Raw = _NOTHING
-    """Response within an event of the Responses API, which holds its usage."""
 
 
 _plain = msgspec.json.Decoder(_Plain)
@@ -110,7 +111,8 @@ _plain_document = msgspec.json.Decoder(_PlainDocument)
 _counts = msgspec.json.Decoder(_Counts)
 _details = msgspec.json.Decoder(_Details)
 _inner = msgspec.json.Decoder(_Inner)
-_document = msgspec.json.Decoder(_Document)
+_choices = msgspec.json.Decoder(list[_Inner])
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class UsageReader:
@@ -123,29 +125,44 @@ class UsageReader:
         self._cut = False
         """Whether the beginning of the line is lost."""
         self._usage = Usage()
+        self.begun = False
+        """Whether an event with content came; of a document it is not asked."""
+        self.error = ""
+        """Words for what the server said went wrong while it answered; of a document known once `usage` was asked."""
 
     def feed(self, chunk: bytes) -> None:
         """The next piece of the body."""
         if not self._streaming:
             self._keep(chunk, DOCUMENT_BYTES_MAX)
             return
-        end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
-        if end < 0:
+        end = chunk.rfind(b"\n")
+        if end != len(chunk) - 1 and (end := max(end, chunk.rfind(b"\r"))) < 0:
             self._keep(chunk, LINE_BYTES_MAX)
             return
         lines = bytes(self._kept) + chunk[:end] if self._kept else chunk[:end]
+        if not self.begun or _ERROR.search(lines):
+            self._look_at(lines)
         if b'"usage"' in lines and _OBJECT.search(lines):  # most events say null, or nothing
             self._usage = _lines(lines, self._cut, self._usage)
         self._kept = chunk[end + 1 :]
         self._cut = False
-        self._keep(b"", LINE_BYTES_MAX)
+        if self._kept:
+            self._keep(b"", LINE_BYTES_MAX)
 
     def usage(self) -> Usage:
         """What was told so far; a last line without its end counts."""
         kept = bytes(self._kept)
         if self._streaming:
+            if not self.begun or _ERROR.search(kept):
+                self._look_at(kept)
             return _lines(kept, self._cut, self._usage)
-        return _searched(kept, self._usage) if self._cut else _told(kept, self._usage)
+        if self._cut:
+            return _searched(kept, self._usage)
+        kept = kept.removeprefix(_MARK)
+        plain = _plainly(kept)
+        if plain is None or plain.error is not _NOTHING:
+            self.error = error_in(kept)
+        return _told(kept, plain, self._usage)
 
     def _keep(self, chunk: bytes, limit: int) -> None:
         if not self._kept:
@@ -158,39 +175,64 @@ class UsageReader:
             self._cut = True
             self._kept = self._kept[-_TAIL:]
 
+    def _look_at(self, lines: bytes) -> None:
+        """Look for the first content, and for errors."""
+        for number, line in enumerate(lines.splitlines()):
+            if number == 0 and self._cut:
+                self.begun = True  # the beginning of a line that long is not told any more
+                continue
+            line = line.removeprefix(_MARK)
+            if line.startswith(b"data:"):
+                self.begun = self.begun or has_content(line[5:])
+                if b"error" in line and self.error in ("", UNNAMED_ERROR):
+                    self.error = error_in(line[5:]) or self.error
+            elif not self.error and _ERROR_EVENT.fullmatch(line):
+                self.error = UNNAMED_ERROR
+
 
 def _lines(lines: bytes, cut: bool, known: Usage) -> Usage:
     """The counts in the `data:` of these lines; the first may be the tail of one whose beginning is lost."""
     for number, line in enumerate(lines.splitlines()):
         if cut and number == 0:
             known = _searched(line, known)
-        elif line.startswith(b"data:") and _OBJECT.search(line):
-            known = _told(line[5:], known)
+            continue
+        line = line.removeprefix(_MARK)
+        if line.startswith(b"data:") and _OBJECT.search(line):
+            known = _told(line[5:], _plainly(line[5:]), known)
     return known
 
 
-def _told(document: bytes, known: Usage) -> Usage:
-    """The counts in the places where the APIs put them; anywhere, where the document is no JSON object."""
+def _plainly(document: bytes) -> _PlainDocument | None:
+    """The document, if it is what nearly all are."""
     try:
-        plain = _plain_document.decode(document)
-        if plain.usual:
-            return known if plain.usage is None else _latest(plain.usage, known)
+        return _plain_document.decode(document)
     except (ValueError, RecursionError):
-        pass
+        return None
+
+
+def _told(document: bytes, plain: _PlainDocument | None, known: Usage) -> Usage:
+    """The counts in the places where servers put them; anywhere, where the document is no JSON object."""
+    if plain is not None and plain.usual and (plain.usage is not None or b'"usage"' not in document):
+        return known if plain.usage is None else _latest(plain.usage, known)
     return _told_anywhere(document, known)
 
 
 def _told_anywhere(document: bytes, known: Usage) -> Usage:
+    """The counts at the top, in an envelope or a vendor's member, and in choices: no deeper, where tools' inputs are."""
     try:
-        found = _document.decode(document)
-        places = [found.usage]
-        for outer in (found.message, found.response):
-            if bytes(outer)[:1] == b"{":
-                places.append(_inner.decode(outer).usage)
+        members = _members.decode(document)
+        known = _counted(bytes(members.get("usage", _NOTHING)), known)
+        for name, member in members.items():
+            data = bytes(member)
+            if b'"usage"' not in data or name == "usage":
+                continue
+            if data[:1] == b"{":
+                known = _counted(bytes(_inner.decode(data).usage), known)
+            elif name == "choices":
+                for choice in _choices.decode(data):
+                    known = _counted(bytes(choice.usage), known)
     except (ValueError, RecursionError):
         return _searched(document, known)
-    for place in places:
-        known = _counted(bytes(place), known)
     return known
 
 

@@ -87,6 +87,18 @@ class FinishedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    error: str = ""
+    unanswered: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the client got no whole answer, or one that is an error."""
+        return self.cause != "complete" or self.status >= 400 or bool(self.error)
+
+    @property
+    def streamed_token(self) -> float | None:
+        """Seconds until the first token of a streamed answer; None for errors and for answers in one piece."""
+        return self.first_token if self.streamed and self.status < 400 else None
 
 
 Mark: TypeAlias = RoutedMark | RefusedMark | StartedMark | FinishedMark

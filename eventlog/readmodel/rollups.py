@@ -257,8 +257,8 @@ class Summary:
 
     def _finished(self, position: int, row: RequestRow, event: FinishedMark, at: float) -> None:
         row.finished, row.status, row.cause = position, event.status, event.cause
-        row.failed = event.cause != "complete" or event.status >= 400
-        row.first_token, row.duration = event.first_token, event.duration
+        row.failed = event.failed
+        row.first_token, row.duration = event.streamed_token, event.duration
         row.completion_tokens = event.completion_tokens
         self.rows[row.position] = row
         span = self._span(row.pool, at)
@@ -266,11 +266,11 @@ class Summary:
         self._in_flight[row.pool] -= 1
         span.finished += 1
         span.duration_sum += event.duration + _GRID - _GRID
-        if event.status >= 500 or event.cause != "complete":
+        if event.status >= 500 or event.cause != "complete" or event.error:
             span.errors += 1
-        if event.first_token is not None:
+        if row.first_token is not None:
             span.first_tokens += 1
-            span.first_token_sum += event.first_token + _GRID - _GRID
+            span.first_token_sum += row.first_token + _GRID - _GRID
         span.prompt_tokens += event.prompt_tokens or 0
         span.completion_tokens += event.completion_tokens or 0
         span.cached_tokens += event.cached_tokens or 0

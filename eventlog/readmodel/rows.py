@@ -49,11 +49,11 @@ class Span(msgspec.Struct):
     refused_count: int = 0
     finished: int = 0
     errors: int = 0
-    """Count of requests that finished with a status of 500 or more, or not complete."""
+    """Count of requests that finished with a status of 500 or more, not complete, or with an error in their answer."""
     degraded: int = 0
     duration_sum: float = 0.0
     first_tokens: int = 0
-    """Count of finished requests with a first token."""
+    """Count of finished requests whose answer was streamed and began."""
     first_token_sum: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -76,6 +76,8 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     chunks: int
     streamed: bool
     usage: Usage
+    error: str = ""
+    unanswered: bool = False
 
 
 Action: TypeAlias = Decide | Refuse | Started | Finished

@@ -40,6 +40,7 @@ from pointsman.grpc.ext_proc.response_half import (
     RESPONSE_HEADS,
     ObservedHeaders,
     ResponseHalf,
+    made_by_gateway,
     observed,
     served,
 )
@@ -138,7 +139,10 @@ class Stream:
             if head is not None:
                 if self._phase is Phase.ENDED:
                     return ()
-                return self._response_headers(observed(tuple(head.fields), head.end), now)
+                seen = observed(tuple(head.fields), head.end)
+                if seen.status < 500:
+                    return self._response_headers(seen, now)
+                # Whose failure it is, is told by headers that are not wanted otherwise.
         return self._receive(parsed(data), now)
 
     def _receive(self, message: ProcessingRequest, now: float) -> Actions:
@@ -148,8 +152,12 @@ class Stream:
         kind = message.WhichOneof("request")
         if kind == "response_headers":
             head = message.response_headers
-            fields = tuple((name, value) for name, value in fields_of(head.headers.headers) if name.lower() in OBSERVED)
-            return self._response_headers(observed(fields, head.end_of_stream, served(message.metadata_context)), now)
+            fields = dict(fields_of(head.headers.headers))
+            wanted = tuple((name, value) for name, value in fields.items() if name.lower() in OBSERVED)
+            seen = observed(wanted, head.end_of_stream, served(message.metadata_context))
+            if seen.status >= 500 and not seen.served:
+                seen = seen._replace(unanswered=made_by_gateway(fields))
+            return self._response_headers(seen, now)
         if kind == "response_body":
             return self._response_body(message.response_body.body, _ends(message.response_body), now)
         if kind == "response_trailers":

@@ -3,6 +3,7 @@
 Whatever a server sends, the client gets: nothing here waits for the end of a body.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -24,6 +25,9 @@ ONE_ANSWER_EACH = (ProcessingMode.STREAMED, ProcessingMode.BUFFERED, ProcessingM
 
 OBSERVED: Final = frozenset((":status", "content-type", "content-encoding"))
 """Headers of a response that are read."""
+_SERVERS: Final = frozenset(("date", "server", "via", "x-envoy-upstream-service-time"))
+"""Headers at least one of which is in a response that came from a server."""
+_ERROR: Final = 400
 RESPONSE_HEADS: Final = HeadReader(False, OBSERVED)
 
 
@@ -40,6 +44,8 @@ class ObservedHeaders(NamedTuple):
     """Whether there is no body."""
     served: str
     """The endpoint that the data plane says it used; empty where it says none."""
+    unanswered: bool = False
+    """Whether no server answered: the gateway made the response itself."""
 
 
 @lru_cache(maxsize=256)
@@ -55,6 +61,15 @@ def observed(fields: tuple[tuple[str, bytes], ...], end: bool, served: str = "")
         elif name == "content-encoding":
             encoding = text(value).strip().lower()
     return ObservedHeaders(status, streamed, encoding in _PLAIN, end, served)
+
+
+def made_by_gateway(fields: Mapping[str, bytes]) -> bool:
+    """Whether a response of status 500 or more, with these headers, is the gateway's and no server's.
+
+    Envoy writes such a response as plain text, and asks us before it puts on the headers that all responses get.
+    """
+    lower = {name.lower(): value for name, value in fields.items()}
+    return lower.get("content-type", b"").startswith(b"text/plain") and _SERVERS.isdisjoint(lower)
 
 
 def served(metadata: Metadata) -> str:
@@ -80,6 +95,9 @@ class ResponseHalf:
         self._usage: UsageReader | None = None
         self._status = 0
         self._streamed = False
+        self._unanswered = False
+        self._awaited = False
+        """Whether the first token is still to come: of a streamed answer, and of no answer that is an error."""
         self._first_token: float | None = None
         self._bytes = 0
         self._chunks = 0
@@ -93,9 +111,13 @@ class ResponseHalf:
         if not self._headers_seen:
             self._headers_seen = True
             self._status, self._streamed = seen.status, seen.streamed
+            if self._restorer is not None:
+                self._restorer.events = seen.streamed
             if self._received is not None:
                 if seen.plain:
                     self._usage = UsageReader(seen.streamed)
+                self._awaited = seen.streamed and seen.status < _ERROR
+                self._unanswered = seen.unanswered
                 actions = (Started(seen.status, now - self._received, seen.served),)
         return actions + self._end("complete", now) if seen.end else actions
 
@@ -103,12 +125,15 @@ class ResponseHalf:
         """Pass a chunk on, and end with the last."""
         self._headers_only = False
         if chunk:
-            if self._first_token is None and self._received is not None:
-                self._first_token = now - self._received
             self._chunks += 1
             self._bytes += len(chunk)
-            if self._usage is not None:
-                self._usage.feed(chunk)
+            usage = self._usage
+            if usage is not None:
+                usage.feed(chunk)
+            if self._awaited and (usage is None or usage.begun):
+                self._awaited = False
+                if self._received is not None:
+                    self._first_token = now - self._received
         if self._restorer is None and self._duplex and len(chunk) <= replies.CHUNK_BYTES_MAX:
             self._out.append(write_body(False, chunk, end))  # nearly every chunk of a stream
         else:
@@ -150,6 +175,13 @@ class ResponseHalf:
         self.ended = True
         if self._received is None:
             return ()
+        usage, error = Usage(), ""
+        if self._usage is not None:
+            usage = self._usage.usage()
+            if self._status < _ERROR:  # a refusal may quote the request, which is not recorded
+                error = self._usage.error
+            if self._awaited and self._usage.begun:  # the last event had no end
+                self._first_token = now - self._received
         finished = Finished(
             cause=cause,
             status=self._status,
@@ -158,6 +190,8 @@ class ResponseHalf:
             response_bytes=self._bytes,
             chunks=self._chunks,
             streamed=self._streamed,
-            usage=self._usage.usage() if self._usage is not None else Usage(),
+            usage=usage,
+            error=error,
+            unanswered=self._unanswered,
         )
         return (finished,)

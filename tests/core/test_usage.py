@@ -132,6 +132,50 @@ def test_memory_stays_bounded_while_nothing_ends(streaming: bool) -> None:
     assert len(reader._kept) <= 1 << 20
 
 
+U = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + stream("\n", " ", {"choices": [], "usage": U}),
+        stream("\n", " ", {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": U}]}, "[DONE]"),
+        stream("\n", " ", {"choices": [], "x_groq": {"usage": U}}),
+    ],
+    ids=["behind a byte order mark", "inside the choice", "under a vendor's member"],
+)
+def test_usage_is_found_where_servers_and_proxies_put_it(body: bytes) -> None:
+    assert read(body, True) == Usage(11, 7, None)
+    assert read(body, True, list(range(len(body)))) == Usage(11, 7, None)
+    assert read(body.replace(b"data: ", b""), False) == Usage(11, 7, None) or body.endswith(b"[DONE]\n\n")
+
+
+@given(
+    st.text(min_size=1, max_size=12).filter(lambda name: name not in ("usage", "choices", "error")),
+    st.sampled_from(("top", "member", "choice")),
+    st.booleans(),
+    st.lists(st.integers(0, 2000)),
+)
+def test_usage_counts_at_the_top_in_any_member_and_in_a_choice(
+    name: str, place: str, streaming: bool, cuts: list[int]
+) -> None:
+    held = {"a": 1, "usage": U}
+    document = {"top": held, "member": {name: held}, "choice": {"choices": [{"delta": {}}, held]}}[place]
+    text = json.dumps(document).encode()
+
+    assert read(b"data: " + text + b"\n\n" if streaming else text, streaming, cuts) == Usage(11, 7, None)
+
+
+@given(st.sampled_from(("content", "arguments", "usage")), st.booleans(), st.lists(st.integers(0, 2000)))
+def test_usage_within_a_text_or_a_tools_input_counts_for_nothing(name: str, streaming: bool, cuts: list[int]) -> None:
+    said = {name: json.dumps({"usage": U}), "tool_calls": [{"input": {"usage": U}}]}
+    tool = [{"type": "tool_use", "input": {"usage": U}}]
+    for document in ({"choices": [{"message": said, "delta": said}]}, {"content": tool}, {"output": tool}):
+        text = json.dumps(document).encode()
+
+        assert read(b"data: " + text + b"\n\n" if streaming else text, streaming, cuts) == Usage()
+
+
 def test_comments_and_other_fields_of_events_are_no_counts() -> None:
     body = b': {"usage":{"prompt_tokens":1}}\nevent: {"usage":{"prompt_tokens":2}}\n\n'
 

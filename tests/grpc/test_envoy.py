@@ -157,6 +157,7 @@ def test_a_body_over_the_limit_gets_413(site: Site) -> None:
 def test_a_servers_error_is_seen(site: Site) -> None:
     assert site.ask("POST", "/fail", BODY).status == 500
     assert site.events(RequestFinished)[0].status == 500
+    assert not site.events(RequestFinished)[0].unanswered
     assert site.feed.of(ResponseStarted)[0].status == 500
 
 
@@ -175,7 +176,8 @@ def test_a_server_that_cannot_be_reached_is_an_early_reply(site: Site) -> None:
         site.picking.destination = good
 
     assert response.status == 503
-    assert (site.events(RequestFinished)[0].cause, site.events(RequestFinished)[0].status) == ("complete", 503)
+    [end] = site.events(RequestFinished)
+    assert (end.cause, end.status, end.unanswered, end.first_token) == ("complete", 503, True, None)
 
 
 def test_a_request_over_http2_that_ends_with_trailers_is_answered(site: Site) -> None:

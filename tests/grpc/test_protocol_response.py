@@ -35,8 +35,80 @@ def test_a_response_passes_through_as_it_comes() -> None:
     assert talk.stream.ended
     assert talk.starts == [Started(200, 0.25, "10.0.0.1:8000")]
     end = talk.ends[0]
-    assert (end.cause, end.status, end.duration, end.first_token) == ("complete", 200, 0.5, 0.375)
+    assert (end.cause, end.status, end.duration, end.first_token) == ("complete", 200, 0.5, None)
     assert (end.response_bytes, end.chunks, end.streamed) == (6, 2, False)
+
+
+def test_the_first_token_is_the_first_content_of_a_stream_and_an_error_in_it_is_told() -> None:
+    talk = routed_talk()
+    talk.say(response_headers(("content-type", "text/event-stream")), response_body(b": PROCESSING\n\n", end=False))
+    talk.now += 1.5
+
+    talk.say(response_body(b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n', end=False))
+    talk.say(response_body(b'data: {"error":{"message":"CUDA out of memory","code":500}}\n\ndata: [DONE]\n\n'))
+
+    [end] = talk.ends
+    assert (end.first_token, end.error, end.cause, end.status) == (2.0, "CUDA out of memory", "complete", 200)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [
+        (200, "application/json", b'{"choices":[{"message":{"content":"Hi"}}]}'),
+        (200, "text/event-stream", b": PROCESSING\n\ndata: [DONE]\n\n"),
+        (404, "text/event-stream", b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'),
+        (404, "application/json", b'{"detail":"Not Found"}'),
+        (503, "text/plain", b"no healthy upstream"),
+    ],
+)
+def test_an_answer_without_a_streamed_token_has_no_first_token(status: int, kind: str, body: bytes) -> None:
+    talk = routed_talk()
+
+    talk.say(response_headers(("content-type", kind), status=status), response_body(body))
+
+    assert (talk.ends[0].first_token, talk.ends[0].error) == (None, "")
+
+
+def test_a_stream_that_is_compressed_begins_with_its_first_bytes() -> None:
+    talk = routed_talk()
+    encoded = response_headers(("content-type", "text/event-stream"), ("content-encoding", "gzip"))
+
+    talk.say(encoded, response_body(b"\x1f\x8b", end=False), response_body(b"\x08"))
+
+    assert talk.ends[0].first_token == 0.375
+
+
+def test_a_last_event_without_its_end_counts() -> None:
+    talk = routed_talk()
+
+    talk.say(response_headers(("content-type", "text/event-stream")), response_body(b'data: {"text":"Hi"}'))
+
+    assert talk.ends[0].first_token == 0.375
+
+
+@pytest.mark.parametrize(
+    ("fields", "unanswered"),
+    [
+        ([("content-type", "text/plain"), ("content-length", "19")], True),
+        ([("Content-Type", "text/plain"), ("Date", "Tue, 01 Dec 2026 04:32:19 GMT")], False),
+        ([("content-type", "text/plain"), ("server", "uvicorn")], False),
+        ([("content-type", "text/plain"), ("x-envoy-upstream-service-time", "7")], False),
+        ([("content-type", "application/json")], False),
+    ],
+)
+def test_a_failure_that_the_gateway_made_is_told_from_a_servers(
+    fields: list[tuple[str, str]], unanswered: bool
+) -> None:
+    for status in (200, 404, 500, 503, 504):
+        message = ProcessingRequest()
+        for name, value in [(":status", str(status)), *fields]:
+            header = message.response_headers.headers.headers.add()
+            header.key, header.raw_value = name, value.encode()
+        talk = routed_talk()
+
+        talk.say(message, response_body(b"no healthy upstream"))
+
+        assert (talk.ends[0].status, talk.ends[0].unanswered) == (status, unanswered and status >= 500)
 
 
 def test_usage_is_read_from_json_and_from_events() -> None:

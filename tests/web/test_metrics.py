@@ -3,8 +3,10 @@
 import random
 import re
 from collections import Counter
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from pointsman.core.events import (
@@ -133,17 +135,47 @@ def test_a_picker_that_ended_leaves_no_request_running() -> None:
     assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="Internal"}}'] == 2
 
 
-def test_times_between_tokens_are_of_streams_only() -> None:
+def test_times_to_and_between_tokens_are_of_streams_only_and_the_normalized_time_is_of_all() -> None:
     done = {"completion_tokens": 11, "first_token": 0.1, "duration": 1.1}
-    metrics, state = folded(
-        *POOL, routed(1), routed(2), finished(3, 1, streamed=True, **done), finished(4, 2, streamed=False, **done)
-    )
-    page = samples(page_text(metrics, state, "b"))
+    page = page_of(("complete", True, done), ("complete", False, done))
 
     assert page[f"llm_d_epp_request_streaming_tpot_seconds_count{{{LABELS}}}"] == 1
     assert abs(page[f"llm_d_epp_request_streaming_tpot_seconds_sum{{{LABELS}}}"] - 0.1) < 1e-9
+    assert [v for k, v in page.items() if k.startswith("llm_d_epp_request_ttft_seconds_count")] == [1]
     assert page[f'llm_d_epp_request_ttft_seconds_count{{{LABELS},streaming="true"}}'] == 1
-    assert page[f'llm_d_epp_request_ttft_seconds_count{{{LABELS},streaming="false"}}'] == 1
+    assert page[f"llm_d_epp_request_ntpot_seconds_count{{{LABELS}}}"] == 2
+    legacy = 'model_name="m",target_model_name="m"'
+    assert page[f"inference_objective_normalized_time_per_output_token_seconds_count{{{legacy}}}"] == 2
+    assert abs(page[f"inference_objective_normalized_time_per_output_token_seconds_sum{{{legacy}}}"] - 0.2) < 1e-9
+
+
+@pytest.mark.parametrize("many", [1, 3 * MANY])
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [
+        ({"status": 200, "error": "CUDA out of memory"}, "ModelServerError"),
+        ({"status": 404}, "ModelServerError"),
+        ({"status": 503}, "ModelServerError"),
+        ({"status": 503, "unanswered": True}, "ServiceUnavailable"),
+    ],
+)
+def test_an_answer_that_is_no_success_is_an_error_and_one_of_an_error_status_has_no_first_token(
+    many: int, told: dict[str, Any], code: str
+) -> None:
+    page = page_of(*[("complete", True, {"first_token": 0.1, **told})] * many)
+
+    assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="{code}"}}'] == many
+    first = f'llm_d_epp_request_ttft_seconds_count{{{LABELS},streaming="true"}}'
+    assert page.get(first, 0) == (many if told["status"] < 400 else 0)
+
+
+def page_of(*ends: tuple[str, bool, dict[str, Any]]) -> dict[str, float]:
+    """The page after requests of one series, each with its cause, whether it was streamed, and what else is told."""
+    events: list[Event] = [*POOL]
+    for n, (cause, streamed, told) in enumerate(ends, 1):
+        events += [routed(2 * n - 1), finished(2 * n, 2 * n - 1, cause=cause, streamed=streamed, **told)]
+    metrics, state = folded(*events)
+    return samples(page_text(metrics, state, "b"))
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=20))

@@ -69,8 +69,8 @@ class RequestSeries:
         self.running = 0
         self.errors: dict[str, int] = {}
         self.duration = Histogram(LATENCY)
-        self.first_token = {False: Histogram(LATENCY), True: Histogram(LATENCY)}
-        """Seconds to the first token, by whether the answer was streamed."""
+        self.first_token = Histogram(LATENCY)
+        """Seconds to the first token of streamed answers."""
         self.token_time = Histogram(TOKEN_TIME)
         self.normalized = Histogram(NORMALIZED)
         self.request_bytes = Histogram(REQUEST_BYTES)
@@ -84,7 +84,7 @@ class RequestSeries:
         one = copy(self)
         one.errors = dict(self.errors)
         one.duration = self.duration.copy()
-        one.first_token = {streamed: times.copy() for streamed, times in self.first_token.items()}
+        one.first_token = self.first_token.copy()
         one.token_time, one.normalized = self.token_time.copy(), self.normalized.copy()
         one.request_bytes, one.response_bytes = self.request_bytes.copy(), self.response_bytes.copy()
         one.input_tokens, one.output_tokens = self.input_tokens.copy(), self.output_tokens.copy()
@@ -105,8 +105,8 @@ class RequestSeries:
         """Count a request's end."""
         self.running -= 1
         self.duration.observe(event.duration)
-        if event.first_token is not None:
-            self.first_token[event.streamed].observe(event.first_token)
+        if (first := event.streamed_token) is not None:
+            self.first_token.observe(first)
         self.response_bytes.observe(event.response_bytes)
         if event.prompt_tokens is not None:
             self.input_tokens.observe(event.prompt_tokens)
@@ -114,16 +114,18 @@ class RequestSeries:
             self.cached_tokens.observe(event.cached_tokens)
         if (made := event.completion_tokens) is not None:
             self.output_tokens.observe(made)
-            if event.streamed and made > 0:
+            if made > 0:
                 self.normalized.observe(event.duration / made)
-                if made > 1 and event.first_token is not None:
-                    self.token_time.observe(max(0.0, event.duration - event.first_token) / (made - 1))
+                if made > 1 and first is not None:
+                    self.token_time.observe(max(0.0, event.duration - first) / (made - 1))
         self._ended(event)
 
     def _ended(self, event: FinishedMark) -> None:
         if event.cause != "complete":
             self.failed(_ENDED_CODES.get(event.cause, "Unknown"))
-        elif event.status >= 400:
+        elif event.unanswered:
+            self.failed("ServiceUnavailable")
+        elif event.failed:
             self.failed("ModelServerError")
 
     def finished_all(self, events: Sequence[FinishedMark]) -> None:
@@ -138,22 +140,18 @@ class RequestSeries:
             return
         self.running -= len(events)
         self.duration.observe_all([event.duration for event in events])
-        for streamed, first_token in self.first_token.items():
-            times = [event.first_token for event in events if event.streamed is streamed]
-            first_token.observe_all([time for time in times if time is not None])
+        self.first_token.observe_all([time for event in events if (time := event.streamed_token) is not None])
         self.response_bytes.observe_all([event.response_bytes for event in events])
         self.input_tokens.observe_all([n for event in events if (n := event.prompt_tokens) is not None])
         self.cached_tokens.observe_all([n for event in events if (n := event.cached_tokens) is not None])
         self.output_tokens.observe_all([n for event in events if (n := event.completion_tokens) is not None])
-        self._streamed([event for event in events if event.streamed])
-        for event in [event for event in events if event.status >= 400 or event.cause != "complete"]:
-            self._ended(event)
-
-    def _streamed(self, events: Sequence[FinishedMark]) -> None:
         made = [(event, n) for event in events if (n := event.completion_tokens) is not None and n > 0]
         self.normalized.observe_all([event.duration / n for event, n in made])
-        begun = [(event.duration - event.first_token, n) for event, n in made if event.first_token is not None]
+        begun = [(event.duration - first, n) for event, n in made if (first := event.streamed_token) is not None]
         self.token_time.observe_all([max(0.0, time) / (n - 1) for time, n in begun if n > 1])
+        for event in events:
+            if event.failed:
+                self._ended(event)
 
 
 class AttemptLabels(msgspec.Struct, frozen=True):

@@ -54,7 +54,7 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[float, ...], Callable[[RequestSeri
     (
         "request_ntpot_seconds",
         "normalized_time_per_output_token_seconds",
-        "Time of a streamed request by its tokens.",
+        "Time of a request by the tokens of its reply.",
         NORMALIZED,
         lambda s: s.normalized,
     ),
@@ -165,15 +165,13 @@ def _older(
 
 
 def _token_times(page: ExpositionPage, series: list[RequestSeries]) -> Pauses:
-    about = "Time until the first byte of the reply's body."
+    about = "Time until the first content of a streamed reply."
     page.family("llm_d_epp_request_ttft_seconds", "histogram", about)
-    firsts = [(s, streamed, s.first_token[streamed]) for s in series for streamed in (False, True)]
-    counted = [(s, streamed, h) for s, streamed, h in firsts if any(h.counts)]
-    for one, streamed, histogram in counted:
-        labels = (*_labels(one), ("streaming", str(streamed).lower()))
-        page.histogram("llm_d_epp_request_ttft_seconds", labels, histogram, FIRST_TOKEN)
+    firsts = [(s, s.first_token) for s in series if any(s.first_token.counts)]
+    for one, histogram in firsts:
+        page.histogram("llm_d_epp_request_ttft_seconds", (*_labels(one), ("streaming", "true")), histogram, FIRST_TOKEN)
         yield
-    yield from _older(page, "inference_objective_request_ttft_seconds", about, LATENCY, [(s, h) for s, _, h in counted])
+    yield from _older(page, "inference_objective_request_ttft_seconds", about, LATENCY, firsts)
     about = "Time between tokens of a streamed reply, on average."
     times = [(s, s.token_time) for s in series if any(s.token_time.counts)]
     page.family("llm_d_epp_request_streaming_tpot_seconds", "histogram", about)
