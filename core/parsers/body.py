@@ -9,9 +9,7 @@ import struct
 from typing import Final, TypeVar
 
 import msgspec
-import xxhash
-
-from pointsman.core.prefix.prompt_blocks import PROMPT_BYTES_MAX
+import numpy as np
 
 LEVELS: Final = 512
 """Nesting that is always accepted; how much deeper it may be depends on the interpreter."""
@@ -25,6 +23,13 @@ SURROGATES_MAX: Final = 1 << 16
 """Lone surrogates that are replaced in a body; one with more is malformed."""
 TOKEN_TEXT_MAX: Final = 2 << 20
 """Bytes of a list of token ids that are read: some 350,000 ids."""
+
+
+_OPENING, _BRACKET, _COMMA = np.uint8(0x5B), np.uint8(0xDF), np.uint8(0x2C)
+"""`[`; what of a character tells it from all others but `{`; and `,`."""
+
+_PIECE: Final = 1 << 16
+"""Bytes of a body that are counted together: they stay in the processor's cache."""
 
 
 class BadRequest(Exception):
@@ -65,45 +70,22 @@ _SURROGATE: Final = re.compile(
 _KINDS: Final = {"[": "array", '"': "string", "t": "bool", "f": "bool"}
 
 
-class PromptText:
-    """A prompt put together from its parts, each copied once.
-
-    Beyond `PROMPT_BYTES_MAX` parts are only counted.  A part that stands for an image, a video or a sound begins at a
-    whole token of 4 bytes, and is as long as its tokens are.
-    """
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        """Length of the prompt, what is only counted included."""
-        self._parts: list[bytes] = []
-
-    def add(self, part: bytes) -> None:
-        """Append a piece of text."""
-        if part:
-            if self.bytes < PROMPT_BYTES_MAX:
-                self._parts.append(part)
-            self.bytes += len(part)
-
-    def add_media(self, data: bytes, tokens: int) -> None:
-        """Append a run that stands for `data`, which is hashed."""
-        self.add(bytes(-self.bytes % 4))
-        if self.bytes < PROMPT_BYTES_MAX:
-            self.add(struct.pack("<I", xxhash.xxh64_intdigest(data) & 0xFFFFFFFF) * tokens)
-        else:
-            self.bytes += 4 * tokens
-
-    def taken(self) -> tuple[bytes, int]:
-        """The prompt or its beginning, and the length of the whole where it is only that, 0 elsewhere."""
-        text = b"".join(self._parts)
-        return text, self.bytes if self.bytes > len(text) else 0
-
-
 def crowded(data: bytes) -> bool:
     """Whether there is too much in a value for each member to be read by itself: see `PARTS_MAX`.
 
     One request may not hold up the others, and a few bytes make a member.  Counting costs next to nothing.
     """
-    return data.count(b"{") + data.count(b"[") > PARTS_MAX or data.count(b",") > MEMBERS_MAX
+    if len(data) <= 2 * PARTS_MAX:
+        return False  # each takes two bytes at least
+    parts = members = 0
+    characters = np.frombuffer(data, np.uint8)  # counts in a tenth of the time of `bytes.count`
+    for start in range(0, len(data), _PIECE):
+        piece = characters[start : start + _PIECE]
+        parts += int(np.count_nonzero(piece & _BRACKET == _OPENING))
+        members += int(np.count_nonzero(piece == _COMMA))
+        if parts > PARTS_MAX or members > MEMBERS_MAX:
+            return True
+    return False
 
 
 def decode_body(decoder: msgspec.json.Decoder[Body], body: bytes, prefix: str) -> Body:
@@ -172,7 +154,7 @@ def token_bytes(ids: list[int]) -> bytes | None:
 
 
 def token_list(raw: msgspec.Raw) -> tuple[bytes, int] | None:
-    """The ids of a flat list of tokens as 4 bytes each, with the length of the whole as `PromptText.taken` gives it.
+    """The ids of a flat list of tokens as 4 bytes each, with the length of the whole where they are only its beginning.
 
     None where it is no list of whole numbers from 0 to 2^32 - 1, or an empty one.
     """

@@ -127,7 +127,8 @@ def test_a_chat_prompt_is_tools_roles_and_text() -> None:
 
     parsed = parse_request(CHAT, body)
 
-    assert parsed.prompt == b'[{"name": "t"}]' + b"systembe briefuserwhat is itassistant"
+    parts = b"system\x1fbe brief\x1e", b"user\x1fwhat\x1f is it\x1e", b"assistant\x1f\x1e"
+    assert parsed.prompt == b'[{"name":"t"}]\x1e' + b"".join(parts)
     assert (parsed.model, parsed.streamed, parsed.salt, parsed.rewritable) == ("m", True, "s", True)
 
 
@@ -136,7 +137,7 @@ def test_images_stand_for_as_many_bytes_as_their_tokens() -> None:
         content = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": url}}]
         return parse_request(CHAT, json.dumps({"model": "m", "messages": [{"content": content}]}).encode()).prompt
 
-    assert len(prompt("a")) == 4 + 4 * 225
+    assert len(prompt("a")) == 4 + 4 * 225 + 1
     assert prompt("a") == prompt("a") != prompt("b")
 
 
@@ -176,7 +177,7 @@ def test_bytes_in_strings_that_are_not_utf8_are_replaced_for_hashing() -> None:
 
     assert (parsed.model, parsed.prompt) == ("m�", "a�b".encode())
     chat = parse_request(CHAT, b'{"model":"m","messages":[{"role":"user","content":"\xff"}]}')
-    assert chat.prompt == "user�".encode()
+    assert chat.prompt == "user\x1f�\x1e".encode()
 
 
 @pytest.mark.parametrize(

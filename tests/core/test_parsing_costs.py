@@ -19,10 +19,12 @@ ITEMS = {
     "null": b"null",
     "list of a number": b"[0]",
     "text": b'{"type":"text","text":"a"}',
-    "image": b'{"image_url":0}',
-    "video": b'{"video_url":0}',
+    "image": b'{"image_url":1}',
+    "video": b'{"video_url":1}',
     "sound": b'{"input_audio":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}',
-    "source": b'{"source":0}',
+    "source": b'{"source":1}',
+    "placeholder": b'{"offset":0,"length":9}',
+    "keys": b'{"b":0,"a":1}',
     "message": b'{"role":"user","content":"a"}',
     "message of parts": b'{"role":"user","content":[{}]}',
     "result": b'{"text":"a","thinking":"b","id":"c","name":"d","input":1,"content":[{"source":1}]}',
@@ -32,13 +34,26 @@ PLACES = {
     "chat parts": ("/v1/chat/completions", b'{"model":"m","messages":[{"role":"user","content":[%s]}]}'),
     "chat messages": ("/v1/chat/completions", b'{"model":"m","messages":[%s]}'),
     "chat tools": ("/v1/chat/completions", b'{"model":"m","messages":[{}],"tools":[%s]}'),
+    "chat members": ("/v1/chat/completions", b'{"model":"m","messages":[{"role":"assistant","tool_calls":[%s]}]}'),
+    "chat inner parts": (
+        "/v1/chat/completions",
+        b'{"model":"m","messages":[{"role":"tool","content":[{"type":"tool_result","content":[%s]}]}]}',
+    ),
+    "chat settings": ("/v1/chat/completions", b'{"model":"m","messages":[{}],"documents":[%s]}'),
+    "completion settings": ("/v1/completions", b'{"model":"m","prompt":"","documents":[%s]}'),
     "prompts": ("/v1/completions", b'{"model":"m","prompt":[%s]}'),
     "embeddings": ("/v1/embeddings", b'{"model":"m","input":[%s]}'),
     "responses": ("/v1/responses", b'{"model":"m","input":[%s]}'),
+    "response instructions": ("/v1/responses", b'{"model":"m","input":"","instructions":[%s]}'),
     "conversations": ("/v1/conversations", b'{"model":"m","items":[%s]}'),
     "anthropic parts": ("/v1/messages", b'{"model":"m","messages":[{"role":"user","content":[%s]}]}'),
     "anthropic messages": ("/v1/messages", b'{"model":"m","messages":[%s]}'),
     "anthropic system": ("/v1/messages", b'{"model":"m","messages":[{}],"system":[%s]}'),
+    "anthropic tools": ("/v1/messages", b'{"model":"m","messages":[{}],"tools":[%s]}'),
+    "features": (
+        "/inference/v1/generate",
+        b'{"model":"m","token_ids":[1],"features":{"mm_hashes":{"i":["a"]},"mm_placeholders":{"i":[%s]}}}',
+    ),
     "tokens": ("/inference/v1/generate", b'{"model":"m","token_ids":[%s]}'),
 }
 CHARACTERS = {
@@ -105,7 +120,7 @@ def test_twice_the_body_costs_about_twice_as_much(size: int) -> None:
 @pytest.mark.parametrize("item", ["empty", "text", "message", "number"])
 def test_a_crowded_body_still_names_its_model_and_its_beginning(place: str, item: str) -> None:
     path, frame = PLACES[place]
-    if place == "tokens" and item != "number":
+    if place == "features" or (place == "tokens" and item != "number"):
         pytest.skip("token ids are numbers")
     first = b"1" if item == "number" else ITEMS["text"]
     one, other = (frame % b",".join([first, *[ITEMS[item]] * (9 * PARTS_MAX), end]) for end in (b"2", b"3"))
@@ -122,7 +137,7 @@ def test_a_prompt_of_many_videos_is_counted_whole_and_built_only_as_far_as_it_is
 
     parsed = parse_request(path, frame % b",".join([ITEMS["video"]] * 1000))
 
-    assert parsed.prompt_bytes == len("user") + 1000 * 4 * 4500
+    assert parsed.prompt_bytes == len("user.   ") + 1000 * 4 * 4500 + 999 * len(".   ") + len(".")
     assert len(parsed.prompt) < PROMPT_BYTES_MAX + 4 * 4500 + 4
 
 
