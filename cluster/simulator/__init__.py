@@ -1,1 +1,1 @@
-"""A model server that behaves like vLLM: `server.py` is one server, `engine/` is how it spends its time."""
+"""A model server that behaves like vLLM: `server.py` is one server, `engine/` how it spends its time, `apis/` what it speaks."""

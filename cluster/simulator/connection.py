@@ -8,13 +8,25 @@ import json
 import socket
 import struct
 import time
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Final, NoReturn, TypeAlias
+from urllib.parse import unquote
 
 import h11
 import trio
 
+from pointsman.cluster.simulator.apis.answer import Serving
+from pointsman.cluster.simulator.apis.embeddings_api import Embeddings, parse_embeddings
+from pointsman.cluster.simulator.apis.messages_api import (
+    AnthropicMessage,
+    counted_tokens,
+    message_error,
+    parse_message,
+)
+from pointsman.cluster.simulator.apis.openai_api import Generation, parse_generation
+from pointsman.cluster.simulator.apis.request_body import ApiError, JsonObject, parse_object
+from pointsman.cluster.simulator.apis.responses_api import Responded, parse_response
 from pointsman.cluster.simulator.faults import WantedFault, parse_fault
-from pointsman.cluster.simulator.openai_api import ApiError, Generation, JsonObject, parse_generation, parse_object
 from pointsman.cluster.simulator.server import SimulatedServer
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -28,9 +40,20 @@ READ_BEFORE_RESET = 0.1
 """Seconds for the other side to read the begun reply: a reset throws away what it has not read."""
 
 _JSON = "application/json"
-_GENERATE = {"/v1/completions": False, "/v1/chat/completions": True}
+_Streamed: TypeAlias = Generation | Responded | AnthropicMessage
+_Answer: TypeAlias = _Streamed | Embeddings
+_GENERATE: Final[dict[str, Callable[[bytes, Serving], _Answer]]] = {
+    "/v1/completions": lambda body, serving: parse_generation(body, False, serving),
+    "/v1/chat/completions": lambda body, serving: parse_generation(body, True, serving),
+    "/v1/responses": parse_response,
+    "/v1/messages": parse_message,
+    "/v1/embeddings": parse_embeddings,
+}
+_MODEL: Final = "/v1/models/"
+_MESSAGES: Final = "/v1/messages"
+_COUNT_TOKENS: Final = "/v1/messages/count_tokens"
 _GET = frozenset(("/health", "/ping", "/version", "/v1/models", "/metrics"))
-_POST = frozenset((*_GENERATE, "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sim/fault"))
+_POST = frozenset((*_GENERATE, _COUNT_TOKENS, "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sim/fault"))
 
 
 class ClientLeft(Exception):
@@ -49,6 +72,7 @@ class SimulatedConnection:
         self._room = trio.Event()
         self._left = False
         self._bodyless = False
+        self._identity: list[tuple[bytes, bytes]] = []
 
     def notify(self) -> None:
         """Wake the answering task, because something changed that it may wait for."""
@@ -109,10 +133,12 @@ class SimulatedConnection:
         assert isinstance(request, h11.Request), "h11 begins a cycle with its request"
         self._bodyless = request.method == b"HEAD"
         exchange = SimulatedExchange(self._server.name, request)
+        self._identity = exchange.identity()
         try:
             await self._answer(exchange)
         except ApiError as error:
-            await self._reply(error.status, _JSON, error.body())
+            wording = message_error(error) if exchange.path.startswith(_MESSAGES) else error.body()
+            await self._reply(error.status, _JSON, wording)
             exchange.status, exchange.ended = error.status, "complete"
         finally:
             if exchange.path.startswith("/v1/") and exchange.method == "POST":
@@ -152,7 +178,9 @@ class SimulatedConnection:
     def _plain(self, exchange: "SimulatedExchange", body: bytes) -> tuple[int, str, bytes]:
         """Status, content type and body of what is answered at once."""
         server = self._server
-        known = exchange.path in _GET if exchange.method in ("GET", "HEAD") else exchange.path in _POST
+        known = exchange.path in _POST
+        if exchange.method in ("GET", "HEAD"):
+            known = exchange.path in _GET or exchange.path.startswith(_MODEL)
         if exchange.method == "DELETE" and exchange.path == "/sim/fault":
             server.faults.clear()
             return 200, _JSON, b"{}"
@@ -161,13 +189,18 @@ class SimulatedConnection:
             return (
                 (405, _JSON, b'{"detail":"Method Not Allowed"}') if wrong else (404, _JSON, b'{"detail":"Not Found"}')
             )
+        if exchange.path.startswith(_MODEL):
+            return 200, _JSON, json.dumps(self._model(unquote(exchange.path.removeprefix(_MODEL)))).encode()
         match exchange.path:
             case "/metrics":
                 return 200, "text/plain; version=0.0.4; charset=utf-8", server.page.render(time.time())
             case "/v1/models":
-                return 200, _JSON, self._models()
+                models = [self._model(name) for name in server.models]
+                return 200, _JSON, json.dumps({"object": "list", "data": models}).encode()
             case "/version":
                 return 200, _JSON, b'{"version":"0.11.0"}'
+            case "/v1/messages/count_tokens":
+                return 200, _JSON, counted_tokens(body, self._serving())
             case "/v1/load_lora_adapter":
                 return 200, _JSON, json.dumps(server.load_adapter(parse_object(body))).encode()
             case "/v1/unload_lora_adapter":
@@ -177,43 +210,43 @@ class SimulatedConnection:
                 return 200, _JSON, b"{}"
         return 200, "text/plain", b""
 
-    def _models(self) -> bytes:
+    def _model(self, name: str) -> JsonObject:
         spec = self._server.spec
-        data = [
-            {
-                "id": name,
-                "object": "model",
-                "created": int(time.time()),
-                "owned_by": "vllm",
-                "root": f"/adapters/{name}" if adapter else name,
-                "parent": spec.model if adapter else None,
-                "max_model_len": None if adapter else spec.server.max_model_len,
-            }
-            for name, adapter in self._server.models.items()
-        ]
-        return json.dumps({"object": "list", "data": data}).encode()
+        adapter = self._server.models.get(name)
+        if adapter is None:
+            raise ApiError(404, "NotFoundError", f"The model `{name}` does not exist.", "model")
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "vllm",
+            "root": f"/adapters/{name}" if adapter else name,
+            "parent": spec.model if adapter else None,
+            "max_model_len": None if adapter else spec.server.max_model_len,
+        }
+
+    def _serving(self) -> Serving:
+        server = self._server
+        return Serving(server.spec.server, server.models, server.requests, int(time.time()))
 
     # --- tokens ---------------------------------------------------------------------------------
 
     async def _generate(self, exchange: "SimulatedExchange", body: bytes, fault: WantedFault | None) -> None:
         server = self._server
         server.requests += 1
-        chat = _GENERATE[exchange.path]
-        generation = parse_generation(
-            body, chat, server.spec.server, server.models, (server.requests, int(time.time()))
-        )
+        generation = _GENERATE[exchange.path](body, self._serving())
         exchange.generation = generation
         reset = fault is not None and fault.kind == "reset"
         server.submit(generation.sequences, self)
         try:
-            if generation.streamed:
+            if not isinstance(generation, Embeddings) and generation.streamed:
                 await self._stream_tokens(exchange, generation, reset)
             else:
                 await self._reply_whole(exchange, generation, reset)
         finally:
             server.withdraw(generation.sequences)
 
-    async def _reply_whole(self, exchange: "SimulatedExchange", generation: Generation, reset: bool) -> None:
+    async def _reply_whole(self, exchange: "SimulatedExchange", generation: _Answer, reset: bool) -> None:
         while not all(s.done for s in generation.sequences):
             if self._left:
                 raise ClientLeft
@@ -227,21 +260,18 @@ class SimulatedConnection:
         await self._reply(200, _JSON, body)
         exchange.ended = "complete"
 
-    async def _stream_tokens(self, exchange: "SimulatedExchange", generation: Generation, reset: bool) -> None:
+    async def _stream_tokens(self, exchange: "SimulatedExchange", generation: _Streamed, reset: bool) -> None:
         sequences = generation.sequences
         sent = [0] * len(sequences)
         head = b""
         while not all(n == s.target for n, s in zip(sent, sequences, strict=True)):
-            events = b"".join(
-                generation.tokens(index, sent[index], s.produced)
-                for index, s in enumerate(sequences)
-                if s.produced > sent[index]
-            )
-            if events:
+            if any(s.produced > n for n, s in zip(sent, sequences, strict=True)):
+                events = b""
                 if not exchange.status:
                     exchange.status = 200
                     head = self._head(200, "text/event-stream; charset=utf-8", None)
-                    events = generation.opening() + events
+                    events = generation.opening()
+                events += b"".join(generation.tokens(i, sent[i], s.produced) for i, s in enumerate(sequences))
                 sent = [s.produced for s in sequences]
                 await self._stream.send_all(head + self._data(events))
                 head = b""
@@ -260,9 +290,9 @@ class SimulatedConnection:
     # --- bytes ----------------------------------------------------------------------------------
 
     def _head(self, status: int, kind: str, length: int | None) -> bytes:
-        headers = [("server", "uvicorn"), ("content-type", kind)]
+        headers = [(b"server", b"uvicorn"), (b"content-type", kind.encode()), *self._identity]
         if length is not None:
-            headers.append(("content-length", str(length)))
+            headers.append((b"content-length", str(length).encode()))
         sent = self._http.send(h11.Response(status_code=status, headers=headers))
         assert sent is not None, "h11 gives the bytes of what it is sent"
         return sent
@@ -317,10 +347,20 @@ class SimulatedExchange:
         self.started = time.time()
         self.status = 0
         self.ended = "disconnected"
-        self.generation: Generation | None = None
+        self.generation: _Answer | None = None
         headers = dict(request.headers)
         self.request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         self.fault = headers.get(b"x-sim-fault", b"").decode("latin-1")
+
+    def identity(self) -> list[tuple[bytes, bytes]]:
+        """Headers that tell the client the id of its request, as vLLM does where it is told to, and as Anthropic does.
+
+        Behind a gateway that is the id under which the decision is found.
+        """
+        if not self.request_id:
+            return []
+        name = b"request-id" if self.path.startswith(_MESSAGES) else b"x-request-id"
+        return [(name, self.request_id.encode("latin-1"))]
 
     def line(self) -> JsonObject:
         """The line of the request log about this request."""

@@ -13,7 +13,7 @@ next requests whose path starts with `path` (default `/v1/`; without a count, al
 
 import msgspec
 
-from pointsman.cluster.simulator.openai_api import ApiError, JsonObject
+from pointsman.cluster.simulator.apis.request_body import ApiError, JsonObject
 
 KINDS = ("hang", "reset", "status", "garbage", "nonsense", "slow")
 SLOW_MAX = 600.0

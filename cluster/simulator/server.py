@@ -14,11 +14,11 @@ from typing import Protocol
 import msgspec
 import trio
 
+from pointsman.cluster.simulator.apis.request_body import ApiError, JsonObject
 from pointsman.cluster.simulator.engine.batching import ServerModel, SimulatedEngine
 from pointsman.cluster.simulator.engine.page import MetricsPage
 from pointsman.cluster.simulator.engine.sequence import Sequence
 from pointsman.cluster.simulator.faults import StandingFaults
-from pointsman.cluster.simulator.openai_api import ApiError, JsonObject
 
 QUANTUM = 0.002
 """Seconds between two looks at an engine, at least: tokens of faster steps are sent together."""

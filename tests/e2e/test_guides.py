@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import anthropic
+import openai
 import pytest
 from worlds.evidence import entries, verified
 from worlds.load import Load
@@ -85,6 +87,36 @@ def test_the_requests_of_the_guide_are_answered_and_explained(tmp_path: Path) ->
             assert str(body["model"]) in told
             assert "verified: computed again" in told
         assert verified(system.data)["skipped"] == {}
+
+
+def test_a_newcomers_clients_are_served_through_the_gateway_and_find_their_decisions_by_the_id_they_read(
+    tmp_path: Path,
+) -> None:
+    model = "meta-llama/Llama-3.1-8B-Instruct"
+    with demo(tmp_path) as system:
+        address = f"http://127.0.0.1:{system.gateway}"
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+            vector = client.embeddings.create(model=model, input="San Francisco")
+            assert len(vector.data[0].embedding) == 1_024
+            response = client.responses.create(model=model, input="San Francisco", max_output_tokens=5)
+            assert len(response.output_text.split()) == 5
+            with client.chat.completions.stream(
+                model=model, messages=[{"role": "user", "content": "San Francisco"}]
+            ) as chat:
+                assert chat.get_final_completion().choices[0].finish_reason == "stop"
+            with pytest.raises(openai.NotFoundError):
+                client.responses.create(model="gpt-5", input="San Francisco")
+        with (
+            anthropic.Anthropic(base_url=address, api_key="none") as other,
+            other.messages.stream(
+                model=model, max_tokens=5, messages=[{"role": "user", "content": "San Francisco"}]
+            ) as stream,
+        ):
+            assert stream.get_final_message().usage.output_tokens == 5
+            read = stream.request_id
+        for found in (vector._request_id, response._request_id, read):
+            assert found
+            assert "verified: computed again" in answered(("replay", "explain", found, "--data-dir", system.data))
 
 
 @pytest.mark.parametrize(
