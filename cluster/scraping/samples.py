@@ -6,7 +6,7 @@ Ages are the scraper's own: seconds from an endpoint's last success to the attem
 import msgspec
 import numpy as np
 
-from pointsman.core.events import NEVER_SAMPLED, Event, LabelsChanged, LoadSampled, ScrapeFailed
+from pointsman.core.events import NEVER_SAMPLED, Event, LabelsChanged, LoadSampled, ScrapeFailed, ServerStarted
 from pointsman.core.parsers.server_metrics import Reading
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import pack, pack_floats
@@ -34,6 +34,8 @@ class _Known(msgspec.Struct):
     """Monotonic time of a failure that no event tells yet."""
     news: bool = False
     """The cause is another one than the events tell."""
+    started_at: float | None = None
+    """Time at which the server's process started, as its page said last."""
 
 
 class Samples:
@@ -43,11 +45,12 @@ class Samples:
         self._known: dict[int, _Known] = {}
         self._touched: set[int] = set()
         self._labels: dict[int, LabelsChanged] = {}
+        self._started: dict[int, ServerStarted] = {}
 
     @property
     def pending(self) -> bool:
         """`drain` has something to tell."""
-        return bool(self._touched or self._labels)
+        return bool(self._touched or self._labels or self._started)
 
     def follow(self, endpoint: int, state: ClusterState) -> None:
         """Begin with what the log says of the endpoint's labels, so that a restart tells nothing twice."""
@@ -61,8 +64,13 @@ class Samples:
             int(state.cache_block_tokens[slot]),
             int(state.cache_blocks[slot]),
         )
+        process = state.processes.get(endpoint)
         self._known[endpoint] = _Known(
-            labels, int(state.waiting[slot]), int(state.running[slot]), float(state.kv_cache[slot])
+            labels,
+            int(state.waiting[slot]),
+            int(state.running[slot]),
+            float(state.kv_cache[slot]),
+            started_at=None if process is None else process.started_at,
         )
 
     def forget(self, endpoint: int) -> None:
@@ -70,6 +78,7 @@ class Samples:
         self._known.pop(endpoint, None)
         self._touched.discard(endpoint)
         self._labels.pop(endpoint, None)
+        self._started.pop(endpoint, None)
 
     def succeeded(self, endpoint: int, reading: Reading, now: float, wall: float) -> None:
         """A page was read at monotonic time `now`; what it does not say stays as it was."""
@@ -79,6 +88,11 @@ class Samples:
         known.kv_cache = known.kv_cache if reading.kv_cache is None else reading.kv_cache
         known.succeeded, known.answered, known.failed, known.cause = now, wall, None, ""
         self._touched.add(endpoint)
+        if reading.started_at is not None and reading.started_at != known.started_at:
+            self._started[endpoint] = ServerStarted(endpoint, reading.started_at)
+            if known.started_at is not None:
+                known.labels = LabelsChanged(endpoint)  # of the process before: the fold forgets it as well
+            known.started_at = reading.started_at
         labels = _labels(endpoint, reading, known.labels)
         if labels != known.labels:
             known.labels = self._labels[endpoint] = labels
@@ -98,7 +112,9 @@ class Samples:
     def drain(self) -> list[Event]:
         """Return the events that tell everything since the last call."""
         told = sorted(self._touched)
-        events: list[Event] = []
+        # What a former process held goes first.
+        events: list[Event] = [self._started[number] for number in sorted(self._started)]
+        self._started.clear()
         # An endpoint that answered and then failed before this call is told of twice, in that order.
         if answered := [(n, k) for n in told if (k := self._known[n]).answered is not None]:
             events.append(_load_sampled(answered))
@@ -159,4 +175,5 @@ def _labels(endpoint: int, reading: Reading, before: LabelsChanged) -> LabelsCha
         before.lora_max if lora is None else lora.max,
         before.cache_block_tokens if reading.block_tokens is None else reading.block_tokens,
         before.cache_blocks if reading.blocks is None else reading.blocks,
+        lora is not None,
     )

@@ -37,6 +37,7 @@ from pointsman.core.events.load import (
     LoadSampled as LoadSampled,
     ScrapeFailed as ScrapeFailed,
     ScrapePaced as ScrapePaced,
+    ServerStarted as ServerStarted,
 )
 from pointsman.core.events.membership import (
     EndpointChanged as EndpointChanged,
@@ -115,6 +116,7 @@ Event: TypeAlias = (
     | LabelsChanged
     | ScrapeFailed
     | ScrapePaced
+    | ServerStarted
     | RequestRouted
     | RequestRefused
     | ResponseStarted
@@ -153,7 +155,7 @@ _MEMBERSHIP: frozenset[object] = frozenset(get_args(AppliedEvent | DeletedEvent)
     SourceAccepted,
     SourceRejected,
 }
-_LOAD: frozenset[object] = frozenset((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced))
+_LOAD: frozenset[object] = frozenset((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced, ServerStarted))
 _TRAFFIC: frozenset[object] = frozenset((RequestRouted, RequestRefused, ResponseStarted, RequestFinished))
 _CLASSES: dict[object, Class] = {
     kind: kept

@@ -29,6 +29,18 @@ class LabelsChanged(Fact, frozen=True, tag="labels-changed"):
     lora_max: int = 0
     cache_block_tokens: int = 0
     cache_blocks: int = 0
+    lora_told: bool = True
+    """Whether the page tells of adapters; one that does not says that none is loaded."""
+
+
+class ServerStarted(Fact, frozen=True, tag="server-started"):
+    """The page tells when its server's process started; another time than before is another process.
+
+    What the former process held is gone: cached prompts, adapters, and what is known of its cache.
+    """
+
+    endpoint: int
+    started_at: float
 
 
 class ScrapeFailed(Fact, frozen=True, tag="scrape-failed"):

@@ -10,6 +10,7 @@ The picker asks the control process for the blocks of past decisions, a piece at
 - A picker that was cut off in the middle of its epoch and got a snapshot has missed decisions.  Their blocks go behind
   all others, too, and so count as older than they are; nothing else is wrong about them.
 - A decision records the values that it read, so replay does not depend on how far warming had come.
+- A server that started anew holds nothing of before: a piece that reaches back behind that gives it nothing.
 - An endpoint that has left gets nothing: its number is never given out again.
 - No request waits.  The next piece is asked for when the one before is taken in, and the owner of the loop takes a piece
   in by small steps beside its work.
@@ -46,6 +47,8 @@ class Warmer:
         self._asked: Cold | None = None
         self._decisions_left = self._blocks_left = 0
         self._given: list[GivenBlocks] = []
+        self._first = 0
+        """Position from which on the piece has decisions."""
         self._rooms: dict[str, PrefixRoom] = {}
 
     @property
@@ -87,6 +90,7 @@ class Warmer:
         self._decisions_left -= piece.decisions
         self._blocks_left -= sum([len(given.hashes) for given in piece.given]) // 8
         self._given.extend(piece.given)
+        self._first = piece.first
         self._rooms.clear()
 
     def step(self, cluster: ClusterState) -> None:
@@ -96,12 +100,19 @@ class Warmer:
             if not self._given or not left:
                 break
             given = self._given.pop()
+            if self._began_since(cluster, given.endpoint):
+                continue
             start = max(0, len(given.hashes) - 8 * left)
             left -= (len(given.hashes) - start) // 8
             self.blocks += self._traffic.warm(given.endpoint, self._room(cluster, given.pool), given.hashes[start:])
             if start:
                 self._given.append(GivenBlocks(given.endpoint, given.pool, given.hashes[:start]))
         self.pending = bool(self._given)
+
+    def _began_since(self, cluster: ClusterState, endpoint: int) -> bool:
+        """Whether the endpoint's process began after the first decisions of the piece."""
+        member = cluster.endpoints.get(endpoint)
+        return member is not None and cluster.process_since[member.slot] > self._first
 
     def _room(self, cluster: ClusterState, pool: str) -> PrefixRoom:
         """The pool's room by the configuration in force; this process may not have had a request for the pool yet."""

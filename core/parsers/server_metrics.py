@@ -40,6 +40,11 @@ vLLM tells them apart by `engine`, and names no ranks (`vllm/v1/metrics/loggers.
 models and versions.
 """
 
+PROCESS_STARTED = b"process_start_time_seconds"
+"""Family that the client libraries of Prometheus write for every process."""
+STARTED_MAX = 1e12
+"""Seconds since 1970 beyond which a time is none."""
+
 _ADAPTER_LABELS = frozenset(("running_lora_adapters", "waiting_lora_adapters", "max_lora"))
 """Labels that carry what a LoRA series says; the others tell whose it is."""
 
@@ -132,6 +137,8 @@ class Reading(msgspec.Struct, frozen=True):
     lora: Lora | None = None
     block_tokens: int | None = None
     blocks: int | None = None
+    started_at: float | None = None
+    """Time at which the server's process started, seconds since 1970."""
 
     @property
     def empty(self) -> bool:
@@ -179,6 +186,7 @@ def extract(page: bytes, engine: EngineNames, now: float) -> Reading:
         None if engine.lora is None else _lora(page, engine.lora, now),
         block_tokens,
         blocks,
+        next((value for _, value, _ in _samples(page, PROCESS_STARTED) if 0 < value < STARTED_MAX), None),
     )
 
 

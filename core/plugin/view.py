@@ -151,13 +151,13 @@ class View:
 
     def adapter_fit(self, model: str) -> npt.NDArray[np.int8]:
         """A code for each candidate: 3 the LoRA adapter runs, 2 there is room for it, 1 it waits, 0 none of these."""
-        values = self._as_the_worst(self._cycle.cluster.lora_affinity(model)[self._at()], np.min)
+        values = self._as_the_worst(self._cycle.cluster.adapters.fit(model)[self._at()], np.min)
         self._cycle.seen.append(values)
         return values
 
     def adapter_held(self, model: str) -> Mask:
         """Whether the LoRA adapter runs or waits there."""
-        values = self._as_the_worst(self._cycle.cluster.lora_held(model)[self._at()], np.min)
+        values = self._as_the_worst(self._cycle.cluster.adapters.held(model)[self._at()], np.min)
         self._cycle.seen.append(values)
         return values
 

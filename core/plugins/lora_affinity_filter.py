@@ -15,9 +15,9 @@ _WORDS = (
 )
 
 
-@filter("lora-affinity-filter", version=1, load=True, reasons=("no-adapter-no-room", "no-adapter", "exploring"))
+@filter("lora-affinity-filter", version=2, load=True, reasons=("no-adapter-no-room", "no-adapter", "exploring"))
 class LoraAffinityFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Keeps the endpoints where the adapter runs or waits, with the probability `threshold`.
+    """Keeps the endpoints where the adapter is loaded or waits, with the probability `threshold`.
 
     Otherwise those that do not have it but have room; where only one of the two groups has members, that one.
     """

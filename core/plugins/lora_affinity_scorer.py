@@ -12,13 +12,13 @@ _WORDS = (
     "it had no room for the adapter",
     "the adapter waited there",
     "it had room for the adapter",
-    "it ran the adapter",
+    "it had the adapter loaded",
 )
 
 
-@scorer("lora-affinity-scorer", version=1, load=True, bounded=True, advantage="better fit for the adapter")
+@scorer("lora-affinity-scorer", version=2, load=True, bounded=True, advantage="better fit for the adapter")
 class LoraAffinityScorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Scores 1 where the adapter runs, 0.8 where there is room for it, 0.6 where it waits, else 0."""
+    """Scores 1 where the adapter is loaded, 0.8 where there is room for it, 0.6 where it waits, else 0."""
 
     def score(self, request: RequestFacts, view: View, /) -> Scores:
         return _BY_FIT[view.adapter_fit(request.target_model or request.model)]

@@ -1,5 +1,6 @@
 """What the cluster state holds beside its columns: endpoints, adapters, epochs."""
 
+from collections.abc import Collection
 from typing import TypeAlias
 
 import msgspec
@@ -48,6 +49,32 @@ class Adapters(msgspec.Struct, frozen=True):
     running: frozenset[str] = frozenset()
     waiting: frozenset[str] = frozenset()
     max: int = 0
+    recent: tuple[str, ...] = ()
+    """Adapters that ran and do not run now, newest last: the server still holds as many as there is room for beside."""
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The adapters that a request finds loaded."""
+        return self.running.union(self.recent)
+
+    def followed(self, running: Collection[str], waiting: Collection[str], room: int) -> "Adapters":
+        """The adapters after the server named others.
+
+        vLLM names an adapter only while requests for it run, and keeps the least recently used ones loaded until
+        their places are needed (`vllm/lora/model_manager.py`).
+        """
+        idle = [name for name in (*self.recent, *sorted(self.running)) if name not in running and name not in waiting]
+        places = max(room - len({*running, *waiting}), 0)
+        recent = tuple(dict.fromkeys(idle))[-places:] if places else ()
+        return Adapters(frozenset(running), frozenset(waiting), room, recent)
+
+
+class ServerProcess(msgspec.Struct, frozen=True, array_like=True):
+    """The process that answers at an endpoint."""
+
+    endpoint: int
+    started_at: float
+    """Time at which it started, as its page tells."""
 
 
 class Epoch(msgspec.Struct):

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pointsman.core import events
+from pointsman.core.state.adapters import AdapterTable
 from pointsman.core.state.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark, skim
-from pointsman.core.state.membership import Adapters, Endpoint, Epoch, EpochKey, Slots
+from pointsman.core.state.membership import Adapters, Endpoint, Epoch, EpochKey, ServerProcess, Slots
 from pointsman.core.state.objects import Objects
 from pointsman.core.values.facts import Applied, Deleted
 from pointsman.core.values.packing import unpack, unpack_floats
@@ -72,17 +73,18 @@ class ClusterState:
         self.endpoints: dict[int, Endpoint] = {}
         self.by_slot: list[Endpoint | None] = []
         self.generation: list[int] = []
-        self.adapters: list[Adapters] = []
+        self.adapters = AdapterTable()
+        self.processes: dict[int, ServerProcess] = {}
+        """The process of each endpoint whose page tells it."""
+        self.process_since: list[int] = []
+        """Position by slot at which another process than before was seen; 0 where none was."""
         self.membership_version = 0
         """Number that rises whenever candidates may differ: caches by pool are good for one value of it."""
-        self.adapters_version = 0
         self.load_version = 0
         """Number that rises with every entry about load: what was computed from load is good for one value of it."""
         self.free: list[int] = []
         self._ready: dict[str, Slots] = {}
         self._sampled_slots: dict[bytes, tuple[Slots | slice, npt.NDArray[np.bool_] | None]] = {}
-        self._affinity: dict[str, tuple[int, npt.NDArray[np.int8]]] = {}
-        self._held: dict[str, tuple[int, npt.NDArray[np.bool_]]] = {}
         self.widen(16)
 
     def widen(self, capacity: int) -> None:
@@ -146,39 +148,6 @@ class ClusterState:
         found = self.objectives.get((pool, objective)) if objective else None
         return found.priority if found is not None else 0
 
-    def lora_affinity(self, model: str) -> npt.NDArray[np.int8]:
-        """Return a code for each slot: 3 the adapter runs, 2 there is room for it, 1 it waits, 0 none of these.
-
-        The order of the tests is lora-affinity-scorer's: a waiting adapter on a server with room is 2.
-        """
-        known = self._affinity.get(model)
-        if known is None or known[0] != self.adapters_version:
-            codes = [
-                3
-                if model in a.running
-                else 2
-                if len(a.running) + len(a.waiting) < a.max
-                else 1
-                if model in a.waiting
-                else 0
-                for a in self.adapters
-            ]
-            if len(self._affinity) >= 1024:  # model names come from clients
-                self._affinity.clear()
-            known = (self.adapters_version, np.array(codes, dtype=np.int8))
-            self._affinity[model] = known
-        return known[1]
-
-    def lora_held(self, model: str) -> npt.NDArray[np.bool_]:
-        """Return for each slot whether the adapter runs or waits there."""
-        known = self._held.get(model)
-        if known is None or known[0] != self.adapters_version:
-            held = np.array([model in a.running or model in a.waiting for a in self.adapters], dtype=np.bool_)
-            if len(self._held) >= 1024:  # model names come from clients
-                self._held.clear()
-            known = self._held[model] = (self.adapters_version, held)
-        return known[1]
-
     # --- the fold -------------------------------------------------------------------------------
 
     def apply(self, entry: events.Entry) -> None:
@@ -207,6 +176,8 @@ class ClusterState:
                 self._failed(event)
             case events.LabelsChanged():
                 self._labelled(event)
+            case events.ServerStarted():
+                self._started(event)
             case events.ScrapePaced(interval, threshold):
                 self.load_version += 1
                 self.interval, self.threshold = interval, threshold
@@ -312,8 +283,8 @@ class ClusterState:
                 self.widen(2 * slot)
             self.by_slot.append(None)
             self.generation.append(0)
-            self.adapters.append(Adapters())
-            self.adapters_version += 1
+            self.process_since.append(0)
+            self.adapters.widen(len(self.by_slot))
         self.next_endpoint = max(self.next_endpoint, event.endpoint + 1)
         self._place(
             Endpoint(
@@ -339,7 +310,8 @@ class ClusterState:
         self.by_slot[slot] = None
         self.generation[slot] += 1
         self.adapters[slot] = Adapters()
-        self.adapters_version += 1
+        self.process_since[slot] = 0
+        self.processes.pop(number, None)
         self.number[slot] = self.waiting[slot] = self.running[slot] = 0
         self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
         self.kv_cache[slot] = self.sampled_at[slot] = 0.0
@@ -388,9 +360,19 @@ class ClusterState:
         self.load_version += 1
         if (member := self.endpoints.get(event.endpoint)) is None:
             return
-        self.adapters[member.slot] = Adapters(
-            frozenset(event.lora_running), frozenset(event.lora_waiting), event.lora_max
-        )
+        before = self.adapters[member.slot] if event.lora_told else Adapters()
+        self.adapters[member.slot] = before.followed(event.lora_running, event.lora_waiting, event.lora_max)
         self.cache_block_tokens[member.slot] = event.cache_block_tokens
         self.cache_blocks[member.slot] = event.cache_blocks
-        self.adapters_version += 1
+
+    def _started(self, event: events.ServerStarted) -> None:
+        if (member := self.endpoints.get(event.endpoint)) is None:
+            return
+        slot, known = member.slot, self.processes.get(event.endpoint)
+        self.processes[event.endpoint] = ServerProcess(event.endpoint, event.started_at)
+        if known is not None and known.started_at != event.started_at:
+            self.process_since[slot] = self.position
+            self.adapters[slot] = Adapters()
+            self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
+            self.load_version += 1
+            self._moved()

@@ -13,10 +13,10 @@ from pointsman.core.events import (
     SourceRejected,
     WeightsIntended,
 )
-from pointsman.core.state.membership import Adapters, Endpoint, Epoch
+from pointsman.core.state.membership import Adapters, Endpoint, Epoch, ServerProcess
 from pointsman.core.state.projection import ClusterState
 
-VERSION = 1
+VERSION = 2
 """Version of the fold: a snapshot that another version made is used only where the log does not go back further.
 
 So each version restores what earlier ones wrote: new fields come last and have a default.
@@ -37,6 +37,7 @@ class SlotRow(msgspec.Struct, frozen=True, array_like=True):
     cache_block_tokens: int
     cache_blocks: int
     unreadable: bool = False
+    process_since: int = 0
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True):
@@ -59,6 +60,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
     rows: list[SlotRow]
     free_generations: list[tuple[int, int]]
     """Slot and generation of each free row."""
+    processes: list[ServerProcess] = []
 
 
 def snapshot_of(state: ClusterState) -> ClusterSnapshot:
@@ -79,6 +81,7 @@ def snapshot_of(state: ClusterState) -> ClusterSnapshot:
         threshold=state.threshold,
         rows=[_row(state, e) for e in state.by_slot if e is not None],
         free_generations=[(slot, state.generation[slot]) for slot in sorted(state.free)],
+        processes=[state.processes[number] for number in sorted(state.processes)],
     )
 
 
@@ -96,6 +99,7 @@ def _row(state: ClusterState, member: Endpoint) -> SlotRow:
         cache_block_tokens=int(state.cache_block_tokens[slot]),
         cache_blocks=int(state.cache_blocks[slot]),
         unreadable=bool(state.unreadable[slot]),
+        process_since=state.process_since[slot],
     )
 
 
@@ -112,6 +116,7 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
     state.configs = {c.pool: c for c in snapshot.configs}
     state.rejected_sources = {r.source: r for r in snapshot.rejected_sources}
     state.pending_changes = {c.change: c for c in snapshot.pending_changes}
+    state.processes = {one.endpoint: one for one in snapshot.processes}
     state.epochs = {(e.picker, e.epoch): msgspec.structs.replace(e) for e in snapshot.epochs}
     state.interval, state.threshold = snapshot.interval, snapshot.threshold
     count = len(snapshot.rows) + len(snapshot.free_generations)
@@ -121,7 +126,8 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
     state.widen(capacity)
     state.by_slot = [None] * count
     state.generation = [0] * count
-    state.adapters = [Adapters()] * count
+    state.adapters.widen(count)
+    state.process_since = [0] * count
     for slot, generation in snapshot.free_generations:
         state.generation[slot] = generation
     state.free = [slot for slot, _ in snapshot.free_generations]
@@ -135,6 +141,7 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
         state.kv_cache[slot], state.age[slot], state.sampled_at[slot] = row.kv_cache, row.age, row.sampled_at
         state.cache_block_tokens[slot], state.cache_blocks[slot] = row.cache_block_tokens, row.cache_blocks
         state.unreadable[slot] = row.unreadable
+        state.process_since[slot] = row.process_since
     return state
 
 

@@ -131,6 +131,7 @@ class TrafficState:
         self._cluster: ClusterState | None = None
         self._followed = -1
         self._generations: list[int] = []
+        self._process_since: list[int] = []
         self._late = 0
 
     # --- what decisions read --------------------------------------------------------------------
@@ -163,12 +164,17 @@ class TrafficState:
             for slot, (before, after) in enumerate(zip(known, cluster.generation, strict=False)):
                 if before != after:
                     self._clear(slot)
+        if self._process_since != cluster.process_since:
+            for slot, (since, after) in enumerate(zip(self._process_since, cluster.process_since, strict=False)):
+                if since != after:
+                    self.prefix.let_go(slot)  # another process is there, whose cache is empty
         if cluster.slots > len(self._in_flight):
             wide = np.zeros(max(cluster.slots, 2 * len(self._in_flight)), dtype=np.int64)
             wide[: len(self._in_flight)] = self._in_flight
             self._in_flight = wide
         self._cluster, self._followed = cluster, cluster.membership_version
         self._generations = list(cluster.generation)
+        self._process_since = list(cluster.process_since)
         self._advised = {number for number in self._advised if number in cluster.endpoints}
         self._avoid()
 

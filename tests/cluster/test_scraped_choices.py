@@ -6,10 +6,14 @@ from collections import Counter
 import trio
 from worlds.scraped_world import POOL, World, ok, scraped
 
+from pointsman.cluster.scraping.samples import Samples
 from pointsman.cluster.scraping.scraper import ScrapeSettings
 from pointsman.core.config.parse import PickingFlags, parse_config
+from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import compile_profile, schedule
-from pointsman.core.events import LabelsChanged, LoadSampled, RequestFacts
+from pointsman.core.events import LabelsChanged, LoadSampled, Origin, RequestFacts, RequestRouted, ServerStarted
+from pointsman.core.parsers.server_metrics import Reading
+from pointsman.core.prefix.prompt_blocks import prefix_hashes
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws
 
@@ -31,28 +35,37 @@ def lora(at: float, running: str = "") -> str:
     return f"vllm:lora_requests_info{{{labels}}} {at}\n"
 
 
-def chosen(world: World, count: int, model: str, **weights: float) -> Counter[int]:
-    """Which endpoints `count` requests go to, with these scorers; no request ends."""
+def profile_of(**weights: float) -> Profile:
+    """The profile of these scorers, by their types without `-scorer`."""
+    types = {f"{name.replace('_', '-')}-scorer": weight for name, weight in weights.items()}
     document = {
         "apiVersion": "llm-d.ai/v1alpha1",
         "kind": "EndpointPickerConfig",
-        "plugins": [{"type": f"{name.replace('_', '-')}-scorer"} for name in weights],
+        "plugins": [{"type": name} for name in types],
         "schedulingProfiles": [
-            {
-                "name": "default",
-                "plugins": [
-                    {"pluginRef": f"{name.replace('_', '-')}-scorer", "weight": weight}
-                    for name, weight in weights.items()
-                ],
-            }
+            {"name": "default", "plugins": [{"pluginRef": name, "weight": weight} for name, weight in types.items()]}
         ],
     }
-    profile = compile_profile(parse_config(document, {}, PickingFlags()))
-    traffic, found = TrafficState(), Counter[int]()
+    return compile_profile(parse_config(document, {}, PickingFlags()))
+
+
+def chosen(world: World, count: int, model: str, **weights: float) -> Counter[int]:
+    """Which endpoints `count` requests go to, with these scorers; no request ends."""
+    profile, traffic, found = profile_of(**weights), TrafficState(), Counter[int]()
     for n in range(count):
         request = RequestFacts(f"r{n}", POOL, model=model)
         found.update(schedule(world.state, traffic, profile, request, Draws("p", 1, n)).endpoints[:1])
     return found
+
+
+def route(world: World, traffic: TrafficState, profile: Profile, n: int, chat: bytes) -> int:
+    """Where a request with these prompt blocks goes, which then ends."""
+    traffic.follow(world.state)
+    request = RequestFacts(f"r{n}", POOL, model="m", prefix=chat, prefix_block_bytes=64)
+    number = schedule(world.state, traffic, profile, request, Draws("p", 1, n)).endpoints[0]
+    traffic.routed(n, RequestRouted(Origin("p", 1, n, world.state.position), 0.0, request, (number,)), world.state)
+    traffic.finished(n)
+    return number
 
 
 async def both_read(world: World) -> None:
@@ -128,5 +141,61 @@ def test_an_adapter_does_not_run_where_the_family_of_adapters_is_gone() -> None:
         await world.until(lambda: world.state.age[0] == 0)
 
         assert chosen(world, 12, "food", lora_affinity=1, queue=0.001) == {SECOND: 12}
+
+    scraped(body)
+
+
+def test_an_adapter_that_is_idle_for_a_moment_keeps_its_server() -> None:
+    async def body(world: World) -> None:
+        idle = page(0, 0, 0)
+        first = await world.server(ok((idle + lora(1, "food")).encode()))
+        for _ in range(3):
+            await world.server(ok((idle + lora(1)).encode()))
+        await world.until(lambda: len(world.told(LabelsChanged)) >= 4)
+        assert chosen(world, 8, "food", lora_affinity=1) == {1: 8}
+
+        first.answer = ok((idle + lora(2)).encode())
+        await world.until(lambda: not world.state.adapters[0].running)
+        assert chosen(world, 20, "food", lora_affinity=1) == {1: 20}
+
+        first.answer = ok((idle + lora(3, "a,b,c,d")).encode())  # all its places are taken by others
+        await world.until(lambda: len(world.state.adapters[0].running) == 4)
+        assert chosen(world, 20, "food", lora_affinity=1)[1] == 0
+
+    scraped(body)
+
+
+def test_a_server_that_was_restarted_in_place_has_none_of_its_old_conversations() -> None:
+    chat, started = prefix_hashes("m", b"system " * 1200, 64), "process_start_time_seconds {}\n"
+
+    async def body(world: World) -> None:
+        servers = [await world.server(ok((page(0, 0, 0) + started.format(1e9)).encode())) for _ in range(2)]
+        await both_read(world)
+        traffic, profile = TrafficState(), profile_of(prefix_cache=3, queue=2)
+        homes = [route(world, traffic, profile, n, chat) for n in range(7)]
+        assert len(set(homes[1:])) == 1
+        home = homes[-1]
+        assert traffic.prefix.held(world.state.endpoints[home].slot) > 0
+
+        servers[home - 1].answer = ok((page(1, 0, 0) + started.format(1000005000)).encode())
+        await world.until(lambda: len(world.told(ServerStarted)) == 3)
+        await world.until(lambda: world.state.waiting[home - 1] == 1)
+        traffic.follow(world.state)
+
+        assert traffic.prefix.held(world.state.endpoints[home].slot) == 0
+        other = 3 - home
+        assert [route(world, traffic, profile, 10 + n, chat) for n in range(6)] == [other] * 6
+
+    scraped(body)
+
+
+def test_a_restart_of_the_scraper_is_no_restart_of_the_server() -> None:
+    async def body(world: World) -> None:
+        await world.server(ok((page(0, 0, 0) + "process_start_time_seconds 1e9\n").encode()))
+        await world.until(lambda: len(world.told(ServerStarted)) == 1)
+        samples = Samples()
+        samples.follow(1, world.state)
+        samples.succeeded(1, Reading(0, 0, 0.0, started_at=1e9), 1.0, 1.0)
+        assert not any(isinstance(event, ServerStarted) for event in samples.drain())
 
     scraped(body)

@@ -46,6 +46,7 @@ from pointsman.core.events import (
     RouteRule,
     ScrapeFailed,
     ScrapePaced,
+    ServerStarted,
     UrlRewrite,
     class_of,
     encode,
@@ -175,6 +176,10 @@ FILTERED = RouteRule(
 """A rule that has one of everything."""
 
 
+def _started(draw: st.DrawFn, world: _World, position: int) -> Event:
+    return ServerStarted(draw(st.integers(1, world.next)), draw(st.sampled_from((1e9, 2e9))))
+
+
 def _object(draw: st.DrawFn, world: _World, position: int) -> Event:
     pool, name = draw(st.sampled_from(POOLS)), draw(st.sampled_from(("batch", "chat")))
     objects: tuple[Event, ...] = (
@@ -218,4 +223,18 @@ def facts(pool: str = POOLS[0], prefix: bytes = b"") -> RequestFacts:
     return RequestFacts("id", pool, "llama", path="/v1/completions", prefix=prefix)
 
 
-_STEPS = (_join, _join, _change, _leave, _pool, _sample, _sample, _labels, _object, _traffic, _traffic, _traffic)
+_STEPS = (
+    _join,
+    _join,
+    _change,
+    _leave,
+    _pool,
+    _sample,
+    _sample,
+    _labels,
+    _started,
+    _object,
+    _traffic,
+    _traffic,
+    _traffic,
+)

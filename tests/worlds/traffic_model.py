@@ -28,6 +28,7 @@ from pointsman.core.events import (
     RequestFinished,
     RequestRefused,
     RequestRouted,
+    ServerStarted,
 )
 from pointsman.core.values.packing import unpack
 
@@ -50,6 +51,7 @@ class Server:
     cache_blocks: int = 0
     capacity: int = 0
     """Of its blocks, from the first request on."""
+    started_at: float | None = None
     blocks: list[bytes] = field(default_factory=list)
     """The least recently used first."""
 
@@ -80,6 +82,11 @@ class Model:
                 del self.servers[event.endpoint]
             case PoolDeleted():
                 self.servers = {n: s for n, s in self.servers.items() if s.pool != event.pool}
+            case ServerStarted(number, at) if number in self.servers:
+                server = self.servers[number]
+                if server.started_at not in (None, at):
+                    server.blocks, server.capacity, server.cache_blocks = [], 0, 0
+                server.started_at = at
             case LabelsChanged():
                 if event.endpoint in self.servers:
                     self.servers[event.endpoint].cache_blocks = event.cache_blocks

@@ -211,7 +211,11 @@ def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoin
     if member.ready and stale:
         word, kind = ("not sampled yet", "warn") if never else ("sample is stale", "warn")
     adapters = state.adapters[slot]
-    held = [*sorted(adapters.running), *(f"{a} (waiting)" for a in sorted(adapters.waiting))]
+    held = [
+        *sorted(adapters.running),
+        *(f"{a} (waiting)" for a in sorted(adapters.waiting)),
+        *(f"{a} (idle)" for a in sorted(adapters.recent)),
+    ]
     since = words.duration(max(0.0, now - float(state.sampled_at[slot])))
     return EndpointLine(
         endpoint_name(member),
