@@ -5,6 +5,7 @@ Rules.  A store that cannot answer (its file is not there yet, is being built, o
 """
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Protocol, Self
 
 import msgspec
@@ -25,6 +26,10 @@ class Filters(msgspec.Struct, frozen=True):
     status: int | None = None
     reason: str | None = None
     """Reason of a refusal; `*` for any."""
+    failed: bool = False
+    """Whether only those are wanted that were routed and failed."""
+    degraded: bool = False
+    """Whether only those are wanted that were made without a feed."""
     since: float | None = None
     """Time from which on decisions were made."""
     until: float | None = None
@@ -39,6 +44,17 @@ class DecisionPage(msgspec.Struct, frozen=True):
     """Cursor to give as `before` for the next page; None at the end."""
     newer: int | None
     """Cursor to give as `after` for the page before; None where this page is the newest that was asked for."""
+
+
+class Slowest(StrEnum):
+    """What decisions are sorted by, the longest first."""
+
+    DURATION = "duration"
+    FIRST_TOKEN = "first_token"
+
+
+SORTED_MAX = 200_000
+"""Positions of the log in which the slowest are looked for: some ten thousand decisions, sorted in tens of ms."""
 
 
 class ReadModelState(msgspec.Struct, frozen=True):
@@ -63,6 +79,12 @@ class ReadModel(Protocol):
 
     def requests(self, request_id: str) -> list[RequestRow]:
         """The decisions about a request id, newest first: clients choose ids, so there may be several."""
+
+    def requests_beginning(self, beginning: str) -> list[RequestRow]:
+        """The decisions about request ids that begin so, newest first."""
+
+    def slowest(self, filters: Filters, by: Slowest, limit: int) -> tuple[list[RequestRow], int]:
+        """The slowest that were found in the newest SORTED_MAX positions that may match, and the first of these."""
 
     def decision(self, position: int) -> RequestRow | None:
         """The decision at a position."""

@@ -1,6 +1,5 @@
 """The list of decisions with its search; `web/pages/decision.py` shows one."""
 
-import time
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
@@ -9,7 +8,7 @@ import trio
 from quart import request
 
 from pointsman.eventlog.readmodel.opening import open_read_model
-from pointsman.eventlog.readmodel.queries import Filters
+from pointsman.eventlog.readmodel.queries import Filters, Slowest
 from pointsman.eventlog.readmodel.rows import EndpointRow, RequestRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
@@ -18,10 +17,21 @@ from pointsman.web.pages.reply import BadQuery, Missing, Reply, number
 PAGE = 100
 """Decisions to a page."""
 FIELD_MAX = 200
+SHOWN_OF_ID = 13
+"""Characters of a request id that a list shows: two groups of a UUID.  What is shown can be searched."""
+SORTS = (("", "newest"), (Slowest.DURATION, "slowest"), (Slowest.FIRST_TOKEN, "slowest first token"))
+PATIENCE = 0.05
+"""Seconds that the list waits for reasons, half of what a page may take; the rest come with its next refresh."""
+FRAGMENT_PATIENCE = 0.5
+"""Seconds that a refresh waits for them: what is shown stays meanwhile."""
+PATIENCE_JSON = 2.0
+"""Seconds that a program waits for them: it does not ask again."""
 STATUSES = (
     ("", "any"),
     ("200", "200"),
     ("refused", "refused"),
+    ("failed", "failed"),
+    ("degraded", "degraded"),
     ("400", "400"),
     ("429", "429"),
     ("500", "500"),
@@ -39,15 +49,23 @@ class DecisionRow(msgspec.Struct, frozen=True):
     model: str
     endpoint: str
     reason: str
+    why: str | None
+    """Reason in a few words; None where it is not known yet, empty where it is not any more."""
     status: int | None
     open_word: str
     first_token: str
     duration: str
     tokens: str
     degraded: bool
+    failed: bool
+
+    @property
+    def shown_id(self) -> str:
+        """The request id as far as a list shows it."""
+        return self.request_id[:SHOWN_OF_ID] + ("…" if len(self.request_id) > SHOWN_OF_ID else "")
 
 
-def decision_row(row: RequestRow, names: dict[int, EndpointRow]) -> DecisionRow:
+def decision_row(row: RequestRow, names: dict[int, EndpointRow], why: str | None = None) -> DecisionRow:
     """What a list shows of a decision."""
     member = names.get(row.endpoint) if row.endpoint is not None else None
     tokens = "–" if row.completion_tokens is None else words.count(row.completion_tokens)  # noqa: RUF001
@@ -59,12 +77,14 @@ def decision_row(row: RequestRow, names: dict[int, EndpointRow]) -> DecisionRow:
         row.model,
         f"{member.name}:{member.port}" if member else (f"endpoint {row.endpoint}" if row.endpoint is not None else ""),
         row.reason,
+        why,
         row.status,
         row.cause or "under way",
         words.duration(row.first_token),
         words.duration(row.duration),
         tokens,
         row.degraded,
+        row.failed,
     )
 
 
@@ -74,9 +94,11 @@ class Search(msgspec.Struct, frozen=True):
     request: str = ""
     model: str = ""
     endpoint: str = ""
+    pool: str = ""
     status: str = ""
     since: str = ""
     until: str = ""
+    sort: str = ""
 
     def query(self, **more: object) -> str:
         """The address of the list with these fields."""
@@ -93,10 +115,12 @@ def _search() -> tuple[Search, Filters]:
         if not value.isprintable():
             raise BadQuery(f"{name} has characters that nobody can type, wanted text")
     search = Search(**fields)
+    if search.sort not in [value for value, _ in SORTS]:
+        raise BadQuery(f"sort is {search.sort[:40]!r}, wanted one of {', '.join(Slowest)}")
     status = reason = None
     if search.status == "refused":
         reason = "*"
-    elif search.status:
+    elif search.status and search.status not in ("failed", "degraded"):
         status = number(search.status, "status", 0, 999)
     since, until = _moment("since", search.since), _moment("until", search.until)
     if since is not None and until is not None and since >= until:
@@ -104,7 +128,15 @@ def _search() -> tuple[Search, Filters]:
     name, _, port = search.endpoint.rpartition(":")
     endpoint = name if name and port.isdigit() else search.endpoint
     found = Filters(
-        model=search.model or None, endpoint=endpoint or None, status=status, reason=reason, since=since, until=until
+        pool=search.pool or None,
+        model=search.model or None,
+        endpoint=endpoint or None,
+        status=status,
+        reason=reason,
+        failed=search.status == "failed",
+        degraded=search.status == "degraded",
+        since=since,
+        until=until,
     )
     return search, found
 
@@ -125,44 +157,68 @@ async def list_page(console: Console) -> Reply:
     before = number(request.args.get("before"), "before", 0)
     after = number(request.args.get("after"), "after", 0)
 
-    def read() -> tuple[list[RequestRow], int | None, dict[int, EndpointRow], int]:
+    def read() -> tuple[list[RequestRow], int | None, dict[int, EndpointRow], int, int]:
         with open_read_model(console.read_model) as model:
-            at, older = model.state().position, None
+            at, older, first = model.state().position, None, 0
             if search.request:
-                found = model.requests(search.request)
+                found = model.requests_beginning(search.request.rstrip("…"))
+            elif search.sort:
+                found, first = model.slowest(filters, Slowest(search.sort), PAGE)
             else:
                 page = model.decisions(filters, before=before or None, after=after or None, limit=PAGE)
                 found, older = page.rows, page.older
             names = model.endpoint_names(row.endpoint for row in found if row.endpoint is not None)
-            return found, older, names, at
+            return found, older, names, at, first
 
-    found, older, names, at = await trio.to_thread.run_sync(read)
-    listed = [decision_row(row, names) for row in found]
-    here = search.query()
-    live = not (before or after or search.request or search.until)
+    found, older, names, at, first = await trio.to_thread.run_sync(read)
+    reasons = await console.replayer.reasons([row.position for row in found], _patience())
+    listed = [decision_row(row, names, reasons.get(row.position)) for row in found]
+    here, paged = search.query(), bool(before or after)
+    live = not (paged or search.request or search.until or search.sort)
     context = {
         "decisions": listed,
         "filters": search,
         "statuses": STATUSES,
+        "sorts": SORTS,
+        "sort_by": {value: search.query(sort=value) for value, _ in SORTS},
+        "pools": [
+            ("", "any"),
+            *((pool, short_name(pool)) for pool in sorted({*console.state().pools, search.pool} - {""})),
+        ],
         "filtered": here != "/decisions",
         "live": live,
         "here": here,
+        "again": search.query(before=before or None, after=after or None),
+        "reasons_missing": len(reasons) < len(found),
         "older": search.query(before=older) if older else "",
-        "newest": search.query() if before or after else "",
-        "newer": search.query(after=found[0].position) if found and (before or after) else "",
+        "newest": search.query() if paged else "",
+        "newer": search.query(after=found[0].position) if found and paged else "",
         "headline": _headline(found, live, here != "/decisions", at),
+        "order": _order(search, first),
         "read_position": words.count(at),
     }
     return Reply("decisions.html", "_decisions.html", context, {"decisions": listed, "older": older, "position": at})
+
+
+def _patience() -> float:
+    if request.path.startswith("/api/"):
+        return PATIENCE_JSON
+    return FRAGMENT_PATIENCE if request.headers.get("HX-Request") == "true" else PATIENCE
+
+
+def _order(search: Search, first: int) -> str:
+    if not search.sort:
+        return "newest first"
+    by = "first token" if search.sort == Slowest.FIRST_TOKEN else "duration"
+    return f"by {by}, the longest first, of those from entry #{first:,} on"
 
 
 def _headline(found: list[RequestRow], live: bool, filtered: bool, at: int) -> str:
     if not found:
         return "None yet." if not filtered else f"None found up to entry #{at:,}."
     if live and not filtered:
-        ago = words.duration(max(0.0, time.time() - found[0].decided_at))
-        return f"Which endpoint each request went to, or why none. The latest came {ago} ago."
-    return "Newest first; each line leads to the reason."
+        return "Which endpoint each request went to and why, or why none."
+    return "Each line leads to every score behind it."
 
 
 async def request_page(console: Console, request_id: str) -> Reply:

@@ -8,7 +8,14 @@ from typing import Self
 from sqlalchemy import TEXT, ColumnElement, Connection, Executable, Integer, bindparam, func, select
 
 from pointsman.eventlog.errors import ReadModelUnavailableError
-from pointsman.eventlog.readmodel.queries import PAGE_MAX, DecisionPage, Filters, ReadModelState
+from pointsman.eventlog.readmodel.queries import (
+    PAGE_MAX,
+    SORTED_MAX,
+    DecisionPage,
+    Filters,
+    ReadModelState,
+    Slowest,
+)
 from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
 from pointsman.eventlog.readmodel.sqlite.tables import (
     CHANGES,
@@ -65,6 +72,10 @@ def _conditions(filters: Filters) -> tuple[list[str], list[SqlValue]]:
             parameters.append(value)
     if filters.reason is not None:
         where.append("reason > ''")
+    if filters.failed:
+        where.append("failed")
+    if filters.degraded:
+        where.append("degraded")
     if filters.status not in (None, 200):
         where.append(UNUSUAL)
     return where, parameters
@@ -76,6 +87,10 @@ def _index(filters: Filters) -> str:
         return "INDEXED BY by_refused"
     if filters.reason is not None:
         return "INDEXED BY by_reason"
+    if filters.failed:
+        return "INDEXED BY by_failed"
+    if filters.degraded:
+        return "INDEXED BY by_degraded"
     return "INDEXED BY by_status" if filters.status not in (None, 200) else ""
 
 
@@ -191,6 +206,29 @@ class SqliteReadModel:
             FROM stretches CROSS JOIN requests ON position >> {STRETCH} = stretch AND request_id = ?3
             ORDER BY position DESC LIMIT ?4"""
         return [as_request(row) for row in self._rows(statement, (0, _LAST, request_id, PAGE_MAX))]
+
+    def requests_beginning(self, beginning: str) -> list[RequestRow]:
+        """The decisions about request ids that begin so, newest first."""
+        statement = f"""{_STRETCHES}
+            SELECT {_REQUEST} FROM stretches CROSS JOIN requests
+            ON position >> {STRETCH} = stretch AND request_id >= ?3 AND request_id < ?4
+            ORDER BY position DESC LIMIT ?5"""
+        end = beginning + chr(0x10FFFF)
+        return [as_request(row) for row in self._rows(statement, (0, _LAST, beginning, end, PAGE_MAX))]
+
+    def slowest(self, filters: Filters, by: Slowest, limit: int) -> tuple[list[RequestRow], int]:
+        """The slowest that were found in the newest SORTED_MAX positions that may match, and the first of these."""
+        low, high = self._bounds(filters, None, None)
+        where, parameters = _conditions(filters)
+        with self._connected() as connection:
+            [(last,)] = text_rows(connection, "SELECT max(position) FROM requests")
+            low = max(low, min(high, last if isinstance(last, int) else 0) - SORTED_MAX + 1)
+            condition = " AND ".join(["position BETWEEN ? AND ?", f"{by} IS NOT NULL", *where])
+            statement = f"""
+                SELECT {_REQUEST} FROM requests {_index(filters)}
+                WHERE {condition} ORDER BY {by} DESC, position DESC LIMIT ?"""
+            found = text_rows(connection, statement, (low, high, *parameters, max(1, min(limit, PAGE_MAX))))
+            return [as_request(row) for row in found], max(1, low)
 
     def decision(self, position: int) -> RequestRow | None:
         """The decision at a position."""
