@@ -28,12 +28,14 @@ ENDPOINTS_TRIED = 3
 ATTEMPTS = 6
 """Most attempts of a request: the first and those that a rule's `retry` may ask for."""
 _LIMITS: Message = {
-    # Envoy's default of 1,024 would refuse the rest of a burst.
+    # Envoy's default of 1,024 would refuse the rest of a burst.  A request that was tried again counts as a retry to
+    # its end: with the default of 3, three streams that a dead server lost would keep all others from the next one.
     "thresholds": [
         {
             "max_connections": 40_000,
             "max_pending_requests": 40_000,
             "max_requests": 40_000,
+            "max_retries": 40_000,
             "max_connection_pools": 4_096,
         }
     ]
