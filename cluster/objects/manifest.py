@@ -1,6 +1,7 @@
 """Manifest files: the objects in their documents.
 
-Pods are read, and the kinds that have a form in `cluster/objects/forms/`; all others are left alone.
+Pods are read, and the kinds that have a form in `cluster/objects/forms/`; all others are left alone,
+those of our own API groups with a warning of what happens instead.
 What has no `kind` belongs to another program that keeps its files here, and is left alone with a warning.
 """
 
@@ -13,13 +14,20 @@ import msgspec
 from pointsman.cluster.objects.fields import Part, shown
 from pointsman.cluster.objects.forms import FORMS
 from pointsman.cluster.objects.forms.form import ManifestPlace
+from pointsman.cluster.objects.unread import warn_unread
 from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM, Pod, active_ports, address_of
 from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, YamlPath, load_documents
 from pointsman.core.events import AppliedEvent
 
 ManifestObject: TypeAlias = AppliedEvent | Pod
 
-OUR_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io", "gateway.networking.k8s.io", "llm-d.ai")
+OUR_GROUPS = (
+    "inference.networking.k8s.io",
+    "inference.networking.x-k8s.io",
+    "gateway.networking.k8s.io",
+    "gateway.networking.x-k8s.io",
+    "llm-d.ai",
+)
 """API groups of the kinds that have a form: an object of one of them that lacks its `kind` is ours, and wrong."""
 
 WARNINGS_MAX = 100
@@ -132,6 +140,8 @@ def _read(root: Part, source: str, version: str) -> FoundObject | None:
     if kind != "Pod" and not forms:
         _check_spelling(root, kind)
         root.text("apiVersion")
+        if _ours(root):
+            warn_unread(root, kind)
         return None
     form = next((form for form in forms if form.takes(root)), None)
     if form is None and (kind != "Pod" or root.text("apiVersion") != "v1"):

@@ -130,3 +130,22 @@ def test_every_event_that_applies_or_deletes_an_object_is_in_its_union() -> None
 def test_every_kind_has_a_form_and_every_form_a_kind() -> None:
     assert set(FORMS) == set(get_args(AppliedEvent))
     assert [form.applied for form in FORMS.values()] == list(FORMS)
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "instead"),
+    [
+        ("inference.networking.x-k8s.io/v1alpha2", "InferenceModel", "requests for its model name keep that name"),
+        ("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite", "requests keep the model that they name"),
+        ("gateway.networking.k8s.io/v1", "Gateway", "the gateway listens where the flags of `serve` say"),
+        ("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy", "objects of this kind are not read"),
+        ("llm-d.ai/v1alpha2", "Novelty", "objects of this kind are not read"),
+    ],
+)
+def test_a_kind_of_our_groups_that_is_not_read_is_warned_of(version: str, kind: str, instead: str) -> None:
+    text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: m}}\nspec: {{a: [1]}}\n"
+    manifest = read_manifest("f.yaml", text.encode())
+
+    [warning] = manifest.warnings
+    assert warning.startswith(f"line 2: kind: a {kind} has no effect: {instead}")
+    assert manifest.objects == ()

@@ -352,7 +352,7 @@ def test_other_kinds_are_left_alone() -> None:
     others = (
         "apiVersion: apps/v1\nkind: Deployment\nspec: {replicas: three}\n",
         "apiVersion: v1\nkind: ConfigMap\ndata: {a: 1}\n",
-        "apiVersion: inference.networking.x-k8s.io/v1alpha2\nkind: InferenceModel\nmetadata: {name: m}\nspec: {}\n",
+        "apiVersion: inference.networking.x-k8s.io/v1alpha1\nkind: EndpointPickerConfig\nplugins: []\n",
         "apiVersion: policy.linkerd.io/v1beta3\nkind: HTTPRoute\nmetadata: {name: m}\nspec: {rules: 5}\n",
         "apiVersion: metrics.k8s.io/v1\nkind: Pod\n",
     )
