@@ -9,7 +9,6 @@ import msgspec
 
 from pointsman.core.rollout.outcome import ChangeOutcome
 from pointsman.core.rollout.weights import WeightsAsked
-from pointsman.core.state.membership import Endpoint
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.appender import AppenderStatistics
 from pointsman.eventlog.feed.hub import FeedStatistics
@@ -111,11 +110,6 @@ def navigation(console: Console, path: str) -> list[NavigationItem]:
 def short_name(pool: str) -> str:
     """A pool's or route's name without its namespace."""
     return pool.rpartition("/")[2]
-
-
-def endpoint_name(member: Endpoint) -> str:
-    """How pages call an endpoint: its pod and port."""
-    return f"{member.name}:{member.port}"
 
 
 def build() -> str:

@@ -115,7 +115,7 @@ def _text(told: RequestHistory, found: Verified, explanation: Explanation | None
 
 def _endpoint(state: ClusterState | None, number: int) -> str:
     member = state.endpoints.get(number) if state is not None else None
-    return f"endpoint {number}" if member is None else f"{member.name} ({member.authority})"
+    return f"endpoint {number}" if member is None else f"{member.full_name} ({member.authority})"
 
 
 def _outcome(told: RequestHistory) -> list[str]:

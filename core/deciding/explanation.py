@@ -61,6 +61,7 @@ class Candidate(msgspec.Struct, frozen=True):
     endpoint: int
     slot: int
     name: str
+    """Full name: of its pod, and its port."""
     authority: str
     sample_age: float | None
     """Seconds from the last scrape that succeeded to the last one tried; None when never sampled.  Rules read it."""
@@ -117,7 +118,9 @@ def explain(
         scorers=tuple((name, weight) for name, _, weight in profile.scorers),
         best_sum=profile.best_sum,
         saturation=run.saturation,
-        avoided=tuple(member.name for slot in run.avoided.tolist() if (member := cluster.by_slot[slot]) is not None),
+        avoided=tuple(
+            member.full_name for slot in run.avoided.tolist() if (member := cluster.by_slot[slot]) is not None
+        ),
         draws=drawn,
         candidates=candidates,
         why=why(run, profile, decision),
@@ -136,7 +139,7 @@ def _candidates(cluster: ClusterState, run: Trace, profile: Profile, decision: D
             Candidate(
                 endpoint=member.number,
                 slot=slot,
-                name=member.name,
+                name=member.full_name,
                 authority=member.authority,
                 sample_age=age if math.isfinite(age := float(cluster.age[slot])) else None,
                 sampled_at=float(cluster.sampled_at[slot]),

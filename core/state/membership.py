@@ -42,6 +42,11 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
         """`address:port` as the gateway is told it, with IPv6 in brackets."""
         return authority_of(self.address, self.port)
 
+    @property
+    def full_name(self) -> str:
+        """Name in words, the same everywhere: of its pod, and its port, because a pod may have several."""
+        return f"{self.name}:{self.port}"
+
 
 class Adapters(msgspec.Struct, frozen=True):
     """The LoRA adapters of one endpoint."""

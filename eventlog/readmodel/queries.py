@@ -22,7 +22,7 @@ class Filters(msgspec.Struct, frozen=True):
     pool: str | None = None
     model: str | None = None
     endpoint: str | None = None
-    """Name of the pod that was chosen."""
+    """Endpoint that was chosen: the name of its pod, or that with its port."""
     status: int | None = None
     reason: str | None = None
     """Reason of a refusal; `*` for any."""

@@ -101,6 +101,11 @@ class EndpointRow(msgspec.Struct):
     joined: int
     left: int | None = None
 
+    @property
+    def full_name(self) -> str:
+        """Name in words, as that of a member."""
+        return f"{self.name}:{self.port}"
+
 
 class ChangeRow(msgspec.Struct):
     """A change of weights, and what became of it."""

@@ -288,3 +288,21 @@ def test_what_is_no_comparison_is_told_too(
     sentence: str,
 ) -> None:
     assert explained(events, *plugins, traffic=traffic, request=request_facts).why == sentence
+
+
+def test_ports_of_one_pod_are_told_apart_by_the_name_that_is_used_everywhere() -> None:
+    joined = pool_of([0, 1])
+    both = [
+        EndpointJoined(e.endpoint, e.pool, e.uid, e.namespace, "vllm-0", e.address, 8000 + e.endpoint)
+        if isinstance(e, EndpointJoined)
+        else e
+        for e in joined
+    ]
+
+    found = explained(both, *SCORERS)
+
+    members = [e for e in both if isinstance(e, EndpointJoined)]
+    assert [c.name for c in found.candidates] == [f"vllm-0:{m.port}" for m in members]
+    assert len({c.name for c in found.candidates}) == len(members) == 2
+    state = folded(both)
+    assert {m.full_name for m in state.endpoints.values()} == {c.name for c in found.candidates}

@@ -120,6 +120,8 @@ def test_an_id_is_found_in_every_stretch_of_the_log_the_newest_first(tmp_path: P
         Filters(endpoint="pod-2"),
         Filters(endpoint="pod-30"),
         Filters(endpoint="pod-30", model="qwen"),
+        Filters(endpoint="pod-30:8000"),
+        Filters(endpoint="pod-30:1"),
         Filters(since=0.0, until=9e9),
         Filters(since=9e9),
         Filters(until=1.0),
@@ -132,7 +134,7 @@ def test_paging_by_cursor_meets_every_decision_once_both_ways(long_model: ReadMo
     while page.older is not None:
         page = model.decisions(Filters(), before=page.older, limit=500)
         everything = list(reversed(page.rows)) + everything
-    numbers = {row.number for row in model.endpoints() if row.name == filters.endpoint}
+    numbers = {row.number for row in model.endpoints() if filters.endpoint in (row.name, row.full_name)}
     wanted = [
         row.position
         for row in everything

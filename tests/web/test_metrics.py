@@ -111,7 +111,7 @@ def test_requests_are_counted_under_both_names() -> None:
     assert (
         page['inference_objective_request_duration_seconds_bucket{model_name="m",target_model_name="m",le="0.2"}'] == 0
     )
-    attempts = 'status="success",target_model_name="m",endpoint_name="pod-0",namespace="ns",port="8000"'
+    attempts = 'status="success",target_model_name="m",endpoint_name="pod-0:8000",namespace="ns",port="8000"'
     assert page[f"llm_d_epp_scheduler_attempts_total{{{attempts}}}"] == 2
 
 
@@ -338,7 +338,7 @@ def test_an_endpoint_that_has_left_since_is_counted_by_its_name() -> None:
     metrics, state = folded(*POOL, routed(1), EndpointLeft(1, "deleted"))
     page = samples(page_text(metrics, state, "b"))
 
-    attempts = 'status="success",target_model_name="m",endpoint_name="pod-0",namespace="ns",port="8000"'
+    attempts = 'status="success",target_model_name="m",endpoint_name="pod-0:8000",namespace="ns",port="8000"'
     assert page[f"llm_d_epp_scheduler_attempts_total{{{attempts}}}"] == 1
 
 
@@ -377,3 +377,15 @@ def test_samples_and_failed_scrapes_are_counted_by_endpoint() -> None:
 
     assert page["pointsman_load_samples_total"] == 4
     assert page['llm_d_epp_datalayer_poll_errors_total{source_type="metrics-data-source"}'] == 1
+
+
+def test_queues_of_a_pods_ports_are_apart_by_endpoint_and_added_by_pod() -> None:
+    numbers, nothing = pack(np.array([1, 2])), pack(np.zeros(2, dtype=np.int64))
+    second = EndpointJoined(2, "ns/pool", "u", "ns", "pod-0", "10.0.0.1", 8001)
+    sampled = LoadSampled(numbers, 1.0, nothing, pack(np.array([3, 4])), nothing, pack_floats(np.zeros(2)))
+    page = samples(page_text(*folded(*POOL, second, sampled), "test"))
+
+    for port, waiting in ((8000, 3), (8001, 4)):
+        labels = f'name="pool",model_server_endpoint="pod-0:{port}"'
+        assert page[f"llm_d_epp_per_endpoint_queue_size{{{labels}}}"] == waiting
+    assert page['inference_pool_per_pod_queue_size{name="pool",model_server_pod="pod-0"}'] == 7

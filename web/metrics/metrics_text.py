@@ -185,6 +185,7 @@ def _pools(page: ExpositionPage, cluster: ClusterState) -> Pauses:
     """Write what is of pools; what it is about is taken up to the first pause."""
     figures: dict[str, list[tuple[Labels, float]]] = {}
     queues: dict[tuple[str, str], int] = {}
+    queues_of_pods: dict[tuple[str, str], int] = {}
     for pool in sorted(cluster.pools):
         name = pool.rpartition("/")[2]
         slots = cluster.ready(pool)
@@ -202,7 +203,8 @@ def _pools(page: ExpositionPage, cluster: ClusterState) -> Pauses:
         read = slots[np.isfinite(cluster.age[slots])]
         for slot, waiting in zip(read.tolist(), cluster.waiting[read].tolist(), strict=True):
             if (member := cluster.by_slot[slot]) is not None:
-                queues[name, member.name] = queues.get((name, member.name), 0) + int(waiting)
+                for one, sizes in ((member.full_name, queues), (member.name, queues_of_pods)):
+                    sizes[name, one] = sizes.get((name, one), 0) + int(waiting)
     yield
     about = "Of the ready endpoints of a pool."
     for what, samples in figures.items():
@@ -212,13 +214,12 @@ def _pools(page: ExpositionPage, cluster: ClusterState) -> Pauses:
             yield from _plain(page, "inference_pool_ready_pods", "gauge", about, values_by_name.items())
         elif what.startswith("average_"):
             yield from _plain(page, f"inference_pool_{what}", "gauge", about, values_by_name.items())
-    about = "Requests in the queue of an endpoint."
-    for family, label in (
-        ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
-        ("inference_pool_per_pod_queue_size", "model_server_pod"),
+    for family, label, of, lengths in (
+        ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint", "an endpoint", queues),
+        ("inference_pool_per_pod_queue_size", "model_server_pod", "a pod, over its ports", queues_of_pods),
     ):
-        sizes = (((("name", pool), (label, name)), size) for (pool, name), size in queues.items())
-        yield from _plain(page, family, "gauge", about, sizes)
+        lines = (((("name", pool), (label, one)), size) for (pool, one), size in lengths.items())
+        yield from _plain(page, family, "gauge", f"Requests in the queue of {of}.", lines)
 
 
 def _log(page: ExpositionPage, kept: Kept | None) -> Pauses:
@@ -247,8 +248,8 @@ def _scheduler(page: ExpositionPage, metrics: Metrics) -> Pauses:
         page.family(name, "histogram", about)
         page.histogram(name, (), scheduling, SCHEDULER)
     about = "Scheduling decisions by what came of them."
-    for prefix, label in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
-        counts = ((_attempt(attempt, label), count) for attempt, count in attempts)
+    for prefix, label, full in (("llm_d_epp", "endpoint_name", True), ("inference_extension", "pod_name", False)):
+        counts = ((_attempt(attempt, label, full), count) for attempt, count in attempts)
         yield from _plain(page, f"{prefix}_scheduler_attempts_total", "counter", about, counts)
     about = "Samples of model servers' load that the log took."
     yield from _plain(page, "pointsman_load_samples_total", "counter", about, [((), samples)])
@@ -258,11 +259,12 @@ def _scheduler(page: ExpositionPage, metrics: Metrics) -> Pauses:
         yield from _plain(page, f"{prefix}_datalayer_poll_errors_total", "counter", about, [(source, failed)])
 
 
-def _attempt(attempt: AttemptLabels, endpoint: str) -> Labels:
+def _attempt(attempt: AttemptLabels, label: str, full: bool) -> Labels:
+    name = f"{attempt.endpoint}:{attempt.port}" if full and attempt.port else attempt.endpoint
     return (
         ("status", attempt.status),
         ("target_model_name", attempt.target),
-        (endpoint, attempt.endpoint),
+        (label, name),
         ("namespace", attempt.namespace),
         ("port", attempt.port),
     )

@@ -155,7 +155,7 @@ def _title(told: Told) -> str:
     decision = told.decision
     if isinstance(decision, RequestRefused):
         return f"Why this request was refused with {decision.status}"
-    name = f"{told.chosen.name}:{told.chosen.port}" if told.chosen else f"endpoint {decision.endpoints[0]}"
+    name = told.chosen.full_name if told.chosen else f"endpoint {decision.endpoints[0]}"
     return f"Why {name} answered this request"
 
 
@@ -172,7 +172,7 @@ def _stored_sentence(decision: RequestRouted | RequestRefused) -> str:
 def _name(told: Told) -> str:
     """A name for the page that no other has: a browser's tab and history show it."""
     decision = told.decision
-    went = f"{told.chosen.name}:{told.chosen.port}" if told.chosen else ""
+    went = told.chosen.full_name if told.chosen else ""
     if isinstance(decision, RequestRefused):
         went = f"refused with {decision.status}"
     at = words.moment(decision.decided_at)

@@ -75,7 +75,7 @@ def decision_row(row: RequestRow, names: dict[int, EndpointRow], why: str | None
         row.request_id,
         short_name(row.pool),
         row.model,
-        f"{member.name}:{member.port}" if member else (f"endpoint {row.endpoint}" if row.endpoint is not None else ""),
+        member.full_name if member else (f"endpoint {row.endpoint}" if row.endpoint is not None else ""),
         row.reason,
         why,
         row.status,
@@ -125,12 +125,10 @@ def _search() -> tuple[Search, Filters]:
     since, until = _moment("since", search.since), _moment("until", search.until)
     if since is not None and until is not None and since >= until:
         raise BadQuery(f"since is {search.since} and until {search.until}, wanted an earlier and a later time")
-    name, _, port = search.endpoint.rpartition(":")
-    endpoint = name if name and port.isdigit() else search.endpoint
     found = Filters(
         pool=search.pool or None,
         model=search.model or None,
-        endpoint=endpoint or None,
+        endpoint=search.endpoint or None,
         status=status,
         reason=reason,
         failed=search.status == "failed",

@@ -104,7 +104,7 @@ def _latest(console: Console) -> dict[str, object] | None:
     return {
         "position": row.position,
         "model": row.model,
-        "endpoint": next((e.name for e in names.values()), ""),
+        "endpoint": next((e.full_name for e in names.values()), ""),
         "reason": row.reason,
         "at": words.moment(row.decided_at),
     }

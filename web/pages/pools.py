@@ -14,7 +14,7 @@ from pointsman.core.deciding.profile import profile_in_force
 from pointsman.core.events import PoolApplied
 from pointsman.core.state.membership import Endpoint
 from pointsman.core.state.projection import ClusterState
-from pointsman.web.console import Console, endpoint_name
+from pointsman.web.console import Console
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures
 from pointsman.web.pages.judgement import Finding, judged, pool_facts, unknown
@@ -218,7 +218,7 @@ def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoin
     ]
     since = words.duration(max(0.0, now - float(state.sampled_at[slot])))
     return EndpointLine(
-        endpoint_name(member),
+        member.full_name,
         member.authority,
         member.number,
         word,

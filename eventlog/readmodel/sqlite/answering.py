@@ -51,6 +51,9 @@ _STRETCHES = f"""
 _LAST = 1 << 62
 """Position that is higher than every one in a log."""
 
+_NAMED = "SELECT number FROM endpoints WHERE ? IN (name, name || ':' || port)"
+"""Numbers of the endpoints of a pod, or the one of a pod and port."""
+
 _REQUEST = ", ".join(REQUESTS.c.keys())
 
 
@@ -62,7 +65,7 @@ def _conditions(filters: Filters) -> tuple[list[str], list[SqlValue]]:
         ("pool = ?", filters.pool),
         ("model = ?", filters.model),
         ("status = ?", filters.status),
-        ("endpoint IN (SELECT number FROM endpoints WHERE name = ?)", filters.endpoint),
+        (f"endpoint IN ({_NAMED})", filters.endpoint),
         ("decided_at >= ?", filters.since),
         ("decided_at < ?", filters.until),
         ("reason = ?", None if filters.reason == "*" else filters.reason),
@@ -277,7 +280,7 @@ class SqliteReadModel:
         parameters: list[SqlValue] = [*bounds]
         for name in OCCURRING:
             if (value := getattr(filters, name)) is not None:
-                values = "SELECT number FROM endpoints WHERE name = ?" if name == "endpoint" else "?"
+                values = _NAMED if name == "endpoint" else "?"
                 here = f"occurring.stretch = stretches.stretch AND field = '{name}' AND value IN ({values})"
                 conditions.append(f"EXISTS (SELECT 1 FROM occurring WHERE {here})")
                 parameters.append(value)
