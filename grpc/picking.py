@@ -12,7 +12,7 @@ from pointsman.core.deciding.refusals import REFUSALS, RefusalReason
 from pointsman.core.deciding.request_facts import REQUEST_ID, HttpRequest, RoutingRules, request_facts
 from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
-from pointsman.core.parsers import DEFAULT_PARSERS, BadRequest, ParsedRequest, parse_request
+from pointsman.core.parsers import DEFAULT_PARSERS, BadRequest, ParsedRequest, is_read, parse_request
 from pointsman.core.parsers.path import model_in_path, model_in_query
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
@@ -132,6 +132,8 @@ class PoolPicking:
         if cluster is None or self.pool not in cluster.pools:
             return self._refused(request, now, "not-ready", REFUSALS["not-ready"].tell(self.pool))
         rules = self._in_force(cluster)
+        if incoming.unread is not None and is_read(request.path, rules.parsers):
+            return self._refused(request, now, incoming.unread.reason, incoming.unread.message)
         try:
             parsed = (
                 _unread(incoming) if incoming.bodyless else parse_request(request.path, incoming.body, rules.parsers)

@@ -16,6 +16,7 @@ RefusalReason = Literal[
     "not-ready",
     "bad-request",
     "body-too-large",
+    "unsupported-encoding",
     "too-many-streams",
     "buffers-full",
     "gateway",
@@ -76,9 +77,12 @@ REFUSALS: dict[RefusalReason, Refusal] = {
     "body-too-large": Refusal(
         413,
         "PayloadTooLarge",
-        "request body of {} bytes or more, wanted {} at most",
+        "request body of {}, wanted {} at most",
         "rejected-body-too-large",
         "BadRequest",
+    ),
+    "unsupported-encoding": Refusal(
+        415, "UnsupportedMediaType", "request body with content-encoding {}, wanted {}", "", "BadRequest"
     ),
     "too-many-streams": Refusal(
         503,

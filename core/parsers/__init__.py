@@ -10,7 +10,7 @@ from pointsman.core.parsers.body import BadRequest, ParsedRequest
 from pointsman.core.parsers.path import model_in_path
 from pointsman.core.parsers.rewrite import replace_model
 
-__all__ = ["DEFAULT_PARSERS", "BadRequest", "ParsedRequest", "parse_request", "replace_model"]
+__all__ = ["DEFAULT_PARSERS", "BadRequest", "ParsedRequest", "is_read", "parse_request", "replace_model"]
 
 PASSTHROUGH: Final = "passthrough-parser"
 DEFAULT_PARSERS: Final = (openai.PARSER, anthropic.PARSER, vllm.PARSER, PASSTHROUGH)
@@ -31,15 +31,7 @@ _claims: dict[tuple[str, tuple[str, ...]], tuple[str, _Parse] | None] = {}
 
 def parse_request(path: str, body: bytes, parsers: Sequence[str] = DEFAULT_PARSERS) -> ParsedRequest:
     """Read a body with the parser whose claim is the longest end of the path; `BadRequest` says what is wrong."""
-    key = (path, tuple(parsers))
-    if key in _claims:
-        claim = _claims[key]
-    else:
-        claim = _claim(*key)
-        if len(_claims) >= _CLAIMS_MAX:
-            _claims.clear()
-        if len(path) <= _PATH_MAX:
-            _claims[key] = claim
+    claim = _claimed(path, tuple(parsers))
     if claim is not None:
         api, parse = claim
         found = parse(api, body)
@@ -47,6 +39,24 @@ def parse_request(path: str, body: bytes, parsers: Sequence[str] = DEFAULT_PARSE
     if PASSTHROUGH in parsers:
         return ParsedRequest(PASSTHROUGH)
     raise BadRequest(f"no parser registered matching path suffix for: {path.partition('?')[0]}")
+
+
+def is_read(path: str, parsers: Sequence[str] = DEFAULT_PARSERS) -> bool:
+    """Whether a body at this path has to be read, or goes on as it is."""
+    return PASSTHROUGH not in parsers or _claimed(path, tuple(parsers)) is not None
+
+
+def _claimed(path: str, parsers: tuple[str, ...]) -> tuple[str, _Parse] | None:
+    """The claim, which is remembered."""
+    key = (path, parsers)
+    if key in _claims:
+        return _claims[key]
+    claim = _claim(*key)
+    if len(_claims) >= _CLAIMS_MAX:
+        _claims.clear()
+    if len(path) <= _PATH_MAX:
+        _claims[key] = claim
+    return claim
 
 
 def _named_by_path(found: ParsedRequest, path: str) -> ParsedRequest:

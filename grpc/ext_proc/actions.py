@@ -11,6 +11,7 @@ import msgspec
 
 from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.parsers.usage import Usage
+from pointsman.grpc.ext_proc.encodings import Unread
 
 
 class Incoming(msgspec.Struct, frozen=True, gc=False):
@@ -19,7 +20,7 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
     """Headers that a decision may read, by their names in lower case."""
     body: bytes
-    """Body of the request; empty where the request is refused before its end."""
+    """Body of the request without its content encoding; empty where the request is refused before its end."""
     body_bytes: int
     """Bytes of the body that were received."""
     subset: tuple[str, ...] | None
@@ -28,6 +29,8 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
     """Whether the headers said that no body follows, or that another protocol does."""
     upgrade: bool = False
     """Whether another protocol follows."""
+    unread: Unread | None = None
+    """Refusal for a body whose content encoding cannot be taken off, should it have to be read."""
 
 
 class Routed(msgspec.Struct, frozen=True, gc=False):

@@ -36,7 +36,10 @@ PATHS = (":path", "x-original-path", "x-forwarded-path")
 """Headers that the path is read from; the first that is present counts."""
 
 WANTED = frozenset(
-    (*PATHS, ":method", "upgrade", REQUEST_ID, "content-length", *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE)
+    (
+        *(*PATHS, ":method", "upgrade", "content-encoding", "content-length"),
+        *(REQUEST_ID, *OBJECTIVE, *FAIRNESS_ID, *MODEL_REWRITE),
+    )
 )
 """Headers that every decision reads; plugins add theirs."""
 

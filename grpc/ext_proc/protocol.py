@@ -32,6 +32,7 @@ from pointsman.grpc.ext_proc import replies
 from pointsman.grpc.ext_proc.actions import Actions, Decide, Incoming, Refuse, Routed
 from pointsman.grpc.ext_proc.bodies import BODIES, REQUEST_BODY, read_body
 from pointsman.grpc.ext_proc.control_headers import SUBSET, asks_for_upgrade, fields_of, read_headers
+from pointsman.grpc.ext_proc.encodings import Unfolding, unfolding
 from pointsman.grpc.ext_proc.header_messages import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
 from pointsman.grpc.ext_proc.model_name import NameRestorer
 from pointsman.grpc.ext_proc.response_half import (
@@ -94,6 +95,8 @@ class Stream:
         self._subset: tuple[str, ...] | None = None
         self._chunks: list[bytes] = []
         """Body of the request as far as it is held here."""
+        self._unfolding: Unfolding | None = None
+        """Body without its content encoding; None where it has none."""
         self._body_bytes = 0
         self._bodyless = False
         """Whether there is no body to read: the headers ended the request, or asked for an upgrade."""
@@ -202,6 +205,8 @@ class Stream:
         if asks_for_upgrade(self._headers):
             self._bodyless = self._upgrade = True
             return self._decide()
+        if encoding := self._headers.get("content-encoding"):
+            self._unfolding = unfolding(encoding)
         length = self._headers.get("content-length", "")
         if length.isascii() and length.isdigit() and len(length) < 20:
             return self._check_size(int(length))
@@ -222,6 +227,8 @@ class Stream:
             if self._body_bytes > self._load.limits.body_bytes_max:
                 return self._check_size(self._body_bytes)
             self._chunks.append(chunk)
+            if self._unfolding is not None:
+                size += self._unfolding.feed(chunk)
             self._load.held_bytes += size
             if self._load.held_bytes > self._load.limits.held_bytes_max:
                 return self._refuse("buffers-full", self._load.limits.held_bytes_max)
@@ -232,7 +239,7 @@ class Stream:
 
     def _check_size(self, found: int) -> Actions:
         wanted = self._load.limits.body_bytes_max
-        return self._refuse("body-too-large", found, wanted) if found > wanted else ()
+        return self._refuse("body-too-large", f"{found} bytes or more", wanted) if found > wanted else ()
 
     def _request_trailers(self, now: float) -> Actions:
         """Trailers end a body; the server waits for them, so each is answered."""
@@ -254,13 +261,20 @@ class Stream:
                 self._subset = hint
 
     def _incoming(self, body: bytes) -> Incoming:
-        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless, self._upgrade)
+        unread = None if self._unfolding is None else self._unfolding.unread
+        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless, self._upgrade, unread)
 
     def _decide(self) -> Actions:
         self._phase = Phase.DECIDING
         if len(self._chunks) > 1:
             self._chunks = [b"".join(self._chunks)]
-        return (Decide(self._incoming(self._chunks[0] if self._chunks else b"")),)
+        return (Decide(self._incoming(self._plain())),)
+
+    def _plain(self) -> bytes:
+        """The body for reading: without its encoding."""
+        if self._unfolding is not None:
+            return self._unfolding.body()
+        return self._chunks[0] if self._chunks else b""
 
     def _refuse(self, reason: RefusalReason, *found: object) -> Actions:
         self._phase = Phase.DECIDING
@@ -271,6 +285,9 @@ class Stream:
         if self._chunks:
             self._load.held_bytes -= sum(map(len, self._chunks))
             self._chunks = []
+            if self._unfolding is not None:
+                self._load.held_bytes -= self._unfolding.bytes
+                self._unfolding = None
 
     # --- the decision ---------------------------------------------------------------------------
 
@@ -280,18 +297,20 @@ class Stream:
         self._phase = Phase.PASSED
         self._routed = True
         body = self._chunks[0] if self._chunks else b""
-        self._release()
-        set_headers = decision.set_headers
+        set_headers, removed = decision.set_headers, self._removed
         restorer = None
         if decision.rename is not None:
             client_name, server_name = decision.rename
-            body = replace_model(body, server_name)
+            body = replace_model(self._plain(), server_name)
+            if self._unfolding is not None:
+                removed = (*removed, "content-encoding")
             if client_name:
                 restorer = NameRestorer(server_name, client_name)
             if "content-length" in self._headers:
                 set_headers = (*set_headers, ("content-length", str(len(body))))
+        self._release()
         self._response = ResponseHalf(self.out, self._received, restorer, self._response_mode)
-        self.out.append(replies.routed(decision.destination, set_headers, self._removed, decision.scores))
+        self.out.append(replies.routed(decision.destination, set_headers, removed, decision.scores))
         if not self._bodyless and (self._body_ended or body):
             self.out += replies.request_chunks(body, self._body_ended)
         if self._trailers_due:

@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given, strategies as st
 from worlds.exchange import BODY, TO, Talk, kinds
+from worlds.pool_port import Talk as PoolPort, cluster_of
 from worlds.wire import destination, request_body, request_trailers, response_body, response_headers, streamed
 
+from pointsman.core.events import RequestRouted
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 
 WEBSOCKET = (
@@ -94,3 +96,15 @@ def test_nothing_is_passed_on_before_the_decision() -> None:
     assert talk.say(asked(*WEBSOCKET), request_body(b"too early", end=False)) == []
     talk.stream.routed(TO)
     assert streamed(talk.say(request_body(b"x", end=False))) == (b"x", False)
+
+
+@pytest.mark.parametrize("headers", [WEBSOCKET, CONNECT], ids=["http/1.1", "http/2"])
+def test_an_upgrades_model_is_that_of_its_address(headers: tuple[tuple[str, str], ...]) -> None:
+    port = PoolPort(cluster_of("10.0.0.1"))
+
+    [reply] = port.say(port.open(), asked(*headers))
+
+    assert destination(reply) == "10.0.0.1:8000"
+    assert [(event.request.path, event.request.model) for event in port.feed.of(RequestRouted)] == [
+        ("/v1/realtime", "m")
+    ]
