@@ -17,7 +17,17 @@ from google.protobuf.internal import api_implementation
 
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.core.feed.picker_end import PickerIdentity
-from pointsman.core.processes.leash import Drain, LeashError, Listen, ListenHealth, PickerMessage, Ready, Stop, Unlisten
+from pointsman.core.processes.leash import (
+    Drain,
+    LeashError,
+    Listen,
+    ListenHealth,
+    OperatorLine,
+    PickerMessage,
+    Ready,
+    Stop,
+    Unlisten,
+)
 from pointsman.core.processes.settings import PickerOptions, PickerSettings
 from pointsman.core.state.traffic import TrafficState
 from pointsman.grpc.epp import ExternalProcessor
@@ -27,10 +37,13 @@ from pointsman.grpc.picker_leash import PickerLeash, held_leash
 from pointsman.grpc.picking import PoolPicking
 from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 from pointsman.grpc.serving.health import Condition, HealthService
-from pointsman.grpc.serving.tls import server_context
+from pointsman.grpc.serving.tls import RenewedPair, server_context
 
 SETTLE_MAX = 1.5
 """Seconds at the end for the log to take the last entries."""
+
+RENEWAL_LOOK = 1.0
+"""Seconds between two looks at the certificate: it is renewed days before the old one ends."""
 
 _logger = logging.getLogger("pointsman.picker")
 
@@ -87,6 +100,7 @@ class PickerProcess:
         self._pending: list[tuple[Listen, socket.socket]] = []
         """Ports that wait for a cluster state."""
         self._tls: ssl.SSLContext | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._told_ready = False
 
     def _ready(self) -> bool:
@@ -161,9 +175,18 @@ class PickerProcess:
         server = GrpcServer([epp, *more], self._options.engine)
         if order.tls and self._tls is None:
             self._tls = server_context(self._options.cert_path, self._options.tls_min_version)
+            if self._options.cert_path and self._options.reload_certificates:
+                self._renewing = asyncio.create_task(self._renew(RenewedPair(self._tls, self._options.cert_path)))
         await server.listen(sock, self._tls if order.tls else None)
         self._pools[order.pool] = (server, epp)
         _logger.info("pool %s is served on port %s", order.pool, sock.getsockname()[1])
+
+    async def _renew(self, pair: RenewedPair) -> None:
+        """Take up renewed certificates for ever."""
+        while True:
+            await asyncio.sleep(RENEWAL_LOOK)
+            if told := await asyncio.to_thread(pair.look):  # a disk that does not answer holds up no stream
+                self._leash.say(OperatorLine(told))
 
     async def _leave(self, pool: str) -> None:
         """Serve a pool no longer; its replies in progress go on without us."""
@@ -186,6 +209,8 @@ class PickerProcess:
 
     async def close(self) -> None:
         """End every call and connection."""
+        if self._renewing is not None:
+            self._renewing.cancel()
         for pool in list(self._pools):
             await self._leave(pool)
         while self._health:

@@ -8,12 +8,13 @@ from pointsman.cli.arguments import DEFAULT_DATA
 from pointsman.cli.commands.epp_flags import EppFlags, environment_thresholds, help_text, parse_flags
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import Deployment, supervise
+from pointsman.cli.supervising.certificate import check_certificate
 from pointsman.cli.supervising.child import ChildPlan
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.ports import bind_everywhere
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.cluster.manifests.endpoints_file import POOL
-from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
+from pointsman.core.config.parse import ConfigError, EffectiveConfig, PickingFlags, default_config
 from pointsman.core.processes.settings import ControlSettings, KeepLimits, PickerOptions
 
 
@@ -30,6 +31,7 @@ def run(name: str, words: list[str]) -> int:
         flags.emit_endpoint_scores,
         flags.disable_endpoint_subset_filter,
         flags.allow_experimental_plugins,
+        metrics=flags.metrics(),
         **environment_thresholds(os.environ),  # type: ignore[arg-type]  # names and numbers are of that Struct
     )
     config = _config(flags, picking)
@@ -51,6 +53,8 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
             bound[flag] = bind_everywhere(port)
         except OSError as error:
             raise Failure(f"--{flag}: found port {port} unusable ({error.strerror}), wanted a free one") from error
+    if flags.secure_serving and flags.cert_path:
+        check_certificate(flags.cert_path)
     control = ControlSettings(
         data=str(deployment.data),
         feed=deployment.feed,
@@ -70,6 +74,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         flags.grpc_max_recv_msg_size,
         flags.http2,
         flags.buffer_max,
+        reload_certificates=flags.enable_cert_reload,
     )
     plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
     listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])
@@ -87,7 +92,10 @@ def _config(flags: EppFlags, picking: PickingFlags) -> EffectiveConfig:
     if flags.config_text:
         return read_config(flags.config_text, "--config-text", picking)
     if not flags.config_file:
-        return DEFAULT_CONFIG
+        try:
+            return default_config(picking)
+        except ConfigError as error:
+            raise Failure(f"flags or environment: {error.message}") from error
     try:
         text = Path(flags.config_file).read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,9 @@ from enum import Enum
 import msgspec
 
 from pointsman.cli.failure import Failure
+from pointsman.core.config.metrics_flags import MetricsFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
+from pointsman.core.parsers.server_metrics import parse_series
 from pointsman.core.processes.settings import HTTP2_ENGINES, MESSAGE_BYTES_MAX, OWN_ENGINE, KeepLimits
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import parse_duration, parse_quantity
@@ -24,8 +26,7 @@ class Effect(Enum):
     ACCEPTED = "accepted"
     """Accepted silently: what it asks for is so in any case, or makes no difference."""
     WARNED = "warned"
-    """Accepted with a warning that it has no effect."""
-    REFUSED = "refused"
+    """Accepted with a warning of what happens instead of what it asks for."""
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -36,10 +37,21 @@ class Flag(msgspec.Struct, frozen=True):
     """`port`, `int`, `bool`, `text`, `duration`, `size` or `room`."""
     default: str
     about: str
+    """What it is for; of a flag that is warned of, what happens instead."""
     effect: Effect = Effect.WORKS
+    so: str = ""
+    """Value that asks for what happens in any case, of a flag that is warned of otherwise."""
 
 
-_WARNED, _REFUSED, _ACCEPTED = Effect.WARNED, Effect.REFUSED, Effect.ACCEPTED
+_WARNED, _ACCEPTED = Effect.WARNED, Effect.ACCEPTED
+
+_VLLM = (
+    "vllm:num_requests_waiting",
+    "vllm:num_requests_running",
+    "vllm:kv_cache_usage_perc",
+    "vllm:lora_requests_info",
+    "vllm:cache_config_info",
+)
 
 FLAGS = (
     Flag("pool-name", "text", "", "InferencePool to pick for"),
@@ -52,9 +64,19 @@ FLAGS = (
     Flag("config-text", "text", "", "the same as text"),
     Flag("secure-serving", "bool", "true", "TLS on the ext_proc port"),
     Flag("cert-path", "text", "", "directory with tls.crt and tls.key (without: self-signed)"),
+    Flag("enable-cert-reload", "bool", "false", "take a renewed certificate from there without a restart"),
     Flag("tls-min-version", "text", "", "VersionTLS12 or VersionTLS13"),
     Flag("health-checking", "bool", "false", "the health service on the ext_proc port as well"),
     Flag("refresh-metrics-interval", "duration", "50ms", "scrape interval, 50ms at least"),
+    Flag("model-server-metrics-port", "int", "0", "port of the servers' metrics page; 0 is the endpoint's"),
+    Flag("model-server-metrics-path", "path", "/metrics", "its path"),
+    Flag("model-server-metrics-scheme", "text", "http", "http or https"),
+    Flag("model-server-metrics-https-insecure-skip-verify", "bool", "true", "take any certificate there"),
+    Flag("total-queued-requests-metric", "series", _VLLM[0], "series of waiting requests, as name{label=value}"),
+    Flag("total-running-requests-metric", "series", _VLLM[1], "series of running requests"),
+    Flag("kv-cache-usage-percentage-metric", "series", _VLLM[2], "series of the KV cache's use"),
+    Flag("lora-info-metric", "series", _VLLM[3], "series that names adapters; empty for none"),
+    Flag("cache-info-metric", "series", _VLLM[4], "series that tells the KV cache's blocks"),
     Flag("emit-endpoint-scores", "bool", "false", "scores of the candidates in the dynamic metadata"),
     Flag("disable-endpoint-subset-filter", "bool", "false", "ignore the data plane's subset of endpoints"),
     Flag("grpc-max-recv-msg-size", "size", "4Mi", "largest ext_proc message taken"),
@@ -73,35 +95,49 @@ FLAGS = (
     Flag("zap-stacktrace-level", "text", "", "", _ACCEPTED),
     Flag("zap-time-encoding", "text", "", "", _ACCEPTED),
     Flag("refresh-prometheus-metrics-interval", "duration", "5s", "", _ACCEPTED),
-    Flag("destination-endpoint-hint-key", "text", "x-gateway-destination-endpoint", "", _WARNED),
-    Flag("destination-endpoint-hint-metadata-namespace", "text", "envoy.lb", "", _WARNED),
-    Flag("endpoint-selector", "text", "", "", _WARNED),
-    Flag("endpoint-target-ports", "text", "", "", _WARNED),
-    Flag("grpc-max-send-msg-size", "size", "", "", _WARNED),
-    Flag("ha-enable-leader-election", "bool", "false", "", _WARNED),
-    Flag("metrics-staleness-threshold", "duration", "2s", "", _WARNED),
-    Flag("model-server-metrics-port", "int", "0", "", _WARNED),
-    Flag("model-server-metrics-path", "text", "/metrics", "", _WARNED),
-    Flag("model-server-metrics-scheme", "text", "http", "", _WARNED),
-    Flag("model-server-metrics-https-insecure-skip-verify", "bool", "true", "", _WARNED),
-    Flag("tracing", "bool", "true", "", _WARNED),
-    Flag("enable-pprof", "bool", "true", "", _WARNED),
-    Flag("enable-grpc-stream-metrics", "bool", "false", "", _WARNED),
-    Flag("enable-cert-reload", "bool", "false", "", _WARNED),
-    Flag("tls-cipher-suites", "text", "", "", _WARNED),
-    Flag("metrics-endpoint-auth", "bool", "true", "", _WARNED),
-    Flag("metrics-client-ca-file", "text", "", "", _WARNED),
-    Flag("metrics-cert-dir", "text", "", "", _WARNED),
-    Flag("total-queued-requests-metric", "text", "", "", _REFUSED),
-    Flag("total-running-requests-metric", "text", "", "", _REFUSED),
-    Flag("kv-cache-usage-percentage-metric", "text", "", "", _REFUSED),
-    Flag("lora-info-metric", "text", "", "", _REFUSED),
-    Flag("cache-info-metric", "text", "", "", _REFUSED),
+    Flag(
+        "destination-endpoint-hint-key",
+        "text",
+        "x-gateway-destination-endpoint",
+        "the endpoint is told in the header x-gateway-destination-endpoint",
+        _WARNED,
+        "x-gateway-destination-endpoint",
+    ),
+    Flag(
+        "destination-endpoint-hint-metadata-namespace",
+        "text",
+        "envoy.lb",
+        "the endpoint is told in the metadata namespace envoy.lb",
+        _WARNED,
+        "envoy.lb",
+    ),
+    Flag("endpoint-selector", "text", "", "the pods are those of the InferencePool in --manifests", _WARNED),
+    Flag("endpoint-target-ports", "text", "", "the ports are those of the InferencePool in --manifests", _WARNED),
+    Flag("grpc-max-send-msg-size", "size", "", "messages are sent whatever their size", _WARNED),
+    Flag("ha-enable-leader-election", "bool", "false", "every replica picks, none leads", _WARNED, "false"),
+    Flag(
+        "metrics-staleness-threshold",
+        "duration",
+        "2s",
+        "a sample is stale as metricsStalenessThreshold of the saturation detector says",
+        _WARNED,
+        "2s",
+    ),
+    Flag("tracing", "bool", "true", "no traces are made", _WARNED, "false"),
+    Flag("enable-pprof", "bool", "true", "there is no /debug/pprof", _WARNED, "false"),
+    Flag("enable-grpc-stream-metrics", "bool", "false", "/metrics has none of gRPC's own metrics", _WARNED, "false"),
+    Flag("tls-cipher-suites", "text", "", "the suites are those that OpenSSL offers by default", _WARNED),
+    Flag("metrics-endpoint-auth", "bool", "true", "/metrics answers whoever reaches its port", _WARNED, "false"),
+    Flag("metrics-client-ca-file", "text", "", "/metrics asks for no certificate", _WARNED),
+    Flag("metrics-cert-dir", "text", "", "/metrics is served without TLS", _WARNED),
 )
 
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+
+_NEUTRAL = {"text": "", "size": ""}
+"""Values that ask for nothing, by kind of flag, where a flag names none that is so in any case."""
 
 FlagValue = str | int | float | bool
 
@@ -119,9 +155,19 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     config_text: str = ""
     secure_serving: bool = True
     cert_path: str = ""
+    enable_cert_reload: bool = False
     tls_min_version: str = ""
     health_checking: bool = False
     refresh_metrics_interval: float = 0.05
+    model_server_metrics_port: int | None = None
+    model_server_metrics_path: str | None = None
+    model_server_metrics_scheme: str | None = None
+    model_server_metrics_https_insecure_skip_verify: bool | None = None
+    total_queued_requests_metric: str | None = None
+    total_running_requests_metric: str | None = None
+    kv_cache_usage_percentage_metric: str | None = None
+    lora_info_metric: str | None = None
+    cache_info_metric: str | None = None
     emit_endpoint_scores: bool = False
     disable_endpoint_subset_filter: bool = False
     grpc_max_recv_msg_size: int = MESSAGE_BYTES_MAX
@@ -133,6 +179,20 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     keep_size: int = KeepLimits().size
     buffer_max: int = BUFFER_BYTES_MAX
     http2: str = OWN_ENGINE
+
+    def metrics(self) -> MetricsFlags:
+        """What they say of the model servers' metrics."""
+        return MetricsFlags(
+            self.model_server_metrics_port,
+            self.model_server_metrics_path,
+            self.model_server_metrics_scheme,
+            self.model_server_metrics_https_insecure_skip_verify,
+            self.total_queued_requests_metric,
+            self.total_running_requests_metric,
+            self.kv_cache_usage_percentage_metric,
+            self.lora_info_metric,
+            self.cache_info_metric,
+        )
 
 
 class GivenFlags(msgspec.Struct, frozen=True):
@@ -157,8 +217,6 @@ def parse_flags(words: list[str]) -> GivenFlags:
         flag = _BY_NAME.get(_kebab(name))
         if flag is None:
             raise Failure(f"unknown flag {word.partition('=')[0]}: {wanted(_kebab(name), _BY_NAME)}", 2)
-        if flag.effect is Effect.REFUSED:
-            raise Failure(f"--{flag.name} is no longer a flag: name metrics by engineConfigs in the config file", 2)
         if not equals:
             if flag.kind == "bool":
                 text = "true"
@@ -167,12 +225,13 @@ def parse_flags(words: list[str]) -> GivenFlags:
             else:
                 raise Failure(f"--{flag.name} has no value, wanted {_article(flag.kind)}", 2)
         values[flag.name] = _value(flag, text)
-        # A flag that is set to its default changes nothing, so it needs no warning.
-        if flag.effect is Effect.WARNED and text != flag.default:
-            warnings.append(f"--{flag.name} {text!r} has no effect in this version")
+        if flag.effect is Effect.WARNED and values[flag.name] != _value(flag, flag.so or _NEUTRAL[flag.kind]):
+            warnings.append(f"--{flag.name}={text} has no effect: {flag.about}")
     known = {name: value for name, value in values.items() if _BY_NAME[name].effect is Effect.WORKS}
     flags = msgspec.convert(known, EppFlags)
     _check(flags)
+    if flags.enable_cert_reload and not flags.cert_path:
+        warnings.append("--enable-cert-reload has no effect: without --cert-path the certificate is our own")
     return GivenFlags(flags, tuple(warnings))
 
 
@@ -184,11 +243,10 @@ def help_text(name: str) -> str:
             default = f" (default {flag.default})" if flag.default not in ("", "false") else ""
             lines.append(f"  --{flag.name:32} {flag.about}{default}")
     for effect, title in (
-        (Effect.WARNED, "accepted, with a warning where the value would matter:"),
+        (Effect.WARNED, "accepted, with a warning where the value asks for something else:"),
         (Effect.ACCEPTED, "accepted; they make no difference:"),
-        (Effect.REFUSED, "refused; name metrics by engineConfigs in the config file:"),
     ):
-        lines += ["", title, *(f"  --{flag.name}" for flag in FLAGS if flag.effect is effect)]
+        lines += ["", title, *(f"  --{flag.name:32} {flag.about}".rstrip() for flag in FLAGS if flag.effect is effect)]
     lines += [
         "",
         "Also as one dash and in camel case, as older versions took them: -poolName, -grpcPort.",
@@ -223,10 +281,21 @@ def _value(flag: Flag, text: str) -> FlagValue:
                 return float(parse_duration(text))
             case "size":
                 return _size(text or flag.default)
+            case "series":
+                return _series(text)
+            case "path":
+                return text if text.startswith("/") else f"/{text}"
             case "room":
                 return parse_quantity(text)
     except ValueError as error:
         raise Failure(f"--{flag.name}: {error}", 2) from error
+    return text
+
+
+def _series(text: str) -> str:
+    """The name of a series; charts of GIE 1.5 put quotes around it that no shell takes away."""
+    text = text.strip().removeprefix('"').removesuffix('"')
+    parse_series(text)
     return text
 
 
@@ -251,6 +320,13 @@ def _check(flags: EppFlags) -> None:
         raise Failure("--keep-age, --keep-size: found less than 0, wanted 0 for no limit, or more", 2)
     if flags.http2 not in HTTP2_ENGINES:
         raise Failure(f"--http2: found {flags.http2!r}, wanted {' or '.join(HTTP2_ENGINES)}", 2)
+    if flags.model_server_metrics_scheme not in (None, "http", "https"):
+        found = flags.model_server_metrics_scheme
+        raise Failure(f"--model-server-metrics-scheme: found {found!r}, wanted http or https", 2)
+    if not 0 <= (flags.model_server_metrics_port or 0) <= 65535:
+        raise Failure(
+            f"--model-server-metrics-port: found {flags.model_server_metrics_port}, wanted a port from 0 to 65535", 2
+        )
     if flags.drain_timeout < 0:
         raise Failure("--drain-timeout: found less than 0, wanted 0 or more", 2)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pointsman.cli.arguments import DEFAULT_DATA, Parser, duration, size
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import Deployment, supervise
+from pointsman.cli.supervising.certificate import check_certificate
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.console_place import CONSOLE_PORT, url_of
 from pointsman.cli.supervising.ports import bind_everywhere
@@ -56,6 +57,8 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
         raise Failure(
             f"--console-port: found port {options.console_port} unusable ({error.strerror}), wanted a free one"
         ) from error
+    if tls and options.cert_path:
+        check_certificate(options.cert_path)
     control = ControlSettings(
         data=str(deployment.data),
         feed=deployment.feed,
@@ -97,6 +100,7 @@ def _listed(ports: dict[str, int]) -> str:
 def _picking(options: argparse.Namespace) -> PickerOptions:
     return PickerOptions(
         cert_path=options.cert_path,
+        reload_certificates=True,
         engine=options.http2,
         buffer_bytes_max=options.buffer_max,
         limits=StreamLimits(body_bytes_max=options.body_max),

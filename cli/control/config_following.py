@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from pointsman.cli.supervising.config_file import parse_text
-from pointsman.core.config.parse import DEFAULT_CONFIG, ConfigError, EffectiveConfig, decode_config
+from pointsman.core.config.parse import ConfigError, EffectiveConfig, decode_config, default_config
 from pointsman.core.events import ConfigAccepted, ConfigRejected
 from pointsman.core.processes.settings import ControlSettings
 from pointsman.core.state.projection import ClusterState
@@ -50,7 +50,7 @@ class ConfigFollower:
             return self._default()  # another version wrote it; the file, read next, replaces it
 
     def _default(self) -> EffectiveConfig:
-        return msgspec.structs.replace(DEFAULT_CONFIG, flags=self._settings.flags)
+        return default_config(self._settings.flags)
 
     async def begin(self) -> str:
         """Read the configuration for the first time; where it is wrong, keep the former and return the error in words."""

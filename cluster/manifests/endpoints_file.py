@@ -48,13 +48,14 @@ def read_endpoints(source: str, data: bytes, pool: str) -> EndpointsFile:
 
 
 def _member(part: Part, pool: str, source: str) -> Member:
-    name = part.text("name")
+    name = part.text("name", "")
     namespace = part.text("namespace", "default", pattern=NAMESPACE, form=NAMESPACE_FORM)
     written = part.text("address")
     try:
         address = address_of(written)
     except ValueError:
         raise part.error("address", f"found {shown(written)}, wanted an IP address") from None
+    name = name or address  # as the Go EPP takes it
     port = _port(part)
     labels = part.labels("labels")
     part.done()

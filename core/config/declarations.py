@@ -16,6 +16,7 @@ from pointsman.core.config.effective import (
     shape_of_scorer,
 )
 from pointsman.core.config.known_names import UNBUILT_PARAMETERS, UNBUILT_TYPES
+from pointsman.core.config.metrics_flags import MetricsFlags
 from pointsman.core.plugin.register import REGISTER, PluginKind
 from pointsman.core.plugin.shapes import BindsFilters
 from pointsman.core.plugins.approx_prefix_cache_producer import ApproxPrefixCacheProducer
@@ -33,8 +34,9 @@ PLUGINS_MAX = 256
 class Declarations:
     """The plugins by name, in the order of declaration."""
 
-    def __init__(self, remarks: Remarks) -> None:
+    def __init__(self, remarks: Remarks, metrics: MetricsFlags) -> None:
         self.remarks = remarks
+        self._metrics = metrics
         self.declared: dict[str, Declared] = {}
         self._built: dict[str, msgspec.Struct] = {}
 
@@ -72,6 +74,7 @@ class Declarations:
                 raise self.remarks.error(
                     (*path, parameter), f"parameter {parameter!r} of {type} is known and not yet available"
                 )
+        parameters = self._metrics.parameters(type, parameters)
         built: msgspec.Struct = self.remarks.convert(parameters, REGISTER[type].struct, path)
         full = msgspec.json.decode(msgspec.json.encode(built, enc_hook=encode_duration))
         self.declared[name] = Declared(name, type, full)

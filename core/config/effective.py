@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pointsman.core.config.metrics_flags import MetricsFlags
 from pointsman.core.plugin.register import REGISTER, PluginKind
 from pointsman.core.plugins.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor
@@ -36,6 +37,7 @@ class PickingFlags(msgspec.Struct, frozen=True):
     """The same from `SD_KV_CACHE_UTIL_THRESHOLD`."""
     metrics_staleness_threshold: float | None = None
     """The same in seconds, from `SD_METRICS_STALENESS_THRESHOLD`."""
+    metrics: MetricsFlags = MetricsFlags()
 
 
 class Declared(msgspec.Struct, frozen=True):

@@ -38,6 +38,7 @@ __all__ = [
     "PickingFlags",
     "PrefixParameters",
     "decode_config",
+    "default_config",
     "parse_config",
 ]
 
@@ -50,7 +51,7 @@ def parse_config(value: object, lines: Lines, flags: PickingFlags) -> EffectiveC
     remarks = Remarks(lines)
     _check_envelope(remarks, document)
     gates = _gates(remarks, document.feature_gates or ())
-    plugins = Declarations(remarks)
+    plugins = Declarations(remarks, flags.metrics)
     plugins.declare_all(document.plugins or ())
     profiles = read_profiles(remarks, plugins, document.scheduling_profiles)
     detector = read_saturation_detector(remarks, plugins, document, flags)
@@ -155,28 +156,32 @@ def _data_layer(
     return discovery, tuple(sources), tuple(extractors)
 
 
-DEFAULT_CONFIG = parse_config(
-    {
-        "apiVersion": API_VERSIONS[0],
-        "kind": "EndpointPickerConfig",
-        "plugins": [
-            {"type": "queue-scorer"},
-            {"type": "kv-cache-utilization-scorer"},
-            {"type": "prefix-cache-scorer"},
-        ],
-        "schedulingProfiles": [
-            {
-                "name": "default",
-                "plugins": [
-                    {"pluginRef": "queue-scorer", "weight": 2},
-                    {"pluginRef": "kv-cache-utilization-scorer", "weight": 2},
-                    {"pluginRef": "prefix-cache-scorer", "weight": 3},
-                    {"pluginRef": "max-score-picker"},
-                ],
-            }
-        ],
-    },
-    {},
-    PickingFlags(),
-)
-"""The configuration where the operator gives none: the Go EPP's."""
+_DEFAULT: dict[str, object] = {
+    "apiVersion": API_VERSIONS[0],
+    "kind": "EndpointPickerConfig",
+    "plugins": [
+        {"type": "queue-scorer"},
+        {"type": "kv-cache-utilization-scorer"},
+        {"type": "prefix-cache-scorer"},
+    ],
+    "schedulingProfiles": [
+        {
+            "name": "default",
+            "plugins": [
+                {"pluginRef": "queue-scorer", "weight": 2},
+                {"pluginRef": "kv-cache-utilization-scorer", "weight": 2},
+                {"pluginRef": "prefix-cache-scorer", "weight": 3},
+                {"pluginRef": "max-score-picker"},
+            ],
+        }
+    ],
+}
+
+
+def default_config(flags: PickingFlags) -> EffectiveConfig:
+    """The configuration where the operator gives none: the Go EPP's; `ConfigError` where the flags are wrong."""
+    return parse_config(_DEFAULT, {}, flags)
+
+
+DEFAULT_CONFIG = default_config(PickingFlags())
+"""The same without any flag."""

@@ -1,5 +1,7 @@
 """What decides in a decision: the plugins of the scheduling profile, and the saturation detector."""
 
+from typing import Any
+
 from pointsman.core.config.declarations import Declarations
 from pointsman.core.config.document import ConfigDocument, ConfigPath, ProfileSpec, Remarks
 from pointsman.core.config.effective import PickingFlags, Placed, ProfileConfig
@@ -102,9 +104,9 @@ def read_saturation_detector(
     return DETECTOR
 
 
-def _thresholds(flags: PickingFlags) -> dict[str, object]:
+def _thresholds(flags: PickingFlags) -> dict[str, Any]:
     """The detector's parameters that the environment gives."""
-    given: dict[str, object] = {}
+    given: dict[str, Any] = {}
     if flags.queue_depth_threshold is not None:
         given["queueDepthThreshold"] = flags.queue_depth_threshold
     if flags.kv_cache_util_threshold is not None:

@@ -83,6 +83,8 @@ class PickerOptions(msgspec.Struct, frozen=True):
     buffer_bytes_max: int = BUFFER_BYTES_MAX
     """Bytes of entries that the log has not acknowledged."""
     limits: StreamLimits = StreamLimits()
+    reload_certificates: bool = False
+    """Whether a certificate that is renewed in `cert_path` is taken up."""
 
 
 class PickerSettings(msgspec.Struct, frozen=True):

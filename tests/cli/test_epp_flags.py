@@ -6,9 +6,22 @@ import pytest
 from hypothesis import assume, given, strategies as st
 
 from pointsman.cli.commands.epp_flags import FLAGS, Effect, Flag, environment_thresholds, help_text, parse_flags
+from pointsman.cli.control.scrape_settings import scrape_settings
 from pointsman.cli.failure import Failure
+from pointsman.core.config.parse import PickingFlags, default_config, parse_config
+from pointsman.core.parsers.server_metrics import PageSeries
+from pointsman.core.plugins.utilization_detector import UtilizationDetector
 
-EXAMPLES = {"bool": "true", "port": "1", "int": "3", "duration": "1m30s", "size": "10MiB", "text": "x"}
+EXAMPLES = {
+    "bool": "true",
+    "port": "1",
+    "int": "3",
+    "duration": "1m30s",
+    "size": "10MiB",
+    "text": "x",
+    "path": "/x",
+    "series": "x{a=b}",
+}
 
 # Section 5.1 of the protocol's description: every flag of today's Go EPP.
 TODAY = [
@@ -69,9 +82,7 @@ def refusal(*words: str) -> str:
 def test_every_flag_of_the_go_epp_is_known(name: str) -> None:
     [flag] = [flag for flag in FLAGS if flag.name == name]
 
-    if flag.effect is Effect.REFUSED:
-        assert "engineConfigs" in refusal(f"--{name}=x")
-    elif name not in ("pool-group", "tls-min-version"):
+    if name not in ("pool-group", "tls-min-version"):
         parse_flags([f"--{name}={EXAMPLES[flag.kind]}"])
 
 
@@ -115,9 +126,91 @@ def test_a_boolean_takes_its_value_only_behind_an_equals_sign() -> None:
     assert "wanted true or false" in refusal("--secure-serving=no")
 
 
-def test_a_flag_without_effect_is_named_in_a_warning_unless_it_asks_for_what_is_so() -> None:
-    assert parse_flags(["--tracing=false"]).warnings == ("--tracing 'false' has no effect in this version",)
-    assert parse_flags(["--tracing=true", "--ha-enable-leader-election=false"]).warnings == ()
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.effect is Effect.WARNED], ids=lambda flag: flag.name)
+def test_a_flag_that_does_nothing_says_what_happens_instead_unless_it_asks_for_that(flag: Flag) -> None:
+    asked = {"bool": "true"}.get(flag.kind, EXAMPLES[flag.kind])
+
+    assert flag.about
+    assert parse_flags([f"--{flag.name}={asked}"]).warnings == (f"--{flag.name}={asked} has no effect: {flag.about}",)
+    assert parse_flags([f"--{flag.name}={flag.so}"] if flag.so else []).warnings == ()
+
+
+def test_what_is_so_in_any_case_needs_no_warning() -> None:
+    words = [
+        "--tracing=false",
+        "--metrics-endpoint-auth=false",
+        "--enable-pprof=false",
+        "--ha-enable-leader-election=f",
+    ]
+
+    assert parse_flags(words).warnings == ()
+
+
+def test_each_flag_that_is_accepted_in_silence_makes_no_difference() -> None:
+    for flag in FLAGS:
+        if flag.effect is Effect.ACCEPTED:
+            assert parse_flags([f"--{flag.name}={EXAMPLES[flag.kind]}"]) == parse_flags([])
+
+
+TRITON = (
+    "--pool-name p --pool-namespace n --pool-group inference.networking.k8s.io --zap-encoder=json --config-file FILE"
+    " --total-queued-requests-metric=nv_trt_llm_request_metrics{request_type=waiting}"
+    " --kv-cache-usage-percentage-metric=nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}"
+    " --lora-info-metric= --tracing=false"
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        TRITON,
+        "--pool-name p --cert-path DIR --enable-cert-reload=true",
+        "--pool-name p --model-server-metrics-port 8002",
+        "--pool-name p --model-server-metrics-scheme https",
+        "-poolName p -modelServerMetricsPath prom -totalQueuedRequestsMetric x",
+    ],
+)
+def test_the_command_lines_of_charts_start_the_picker_without_a_warning(words: str) -> None:
+    assert parse_flags(words.split()).warnings == ()
+
+
+def test_the_metric_flags_are_the_specs_of_one_engine() -> None:
+    flags = PickingFlags(metrics=parse_flags(TRITON.split()).flags.metrics())
+    settings = scrape_settings(default_config(flags), 0.05)
+    engine = settings.engines[settings.default_engine]
+
+    assert engine.waiting == (PageSeries("nv_trt_llm_request_metrics", (("request_type", "waiting"),)),)
+    assert engine.kv_cache == (PageSeries("nv_trt_llm_kv_cache_block_metrics", (("kv_cache_block_type", "fraction"),)),)
+    assert engine.lora is None
+    assert engine.running == (PageSeries("vllm:num_requests_running"),)
+    assert engine.cache_info == PageSeries("vllm:cache_config_info")
+
+
+def test_quotes_that_a_chart_leaves_around_a_series_are_taken_away() -> None:
+    assert parse_flags(['--lora-info-metric="a{b=c}"']).flags.lora_info_metric == "a{b=c}"
+
+
+def test_a_configuration_goes_before_the_metrics_flags() -> None:
+    words = ["--model-server-metrics-path=prom", "--model-server-metrics-port=1", "--lora-info-metric=x"]
+    flags = PickingFlags(metrics=parse_flags(words).flags.metrics())
+    plugins = [
+        {"type": "metrics-data-source", "parameters": {"port": 2}},
+        {"type": "core-metrics-extractor", "parameters": {"defaultEngine": "e", "engineConfigs": [{"name": "e"}]}},
+        {"type": "queue-scorer"},
+    ]
+    sources = [{"pluginRef": "metrics-data-source", "extractors": [{"pluginRef": "core-metrics-extractor"}]}]
+    document = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig", "plugins": plugins}
+    settings = scrape_settings(parse_config(document | {"dataLayer": {"sources": sources}}, {}, flags), 0.05)
+
+    assert (settings.path, settings.metrics_port, settings.default_engine) == ("/prom", 2, "e")
+
+
+def test_thresholds_of_the_environment_hold_without_a_configuration() -> None:
+    config = default_config(PickingFlags(queue_depth_threshold=9))
+    detector = config.parameters(config.saturation_detector)
+
+    assert isinstance(detector, UtilizationDetector)
+    assert detector.queue_depth_threshold == 9
 
 
 @given(st.sampled_from(FLAGS), st.data())
@@ -146,6 +239,9 @@ def test_the_nearest_name_is_the_one_that_was_meant() -> None:
         ("--grpc-max-recv-msg-size=-1", "wanted 1 to 2Gi"),
         ("--buffer-max=3Gi", "wanted 1 to 2Gi"),
         ("--v=loud", "wanted a whole number"),
+        ("--model-server-metrics-scheme=ftp", "wanted http or https"),
+        ("--model-server-metrics-port=70000", "wanted a port from 0 to 65535"),
+        ("--lora-info-metric={a=b}", "wanted a metric name"),
         ("--http2=h3", "wanted pointsman or h2"),
         ("--pool-group=apps", "wanted inference.networking.k8s.io"),
         ("--tls-min-version=1.2", "wanted VersionTLS10"),

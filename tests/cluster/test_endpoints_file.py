@@ -46,6 +46,14 @@ def test_a_file_lists_members() -> None:
     assert wanted_of_endpoints(file, POOL).objects == (PoolApplied(POOL, {}, (8000, 8001), source="endpoints.yaml"),)
 
 
+@pytest.mark.parametrize("name", ["  - {name: '', ", "  - {"])
+def test_an_endpoint_without_a_name_is_named_by_its_address(name: str) -> None:
+    listed = f"{name}namespace: lab, address: 'FD00::0:1', port: '8000'}}"
+    [member] = read(f"endpoints:\n{listed}\n").members
+
+    assert (member.name, member.uid, member.address) == ("fd00::1", "lab/fd00::1", "fd00::1")
+
+
 def test_an_empty_list_is_valid() -> None:
     assert read("endpoints: []").members == ()
 
@@ -62,8 +70,7 @@ def test_what_is_listed_is_what_is_read(rows: list[tuple[str, object, int, bool]
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        (TEXT.replace("name: llama-1", "nam: llama-1"), 7, "endpoints[1].name: is missing, wanted text; line 7 has 'nam' instead"),
-        (TEXT.replace("name: llama-1", "name: ''"), 7, "endpoints[1].name: found '', wanted text"),
+        (TEXT.replace("name: llama-1", "name: 5"), 7, "endpoints[1].name: found 5, wanted text, in quotes"),
         (TEXT.replace("10.0.0.1", "llama.example"), 4, "endpoints[0].address: found 'llama.example', wanted an IP address"),
         (TEXT.replace("10.0.0.1", "10.0.0.256"), 4, "wanted an IP address"),
         (TEXT.replace('"8000"', '"eight"'), 5, "endpoints[0].port: found 'eight', wanted a port from 1 to 65,535"),
@@ -131,7 +138,7 @@ def test_a_reload_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
             assert {e.name for e in log.state.endpoints.values()} == {"llama-0", "llama-1"}
             await log.until(SourceAccepted)
             path.write_text(
-                "endpoints:\n  - {name: llama-2, address: 10.0.0.2, port: '1'}\n  - {address: 10.0.0.3, port: '1'}\n"
+                "endpoints:\n  - {name: llama-2, address: 10.0.0.2, port: '1'}\n  - {name: llama-3, port: '1'}\n"
             )
             rejected = await log.until(SourceRejected)
 

@@ -186,7 +186,8 @@ def test_the_new_name_of_a_control_header_wins_even_when_empty() -> None:
 
 def config(text: dict[str, object], **flags: bool) -> ConfigAccepted:
     """An accepted configuration for all pools."""
-    return ConfigAccepted("*", parse_config(text, {}, PickingFlags(**flags)).encode(), "test")
+    given = PickingFlags(**flags)  # type: ignore[arg-type]  # the flags that are true or false
+    return ConfigAccepted("*", parse_config(text, {}, given).encode(), "test")
 
 
 def picking_config(*plugins: dict[str, object], handler: str = "max-score-picker") -> dict[str, object]:
