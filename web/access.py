@@ -37,6 +37,10 @@ class AccessRefused(Exception):
         self.status = status
 
 
+class TokenRefused(AccessRefused):
+    """Raised where nothing but the token is wrong: the page is of an earlier life of this process, or of no visit."""
+
+
 class Access:
     """The rules, with a secret of this process: after a restart, a form that was open has to be confirmed once more."""
 
@@ -73,6 +77,6 @@ class Access:
         if origin and origin.partition("://")[2] != headers.get("host", ""):
             raise AccessRefused(403, f"origin is {origin[:100]!r}, wanted this console's own")
         if not visit or not hmac.compare_digest(self.token(visit).encode(), token.encode()):
-            raise AccessRefused(
+            raise TokenRefused(
                 403, "the form's token is not this visit's: open the page again and send the form from there"
             )

@@ -50,8 +50,17 @@ class Browser:
         form = {k: html.unescape(v) for k, v in form.items()} | {"reason": html.unescape(reason[1] if reason else "")}
         form |= {KEYS[OLD] if k == "old" else KEYS[NEW] if k == "new" else k: str(v) for k, v in more.items()}
         self.sent = form
-        self.answer = self.console.ask(FORM, "POST", urlencode(form), self.headers)
+        if 'method="get"' in self.answer.body:
+            self.answer = self.get(f"{FORM}?{urlencode(form)}")
+        else:
+            self.answer = self.console.ask(FORM, "POST", urlencode(form), self.headers)
+        if self.answer.headers.get("location", "").startswith(FORM):
+            self.answer = self.get(self.answer.headers["location"])
         return self.answer
+
+    def get(self, address: str) -> Answer:
+        """Go to an address, as by a link or with Back."""
+        return self.console.ask(address, headers={"Cookie": self.headers["Cookie"]})
 
     def again(self) -> Answer:
         """Send the same once more."""
@@ -108,13 +117,59 @@ def test_a_change_is_recorded_then_written_then_confirmed(console: Running) -> N
 
 def test_numbers_can_be_changed_after_they_were_seen(console: Running) -> None:
     browser = Browser(console)
-    browser.send(old=50, new=50, reason="half")
-    body = browser.send(confirmed="").body
+    shown = browser.send(old=50, new=50, reason="half").body
+    edit = re.search(r'href="([^"]+)">Change the numbers</a>', shown)
+    assert edit is not None
+    body = browser.get(html.unescape(edit[1])).body
 
     assert "See what will change" in body
     assert 'value="50"' in body
     assert ">half</textarea>" in body
     assert len(events(console)) == 1
+
+
+def test_back_after_a_finished_change_shows_a_page_and_changes_nothing(console: Running) -> None:
+    browser = Browser(console)
+    browser.send(old=50, new=50, reason="half and half")
+    shown = f"{FORM}?{urlencode({k: v for k, v in browser.sent.items() if k != 'token'})}"
+    assert browser.send(confirmed="yes").status == 303
+    back = browser.get(shown)
+
+    assert back.status == 200
+    assert "These are the weights of the route now." in back.body
+    assert "token" not in shown
+    assert len(console.world.written) == 1
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_half_filled_form_outlives_the_process(console: Running, confirmed: bool) -> None:
+    browser = Browser(console)
+    if confirmed:
+        browser.send(old=60, new=40, reason="halfway there")
+    access = console.world.access
+    access._secret = b"that of another process"
+    body = (
+        browser.send(confirmed="yes").body if confirmed else browser.send(old=60, new=40, reason="halfway there").body
+    )
+
+    assert 'value="60"' in body
+    assert 'value="40"' in body
+    assert ">halfway there</textarea>" in body
+    assert console.world.written == []
+    if confirmed:
+        assert browser.answer.status == 403
+        assert "Pointsman was started again after this form was opened" in body
+        browser.send()
+    assert "Is this what you want?" in browser.answer.body
+    assert browser.send(confirmed="yes").status == 303
+
+
+def test_a_link_of_another_site_does_not_fill_the_form_in(console: Running) -> None:
+    query = urlencode({KEYS[NEW]: 77, "reason": "theirs", "show": "change"})
+    for site in ("cross-site", "same-site"):
+        body = console.ask(f"{FORM}?{query}", headers={"Sec-Fetch-Site": site}).body
+        assert "theirs" not in body
+        assert 'value="77"' not in body
 
 
 def test_a_form_sent_twice_changes_once(console: Running) -> None:
@@ -205,7 +260,10 @@ def test_a_file_that_was_changed_under_the_form_is_refused_and_recorded(console:
     ],
 )
 def test_what_cannot_be_is_refused_in_words(console: Running, form: dict[str, object], status: int, words: str) -> None:
-    answer = Browser(console).send(**({"reason": "because"} | form))
+    browser = Browser(console)
+    if "once" in form:
+        browser.send(reason="because", old=form["old"])
+    answer = browser.send(**({"reason": "because"} | form))
 
     assert answer.status == status
     assert words in html.unescape(answer.body).replace("Somebody else changed", "somebody else changed").replace(

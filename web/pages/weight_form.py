@@ -1,11 +1,15 @@
 """The form that changes a route's weights, and its JSON twin: parsed, asked for, and the outcome shown.
 
 Rules.  Nothing is asked for before the page has shown what will change and that was confirmed.
+What is filled in stands in the address until then, so that it can be reloaded, and gone back to.
 A form is used once; form and twin rest on the version of the route that they showed.
+A form of an earlier life of this process is shown once more with what was filled in, and changes nothing.
 """
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
+from urllib.parse import urlencode
 
 import msgspec
 from quart import g, request
@@ -13,7 +17,7 @@ from quart import g, request
 from pointsman.core.events import RouteObserved
 from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
 from pointsman.core.rollout.weights import WEIGHT_MAX, PlannedChange, WeightsAsked, backend_key, plan, shares
-from pointsman.web.access import COOKIE, AccessRefused
+from pointsman.web.access import COOKIE, AccessRefused, TokenRefused
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
 from pointsman.web.pages import figures
@@ -22,6 +26,12 @@ from pointsman.web.pages.routes import backend_name, route_of, rule_name
 
 ACTOR = "someone on this machine"
 """Name recorded for whoever changes weights: without sign-in, people cannot be told apart."""
+KEPT = ("version", "reason", "show")
+"""Fields of the form that its address holds, beside weights; never its token."""
+AGAIN = (
+    "Nothing was changed: Pointsman was started again after this form was opened."
+    " What you filled in is kept; look at it and send it once more."
+)
 USED_FORMS_MAX = 10_000
 """Forms remembered so that none is used twice; a page is left open for hours, not for that many changes."""
 
@@ -44,6 +54,9 @@ class FormAttempt(msgspec.Struct, frozen=True):
     asked: dict[str, int] = {}
     change: PlannedChange | None = None
     refused: ChangeRefusal | None = None
+    note: str = ""
+    """Words for what has to be known of the form; empty for nothing."""
+    status: int = 200
 
 
 class JsonChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,8 +71,29 @@ class JsonChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def form_page(console: Console, namespace: str, name: str, rule: int) -> Reply:
-    """The form, with the weights as they are."""
-    return await _form(console, _route(console, namespace, name, rule), rule, FormAttempt())
+    """The form with the weights as they are, or as the address fills it in; with `show=change` what would change."""
+    route = _route(console, namespace, name, rule)
+    theirs = request.headers.get("Sec-Fetch-Site", "") in ("cross-site", "same-site")  # a link that fills in for us
+    given = {} if theirs else request.args
+    form = {name: value for name, value in given.items() if name in KEPT or name.startswith(("weight:", "seen:"))}
+    weights = _weights(form)
+    attempt = FormAttempt(form, weights)
+    backends = route.rules[rule].backends
+    if form.get("show") == "change":
+        same = all(weights.get(backend_key(b), b.weight) == b.weight for b in backends)
+        if weights and same and form.get("version") != route.version:  # gone back to after it was done
+            return await _form(console, route, rule, FormAttempt({}, note="These are the weights of the route now."))
+        asked = WeightsAsked(route.route, rule, form.get("version", ""), weights, form.get("reason", ""), ACTOR)
+        planned = plan(asked, route)
+        refused = isinstance(planned, ChangeRefusal)
+        attempt = FormAttempt(form, weights, *((None, planned) if refused else (planned, None)))
+    return await _form(console, route, rule, attempt)
+
+
+def _address(path: str, form: Mapping[str, str], **more: str) -> str:
+    """The address of the form filled in."""
+    kept = {k: v for k, v in form.items() if k in ("version", "reason") or k.startswith(("weight:", "seen:"))}
+    return f"{path}?{urlencode(kept | more)}"
 
 
 def _route(console: Console, namespace: str, name: str, rule: int) -> RouteObserved:
@@ -93,6 +127,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         for b in backends
     ]
     stale = refused is not None and refused.stale
+    path = f"/routes/{route.route}/rules/{rule}/weights"
     context: dict[str, object] = {
         "route": {"name": short_name(route.route), "href": f"/routes/{route.route}", "source": route.source},
         "rule": {"name": rule_name(route, rule), "backends": backends},
@@ -102,7 +137,9 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         "stale": stale,
         "unknown": refused is not None and refused.unknown,
         "conflict": conflict if stale and seen else [],
-        "action": f"/routes/{route.route}/rules/{rule}/weights",
+        "note": attempt.note,
+        "action": path,
+        "edit": _address(path, form),
         "token": token,
         "version": route.version,
         # A form that was used, or refused as stale, gets a new number and can be sent again.
@@ -118,7 +155,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
         "unwritable": route.rules[rule].unwritable,
         "token": token,
     }
-    return Reply("weights.html", "", context, data, 200 if refused is None else _status(refused))
+    return Reply("weights.html", "", context, data, attempt.status if refused is None else _status(refused))
 
 
 def _status(refused: ChangeRefusal) -> int:
@@ -160,19 +197,22 @@ def _arrow(old: str, new: str) -> str:
 
 
 async def change(console: Console, namespace: str, name: str, rule: int) -> Reply:
-    """Plan, show, and once confirmed: ask for the change."""
+    """Ask for the change that was shown and confirmed; a form that was not shown yet is shown."""
     form = {k: str(v) for k, v in (await request.form).items()}
-    _check_access(console, form.get("token", ""))
-    route = _route(console, namespace, name, rule)
-    weights = _weights(form)
-    if form.get("confirmed") == "":
-        return await _form(console, route, rule, FormAttempt(form, weights))
+    route, weights = _route(console, namespace, name, rule), _weights(form)
+    if form.get("confirmed") != "yes":
+        shown = {} if form.get("confirmed") == "" else {"show": "change"}
+        return Reply(location=_address(f"/routes/{route.route}/rules/{rule}/weights", form, **shown))
+    try:
+        _check_access(console, form.get("token", ""))
+    except TokenRefused as error:
+        # Whoever came here from a page of ours has lost nothing but the page.
+        kept = {k: v for k, v in form.items() if k != "once"}
+        return await _form(console, route, rule, FormAttempt(kept, weights, note=f"{AGAIN} ({error}.)", status=403))
     asked = WeightsAsked(route.route, rule, form.get("version", ""), weights, form.get("reason", ""), ACTOR)
     planned = plan(asked, route)
     if isinstance(planned, ChangeRefusal):
         return await _form(console, route, rule, FormAttempt(form, weights, refused=planned))
-    if form.get("confirmed") != "yes":
-        return await _form(console, route, rule, FormAttempt(form, weights, change=planned))
     outcome = _use_up(console, form.get("once", "")) or await console.change_weights(asked)
     if isinstance(outcome, ChangeRefusal):
         route = _route(console, namespace, name, rule)
