@@ -119,8 +119,8 @@ async def into_connection(server: GrpcServer, load: Load, chunks: list[bytes]) -
     ended = "closed" if transport.is_closing() else "went on"
     connection.connection_lost(None)
     await asyncio.sleep(0)
-    if load.streams or load.held_bytes:
-        raise AssertionError(f"{load.streams} streams and {load.held_bytes} bytes are left, wanted none")
+    if load.streams or load.held.bytes:
+        raise AssertionError(f"{load.streams} streams and {load.held.bytes} bytes are left, wanted none")
     return ended
 
 

@@ -7,14 +7,12 @@ Whatever ends a stream, a routed request gets its one end: a reset by the gatewa
 from collections.abc import Callable
 from typing import assert_never
 
-from grpclib.const import Cardinality, Handler
-
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.core.processes.settings import MESSAGE_BYTES_MAX
-from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 from pointsman.grpc.ext_proc.actions import Actions, Decide, Finished, Refuse, Started
 from pointsman.grpc.ext_proc.protocol import Load, Stream
 from pointsman.grpc.picking import Feed, Picked, Picking, RefusedPick
+from pointsman.grpc.serving.held import Account, Held
 from pointsman.grpc.serving.turn import Turn
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -29,32 +27,29 @@ class ExternalProcessor:
         self.load = load
         self.message_bytes_max = message_bytes_max
 
-    def answers(self) -> dict[str, Callable[[], "Exchange"]]:
+    def answers(self) -> dict[str, Callable[[Account], "Exchange"]]:
         """The method that is answered in the turn in which its bytes arrive (`calls.py`)."""
         return {METHOD: self.exchange}
 
-    def exchange(self) -> "Exchange":
-        """A new stream."""
-        return Exchange(self)
+    def exchange(self, account: Account) -> "Exchange":
+        """A new stream; what it holds goes to the account of its connection."""
+        return Exchange(self, account)
+
+    @property
+    def held(self) -> Held:
+        """What all connections have us hold."""
+        return self.load.held
 
     def turn(self) -> Turn:
         """What is sent at a turn's end: the feed's entries before the answers."""
         return Turn(self.feed.flush)
 
-    def __mapping__(self) -> dict[str, Handler]:
-        return {METHOD: Handler(_unreachable, Cardinality.STREAM_STREAM, ProcessingRequest, ProcessingResponse)}
-
-
-async def _unreachable(call: object) -> None:
-    """grpclib refuses what `calls.acceptable` does not take, in its own words, before it would come here."""
-    raise AssertionError("a call of Process reached grpclib")
-
 
 class Exchange:
     """One stream, and what becomes of it in the log and the traffic state; synchronous."""
 
-    def __init__(self, service: ExternalProcessor) -> None:
-        self._stream = Stream(service.load, service.picking.headers)
+    def __init__(self, service: ExternalProcessor, account: Account) -> None:
+        self._stream = Stream(service.load, account, service.picking.headers)
         self._picking = service.picking
         self._feed = service.feed
         self._n = 0
@@ -65,6 +60,11 @@ class Exchange:
         """Whether nothing more will be said: the stream is to be ended with OK."""
         self.decided = False
         """Whether a decision was recorded since the caller last looked: replies wait for the feed."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the request's body that are held."""
+        return self._stream.held_bytes
 
     def receive(self, data: bytes, now: float) -> None:
         """Take the next message; raises `RefusedMessage` where it is none."""

@@ -35,6 +35,7 @@ from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.picker_feed import PickerFeed
 from pointsman.grpc.picker_leash import PickerLeash, held_leash
 from pointsman.grpc.picking import PoolPicking
+from pointsman.grpc.serving.accepting import connections_max
 from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
 from pointsman.grpc.serving.health import Condition, HealthService
 from pointsman.grpc.serving.tls import RenewedPair, server_context
@@ -93,6 +94,7 @@ class PickerProcess:
         self._feed = feed
         self._leash = leash
         self._load = Load(options.limits)
+        self._load.held.connections_max = connections_max()
         self._condition = Condition(self._ready)
         self._pools: dict[str, tuple[GrpcServer, ExternalProcessor]] = {}
         self._health: list[GrpcServer] = []
@@ -146,7 +148,7 @@ class PickerProcess:
                 self._pending.append((order, sock))
             case ListenHealth():
                 assert sock is not None
-                server = GrpcServer([HealthService(self._condition)], self._options.engine)
+                server = GrpcServer([HealthService(self._condition)], self._options.engine, held=self._load.held)
                 await server.listen(sock)
                 self._health.append(server)
             case Unlisten(pool):

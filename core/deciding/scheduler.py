@@ -179,7 +179,7 @@ def _pick(run: Trace, profile: Profile, degraded: bool) -> None:
         run.picks = profile.picker.pick(run.sums, view, count)
         return
     in_flight = view.in_flight
-    for level in np.unique(in_flight).tolist():
+    for level in sorted(set(in_flight.tolist())):  # `np.unique` imports a module at its first call
         if len(run.picks) >= count:
             return
         here = in_flight == level

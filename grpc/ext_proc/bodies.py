@@ -105,11 +105,6 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 _prefix = struct.Struct(">BI").pack
 
 
-def framed(message: bytes) -> bytes:
-    """A gRPC message as it goes out: not compressed, its length, its bytes."""
-    return _prefix(0, len(message)) + message
-
-
 def write_body(request: bool, chunk: bytes, end: bool) -> bytes:
     """The answer that passes on `chunk` of the request's or the response's body, framed."""
     whole = _before(request, len(chunk), end) + chunk

@@ -32,9 +32,9 @@ from pointsman.grpc.ext_proc import replies
 from pointsman.grpc.ext_proc.actions import Actions, Decide, Incoming, Refuse, Routed
 from pointsman.grpc.ext_proc.bodies import BODIES, REQUEST_BODY, read_body
 from pointsman.grpc.ext_proc.control_headers import SUBSET, asks_for_upgrade, fields_of, read_headers
-from pointsman.grpc.ext_proc.encodings import Unfolding, unfolding
 from pointsman.grpc.ext_proc.header_messages import REQUEST_HEADERS, RESPONSE_HEADERS, request_heads
 from pointsman.grpc.ext_proc.model_name import NameRestorer
+from pointsman.grpc.ext_proc.request_body import RequestBody
 from pointsman.grpc.ext_proc.response_half import (
     OBSERVED,
     ONE_ANSWER_EACH,
@@ -46,19 +46,20 @@ from pointsman.grpc.ext_proc.response_half import (
     served,
 )
 from pointsman.grpc.serving.grpc_messages import parsed
+from pointsman.grpc.serving.held import Account, Held
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 _DUPLEX: int = ProcessingMode.FULL_DUPLEX_STREAMED
 
 
 class Load:
-    """What all streams of a picker process hold together."""
+    """What all streams of a picker process amount to together."""
 
     def __init__(self, limits: StreamLimits) -> None:
         self.limits = limits
         self.streams = 0
-        self.held_bytes = 0
-        """Bytes of request bodies that are not routed yet."""
+        self.held = Held(limits.held_bytes_max)
+        """Bytes that connections have us hold, request bodies that are not routed yet among them."""
 
 
 class Phase(Enum):
@@ -79,7 +80,7 @@ class Phase(Enum):
 class Stream:
     """One stream; its owner feeds it messages, performs what it returns, and always calls `closed` in the end."""
 
-    def __init__(self, load: Load, plugin_headers: frozenset[str] = frozenset()) -> None:
+    def __init__(self, load: Load, account: Account, plugin_headers: frozenset[str] = frozenset()) -> None:
         self.out: list[bytes] = []
         """Messages to send, in this order; the owner takes them out."""
         self.ended = False
@@ -93,10 +94,7 @@ class Stream:
         self._removed: tuple[str, ...] = ()
         """Names of the headers that the model server must not see."""
         self._subset: tuple[str, ...] | None = None
-        self._chunks: list[bytes] = []
-        """Body of the request as far as it is held here."""
-        self._unfolding: Unfolding | None = None
-        """Body without its content encoding; None where it has none."""
+        self._body = RequestBody(account)
         self._body_bytes = 0
         self._bodyless = False
         """Whether there is no body to read: the headers ended the request, or asked for an upgrade."""
@@ -110,9 +108,14 @@ class Stream:
         self._open = True
         """Whether the stream counts in `load`."""
         load.streams += 1
-        self._crowded = load.streams > load.limits.streams_max
+        self._crowded = load.streams > load.limits.streams_max and not account.displace()
 
     # --- messages ---------------------------------------------------------------------------------
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are held of the request's body."""
+        return self._body.bytes
 
     @property
     def waiting(self) -> bool:
@@ -206,7 +209,7 @@ class Stream:
             self._bodyless = self._upgrade = True
             return self._decide()
         if encoding := self._headers.get("content-encoding"):
-            self._unfolding = unfolding(encoding)
+            self._body.encoded(encoding)
         length = self._headers.get("content-length", "")
         if length.isascii() and length.isdigit() and len(length) < 20:
             return self._check_size(int(length))
@@ -222,15 +225,10 @@ class Stream:
         elif self._phase is not Phase.BODY or self._body_ended:
             return ()
         if chunk:
-            size = len(chunk)
-            self._body_bytes += size
+            self._body_bytes += len(chunk)
             if self._body_bytes > self._load.limits.body_bytes_max:
                 return self._check_size(self._body_bytes)
-            self._chunks.append(chunk)
-            if self._unfolding is not None:
-                size += self._unfolding.feed(chunk)
-            self._load.held_bytes += size
-            if self._load.held_bytes > self._load.limits.held_bytes_max:
+            if not self._body.take(chunk):
                 return self._refuse("buffers-full", self._load.limits.held_bytes_max)
         if not end:
             return ()
@@ -261,33 +259,17 @@ class Stream:
                 self._subset = hint
 
     def _incoming(self, body: bytes) -> Incoming:
-        unread = None if self._unfolding is None else self._unfolding.unread
-        return Incoming(self._headers, body, self._body_bytes, self._subset, self._bodyless, self._upgrade, unread)
+        body_bytes, unread = self._body_bytes, self._body.unread
+        return Incoming(self._headers, body, body_bytes, self._subset, self._bodyless, self._upgrade, unread)
 
     def _decide(self) -> Actions:
         self._phase = Phase.DECIDING
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
-        return (Decide(self._incoming(self._plain())),)
-
-    def _plain(self) -> bytes:
-        """The body for reading: without its encoding."""
-        if self._unfolding is not None:
-            return self._unfolding.body()
-        return self._chunks[0] if self._chunks else b""
+        return (Decide(self._incoming(self._body.plain())),)
 
     def _refuse(self, reason: RefusalReason, *found: object) -> Actions:
         self._phase = Phase.DECIDING
-        self._release()
+        self._body.release()
         return (Refuse(self._incoming(b""), reason, REFUSALS[reason].tell(*found)),)
-
-    def _release(self) -> None:
-        if self._chunks:
-            self._load.held_bytes -= sum(map(len, self._chunks))
-            self._chunks = []
-            if self._unfolding is not None:
-                self._load.held_bytes -= self._unfolding.bytes
-                self._unfolding = None
 
     # --- the decision ---------------------------------------------------------------------------
 
@@ -296,19 +278,19 @@ class Stream:
         assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
         self._phase = Phase.PASSED
         self._routed = True
-        body = self._chunks[0] if self._chunks else b""
+        body = self._body.as_it_came()
         set_headers, removed = decision.set_headers, self._removed
         restorer = None
         if decision.rename is not None:
             client_name, server_name = decision.rename
-            body = replace_model(self._plain(), server_name)
-            if self._unfolding is not None:
+            body = replace_model(self._body.plain(), server_name)
+            if self._body.folded:
                 removed = (*removed, "content-encoding")
             if client_name:
                 restorer = NameRestorer(server_name, client_name)
             if "content-length" in self._headers:
                 set_headers = (*set_headers, ("content-length", str(len(body))))
-        self._release()
+        self._body.release()
         self._response = ResponseHalf(self.out, self._received, restorer, self._response_mode)
         self.out.append(replies.routed(decision.destination, set_headers, removed, decision.scores))
         if not self._bodyless and (self._body_ended or body):
@@ -319,7 +301,7 @@ class Stream:
     def refused(self, reason: str, message: str) -> None:
         """Answer the client ourselves; `waiting` must be true."""
         assert self.waiting, f"a decision came in phase {self._phase.name}, wanted DECIDING"
-        self._release()
+        self._body.release()
         self._phase = Phase.ENDED
         self.out.append(replies.immediate(reason, message))
         self.ended = True
@@ -329,7 +311,7 @@ class Stream:
     def _responding(self) -> ResponseHalf:
         """The response half; one that comes before a decision was wanted or made belongs to no routed request."""
         if self._response is None:
-            self._release()
+            self._body.release()
             self._phase = Phase.PASSED
             self._response = ResponseHalf(self.out, None, None, self._response_mode)
         return self._response
@@ -362,7 +344,7 @@ class Stream:
         if self._open:
             self._open = False
             self._load.streams -= 1
-            self._release()
+            self._body.release()
         return self._end_with(() if self._response is None else self._response.closed(cause, now))
 
 

@@ -8,8 +8,9 @@ from functools import lru_cache
 
 from pointsman.core.deciding.refusals import refusal
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import HeaderMutation, ProcessingResponse
-from pointsman.grpc.ext_proc.bodies import framed, write_body
+from pointsman.grpc.ext_proc.bodies import write_body
 from pointsman.grpc.ext_proc.control_headers import DESTINATION, DROPPED_REASON, SCORES
+from pointsman.grpc.serving.grpc_messages import framed
 
 CHUNK_BYTES_MAX = 62_000
 """Most body bytes in one answer: what the Go EPP sends, below Envoy's and gRPC's frame buffers of 64 KiB."""

@@ -5,10 +5,13 @@ Each function raises the `ProtocolError` that the connection ends with where the
 
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, PriorityUpdated, RemoteSettingsChanged
-from h2.exceptions import FlowControlError, FrameDataMissingError, ProtocolError
+from h2.exceptions import DenialOfServiceError, FlowControlError, FrameDataMissingError, ProtocolError
 from h2.settings import ChangedSetting, SettingCodes
 
 from pointsman.grpc.http2.frames import FRAME_BYTES, WINDOW_MAX
+
+SETTINGS_MAX = 32
+"""Settings in one frame, as in nghttp2: the protocol knows seven, and extensions a few more."""
 
 
 def read_priority(stream_id: int, payload: bytes) -> PriorityUpdated:
@@ -28,6 +31,8 @@ def read_settings(payload: bytes) -> RemoteSettingsChanged:
     """What the peer sets, in its order; six bytes each, a code and a value (section 6.5)."""
     if len(payload) % 6:
         raise FrameDataMissingError(f"SETTINGS of {len(payload)} bytes, wanted a multiple of 6")
+    if len(payload) > 6 * SETTINGS_MAX:
+        raise DenialOfServiceError(f"{len(payload) // 6} settings in one frame, wanted at most {SETTINGS_MAX}")
     event = RemoteSettingsChanged()
     for start in range(0, len(payload), 6):
         code = int.from_bytes(payload[start : start + 2], "big")

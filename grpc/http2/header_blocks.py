@@ -21,6 +21,10 @@ LIST_BYTES_MAX = 65_536
 """SETTINGS_MAX_HEADER_LIST_SIZE: h2's default, and what a gateway's own limit (60 KiB in Envoy) fits in."""
 REMEMBERED_MAX = 256
 """Blocks remembered at a time, in and out: a gateway uses a handful."""
+REMEMBERED_BYTES_MAX = 16_384
+"""Bytes of the blocks that one connection has us remember; decoded they are some times as many."""
+DIGITS_MAX = 18
+"""Digits of a content-length: more bytes than exist."""
 
 Headers = list[tuple[str, str]]
 """Names and values, in the order in which they came or go."""
@@ -68,8 +72,8 @@ def _fault_as_request(fields: list[tuple[bytes, bytes]]) -> tuple[str, int | Non
         if fault := _fault_of_field(name, value):
             return fault, None
         if name == b"content-length":
-            if not value.isdigit() or (length is not None and length != int(value)):
-                return f"content-length {value!r}, wanted one number", None
+            if not value.isdigit() or len(value) > DIGITS_MAX or (length is not None and length != int(value)):
+                return f"content-length {value[:DIGITS_MAX]!r}, wanted one number", None
             length = int(value)
     missing = {b":method", b":scheme", b":path"} - seen
     if missing and (b":method", b"CONNECT") not in fields:
@@ -120,6 +124,7 @@ class HeaderReader:
         self._table = _Table()
         self._decoder.header_table = self._table
         self._known: dict[bytes, Block] = {}
+        self._known_bytes = 0
 
     def read(self, data: bytes) -> Block:
         """Return the block of `data`; raises `Undecodable`, or `DenialOfServiceError` for more than was advertised."""
@@ -138,8 +143,10 @@ class HeaderReader:
         block = Block(fields)
         if self._table.changes != before:
             self._known.clear()
-        elif len(self._known) < REMEMBERED_MAX:
+            self._known_bytes = 0
+        elif len(self._known) < REMEMBERED_MAX and self._known_bytes + len(data) <= REMEMBERED_BYTES_MAX:
             self._known[data] = block
+            self._known_bytes += len(data)
         return block
 
 

@@ -49,14 +49,11 @@ class ServerConnection:
         self.send_whole = self._sender.send_whole
         self.send_headers = self._sender.send_headers
         self.send_data = self._sender.send_data
+        self.forgive = self._receiver.nuisances.forgive
 
     def hand_over(self, accept: Accept) -> None:
         """Let `accept` say who takes what comes on a stream that begins."""
         self._receiver.accept = accept
-
-    def forgive(self) -> None:
-        """Start counting frames that carry nothing anew; the owner, who has a clock, calls this once a second."""
-        self._receiver.forgive()
 
     @property
     def max_outbound_frame_size(self) -> int:

@@ -31,7 +31,7 @@ from h2.exceptions import (
     StreamClosedError,
     TooManyStreamsError,
 )
-from h2.settings import ChangedSetting
+from h2.settings import ChangedSetting, SettingCodes
 
 from pointsman.grpc.http2.control_frames import error_code, read_goaway, read_ping, read_priority, read_settings
 from pointsman.grpc.http2.frames import (
@@ -53,15 +53,10 @@ from pointsman.grpc.http2.frames import (
     unpadded,
 )
 from pointsman.grpc.http2.header_blocks import CONTINUATIONS_MAX, LIST_BYTES_MAX, Block, HeaderReader, Headers
+from pointsman.grpc.http2.nuisances import DATA_BYTES_MIN, STREAMS_A_NUISANCE, Nuisances
 from pointsman.grpc.http2.sending import Sender
 from pointsman.grpc.http2.streams import ResetBy, Streams, StreamState, Taker
 from pointsman.grpc.http2.windows import ReceiveWindows
-
-NUISANCES_MAX = 10_000
-"""Frames a second that cost work and carry none (pings, settings, priorities, empty data, resets).
-
-Gateways end a request by a reset, and a process cannot serve as many requests a second.
-"""
 
 Accept: TypeAlias = Callable[[int, Headers], Taker | None]
 """Asked for each stream that begins, by its number and headers: who takes what comes on it; None for events."""
@@ -95,8 +90,8 @@ class Receiver:
         self._block: tuple[int, int, bytearray] | None = None
         """Header block that has not come whole: its stream, the flags of its first frame, its bytes so far."""
         self._continuations = 0  # frames of that block behind its first
-        self._nuisances = 0
-        """Frames since `forgive` that cost work and carried none."""
+        self.nuisances = Nuisances()
+        self._nuisance = self.nuisances.count
         self._readers = (
             self._read_data,
             self._read_headers,
@@ -157,16 +152,6 @@ class Receiver:
             return 0
         raise ProtocolError("connection starts with something else than HTTP/2's preface")
 
-    def forgive(self) -> None:
-        """Start counting nuisances anew; the owner, who has a clock, calls this once a second."""
-        self._nuisances = 0
-
-    def _nuisance(self) -> None:
-        self._nuisances += 1
-        if self._nuisances > NUISANCES_MAX:
-            found, wanted = self._nuisances, NUISANCES_MAX
-            raise DenialOfServiceError(f"{found} frames that carry nothing, wanted at most {wanted} a second")
-
     def _read_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         length = len(payload)
         if flags & PADDED:
@@ -190,7 +175,7 @@ class Receiver:
                 windows.acknowledge(length, None)
                 self._stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR, events)
                 return
-        if not payload and not flags & END_STREAM:
+        if len(payload) < DATA_BYTES_MIN and not flags & END_STREAM:
             self._nuisance()
         if stream.taker is not None:
             if stream.taker.take(payload, length):
@@ -378,6 +363,8 @@ class Receiver:
             return
         self._settings_seen = True
         changed = read_settings(payload)
+        if SettingCodes.INITIAL_WINDOW_SIZE in changed.changed_settings:
+            self._nuisance(len(self._streams.open) // STREAMS_A_NUISANCE)
         for setting in changed.changed_settings.values():
             self._sender.obey(setting.setting, setting.new_value)
         self._sender.output.append(frame(SETTINGS, ACK, 0))

@@ -1,14 +1,14 @@
 """The health service that probes and gateways ask (grpc.health.v1)."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
 
-from grpclib import GRPCError, Status
-from grpclib.const import Cardinality, Handler
+from google.protobuf.message import DecodeError
+from grpclib.const import Status
 from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-if TYPE_CHECKING:
-    from grpclib.server import Stream
+from pointsman.grpc.serving.grpc_messages import RefusedMessage, framed
+from pointsman.grpc.serving.held import Account
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
@@ -67,31 +67,51 @@ class HealthService:
     def __init__(self, condition: Condition) -> None:
         self._condition = condition
 
-    async def check(self, stream: "Stream[HealthCheckRequest, HealthCheckResponse]") -> None:
-        """Answer one probe; bad news is a normal reply."""
-        request = await stream.recv_message()
-        if request is not None:
-            await stream.send_message(HealthCheckResponse(status=self._condition.status(request.service)))
+    def answers(self) -> dict[str, Callable[[Account], "Probe"]]:
+        """The methods, each answered when its message has come."""
+        methods = {"Check": self._check, "List": self._list, "Watch": self._watch}
+        return {f"/grpc.health.v1.Health/{name}": partial(_probe, method) for name, method in methods.items()}
 
-    async def list_services(self, stream: "Stream[HealthCheckRequest, bytes]") -> None:
-        """Answer with every service's status."""
-        if await stream.recv_message() is not None:
-            told = {
-                name: HealthCheckResponse(status=self._condition.status(name)) for name in self._condition.services()
-            }
-            await stream.send_message(_list_reply(told))
+    def _check(self, request: bytes) -> bytes:
+        """One status; bad news is a normal reply."""
+        try:
+            asked = HealthCheckRequest.FromString(request)
+        except DecodeError as error:
+            raise RefusedMessage(Status.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+        return HealthCheckResponse(status=self._condition.status(asked.service)).SerializeToString()
 
-    async def watch(self, stream: "Stream[HealthCheckRequest, HealthCheckResponse]") -> None:
-        """Refuse: whoever watches falls back to asking."""
-        raise GRPCError(Status.UNIMPLEMENTED, "Watch is not implemented, use Check")
+    def _list(self, request: bytes) -> bytes:
+        """Every service's status; the request is an empty message."""
+        condition = self._condition
+        return _list_reply({name: HealthCheckResponse(status=condition.status(name)) for name in condition.services()})
 
-    def __mapping__(self) -> dict[str, Handler]:
-        kinds = (HealthCheckRequest, HealthCheckResponse)
-        return {
-            "/grpc.health.v1.Health/Check": Handler(self.check, Cardinality.UNARY_UNARY, *kinds),
-            # The request is an empty message, which any message's class reads.
-            "/grpc.health.v1.Health/List": Handler(
-                self.list_services, Cardinality.UNARY_UNARY, HealthCheckRequest, bytes
-            ),
-            "/grpc.health.v1.Health/Watch": Handler(self.watch, Cardinality.UNARY_STREAM, *kinds),
-        }
+    def _watch(self, request: bytes) -> bytes:
+        """Refused: whoever watches falls back to asking."""
+        raise RefusedMessage(Status.UNIMPLEMENTED, "Watch is not implemented, use Check")
+
+
+class Probe:
+    """One call: a message, and the answer to it."""
+
+    held_bytes = 0
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+        self.out: list[bytes] = []
+        self.ended = self.decided = False
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Answer."""
+        self.out.append(framed(self._answer(data)))
+        self.ended = True
+
+    def let_go(self, now: float) -> None:
+        """Nothing is asked that could go on without an answer."""
+
+    def closed(self, cause: str, now: float) -> None:
+        """Nothing is recorded of a probe."""
+        self.ended = True
+
+
+def _probe(answer: Callable[[bytes], bytes], account: Account) -> Probe:
+    return Probe(answer)

@@ -172,7 +172,7 @@ def test_a_compressed_body_is_read_and_goes_on_as_it_came(name: str) -> None:
     assert talk.decided[0].body_bytes == len(data)
     assert streamed(replies) == (data, True)
     assert not replies[0].request_headers.response.header_mutation.remove_headers
-    assert talk.load.held_bytes == 0
+    assert talk.load.held.bytes == 0
 
 
 def test_a_renamed_model_goes_on_without_the_encoding() -> None:
@@ -187,7 +187,7 @@ def test_a_renamed_model_goes_on_without_the_encoding() -> None:
     assert streamed(replies) == (changed, True)
     assert list(replies[0].request_headers.response.header_mutation.remove_headers) == ["content-encoding"]
     assert set_headers(replies[0])["content-length"] == str(len(changed)).encode()
-    assert talk.load.held_bytes == 0
+    assert talk.load.held.bytes == 0
 
 
 def test_what_a_body_unfolds_to_counts_among_what_is_held() -> None:
@@ -197,7 +197,7 @@ def test_what_a_body_unfolds_to_counts_among_what_is_held() -> None:
     talk.say(request_headers(("content-encoding", "gzip")), request_body(packed(PLAIN, ["gzip"]), end=False))
 
     assert [refusal.reason for refusal in talk.refusals] == ["buffers-full"]
-    assert load.held_bytes == 0
+    assert load.held.bytes == 0
 
 
 # --- up to the decision ---------------------------------------------------------------------------

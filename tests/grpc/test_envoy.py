@@ -151,7 +151,7 @@ def test_a_body_over_the_limit_gets_413(site: Site) -> None:
         assert response.headers["x-llm-d-request-dropped-reason"] == "rejected-body-too-large"
         assert b"inference error: PayloadTooLarge" in response.body
         assert [e.reason for e in site.feed.of(RequestRefused)] == ["body-too-large"]
-        assert site.load.held_bytes == 0
+        assert site.load.held.bytes == 0
 
 
 def test_a_servers_error_is_seen(site: Site) -> None:

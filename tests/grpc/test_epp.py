@@ -254,7 +254,7 @@ def test_whatever_a_client_sends_is_decided_once(
     assert len(decisions) == 1
     assert replies[0].WhichOneof("response") in ("request_headers", "immediate_response")
     assert len(talk.feed.of(RequestFinished)) == len(talk.feed.of(RequestRouted))
-    assert talk.load.streams == talk.load.held_bytes == 0
+    assert talk.load.streams == talk.load.held.bytes == 0
 
 
 CLIENT_HEADERS = (

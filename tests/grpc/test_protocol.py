@@ -249,7 +249,7 @@ def test_a_body_over_the_limit_is_refused_as_soon_as_that_is_known(declared: boo
     assert talk.replies[0].immediate_response.status.code == 413
     assert set_headers(talk.replies[0]) == {"x-llm-d-request-dropped-reason": b"rejected-body-too-large"}
     assert talk.refusals[0].reason == "body-too-large"
-    assert load.held_bytes == 0
+    assert load.held.bytes == 0
     assert talk.say(request_body(b"x" * 5000)) == []
 
 
@@ -270,10 +270,10 @@ def test_held_bodies_are_bounded_together() -> None:
 
     assert second.refusals[0].reason == "buffers-full"
     assert second.replies[0].immediate_response.status.code == 503
-    assert load.held_bytes == 600
+    assert load.held.bytes == 600
     first.say(request_body(b"x" * 300))
     assert len(first.decided) == 1
-    assert load.held_bytes == 0
+    assert load.held.bytes == 0
 
 
 def test_streams_in_flight_are_bounded() -> None:
@@ -334,7 +334,7 @@ def test_every_beginning_of_an_exchange_ends_its_request_once(length: int) -> No
         [] if not routed else ["complete" if length == len(VALID) else "disconnected"]
     )
     assert talk.load.streams == 0
-    assert talk.load.held_bytes == 0
+    assert talk.load.held.bytes == 0
 
 
 MESSAGES = st.sampled_from(
@@ -382,4 +382,4 @@ def test_no_order_of_messages_harms(messages: list[ProcessingRequest], when: str
     assert len(talk.ends) == answered
     assert said in (None, len(talk.stream.out)), "nothing is said after the end"
     assert load.streams == 0
-    assert load.held_bytes == 0
+    assert load.held.bytes == 0

@@ -207,7 +207,7 @@ def test_an_early_response_belongs_to_no_routed_request() -> None:
     assert talk.decided == []
     assert talk.ends == []
     assert talk.stream.ended
-    assert talk.load.held_bytes == 0
+    assert talk.load.held.bytes == 0
 
 
 def test_a_response_that_overtakes_the_decision_withdraws_the_wish() -> None:

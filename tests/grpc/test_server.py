@@ -214,7 +214,7 @@ def test_a_message_over_the_limit_is_refused_by_its_prefix(engine: str) -> None:
             size = request_body(b"x" * 20_000).ByteSize()
             assert caught.value.message == f"grpc: received message larger than max ({size} vs. 10000)"
             assert await whole_exchange(channel) == "10.0.0.1:8000"
-            assert run.load.held_bytes == 0
+            assert run.load.held.bytes == 0
 
     bounded(main)
 

@@ -23,7 +23,7 @@ class Talk:
 
     def __init__(self, answer: Routed | None = TO, load: Load | None = None) -> None:
         self.load = load or Load(StreamLimits())
-        self.stream = Stream(self.load)
+        self.stream = Stream(self.load, self.load.held.open())
         self.answer = answer
         self.now = 100.0
         self.decided: list[Incoming] = []

@@ -94,14 +94,16 @@ class PickerProcess:
         text = encode_settings(
             PickerSettings("picker-0", str(control.feed), "test", str(self.page), options, stop_within)
         )
+        self._errors = control.home / "picker.err"
         self.leash, theirs = socket.socketpair()
         self.leash.settimeout(HUNG)
-        self.process = subprocess.Popen(
-            (sys.executable, "-P", "-c", PROGRAM, text),
-            env=os.environ | {LEASH: str(theirs.fileno())},
-            pass_fds=(theirs.fileno(),),
-            stderr=subprocess.PIPE,
-        )
+        with open(self._errors, "wb") as errors:
+            self.process = subprocess.Popen(
+                (sys.executable, "-P", "-c", PROGRAM, text),
+                env=os.environ | {LEASH: str(theirs.fileno())},
+                pass_fds=(theirs.fileno(),),
+                stderr=errors,
+            )
         theirs.close()
 
     def tell(self, message: LeashMessage, sock: socket.socket | None = None) -> None:
@@ -131,8 +133,12 @@ class PickerProcess:
     def end(self) -> str:
         """Wait for the exit; what it wrote."""
         self.leash.close()
-        _, written = self.process.communicate(timeout=HUNG)
-        return written.decode()
+        self.process.wait(HUNG)
+        return self.written()
+
+    def written(self) -> str:
+        """What it wrote so far."""
+        return self._errors.read_text()
 
 
 @contextmanager

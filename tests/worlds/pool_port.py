@@ -37,7 +37,7 @@ class Talk:
         self.now = 50.0
 
     def open(self) -> Exchange:
-        return ExternalProcessor(self.picking, self.feed, self.load).exchange()
+        return ExternalProcessor(self.picking, self.feed, self.load).exchange(self.load.held.open())
 
     def say(self, exchange: Exchange, *messages: ProcessingRequest) -> list[ProcessingResponse]:
         replies: list[ProcessingResponse] = []

@@ -1,0 +1,249 @@
+"""One connection of a server: bytes to the HTTP/2 engine, streams to the calls that answer them, and time limits.
+
+grpclib's protocol with the engine chosen.  Its handlers are not used: they would start a task for each stream,
+and keep whatever is sent on it.  What none of our methods is, is refused in the turn in which it comes.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol
+from h2.events import DataReceived, RemoteSettingsChanged, RequestReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.exceptions import ProtocolError, StreamClosedError
+from h2.settings import SettingCodes
+from hyperframe.frame import GoAwayFrame
+
+from pointsman.grpc.http2.header_blocks import Headers
+from pointsman.grpc.http2.machine import ServerConnection
+from pointsman.grpc.serving.call import Answering, Call
+from pointsman.grpc.serving.calls import Calls
+from pointsman.grpc.serving.grpc_messages import acceptable, refusal
+from pointsman.grpc.serving.held import Account, Held
+from pointsman.grpc.serving.turn import Turn
+
+if TYPE_CHECKING:
+    from grpclib.config import Configuration
+    from h2.config import H2Configuration
+    from h2.events import Event
+
+HIGHEST_STREAM = 2**31 - 1
+"""Stream id that in a GOAWAY says: open nothing more here, what is open goes on (RFC 9113, 6.8)."""
+UNREAD_MAX = 2 * 2**20
+"""Bytes written to a peer that does not read them: what answers may add in a turn, and much of what control frames may."""
+GREETING_MAX = 10.0
+"""Seconds that a peer has for HTTP/2's preface and its first SETTINGS: gateways send both with their first packet."""
+IDLE_MAX = 300.0
+"""Seconds without a stream after which a connection is closed; a gateway that has work again opens another."""
+LEAVING = 5.0
+"""Seconds between telling a peer to open nothing more and closing, so that what is under way is not lost."""
+MESSAGE_MAX = 60.0
+"""Seconds for the first message of a stream, and for the rest of a message that has begun.
+
+Gateways open a stream to send its first message, and pass on what has come to them.
+"""
+UNREAD_WITHIN = 60.0
+"""Seconds for which a peer may read nothing of what is written to it."""
+
+Answers = Mapping[str, Callable[[Account], Answering]]
+"""Paths of methods, and what begins a call of each, for the account of its connection."""
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its server."""
+
+    settings: "Configuration"
+    http2_settings: "H2Configuration"
+    engine: Callable[["H2Configuration", int], object]
+    streams_max: int
+    answers: Answers
+    turn: Turn
+    held: Held
+    message_bytes_max: int
+    connections: "set[GrpcConnection]"
+
+
+class ServerEvents(EventsProcessor):
+    """What happens on a connection: to its calls, or refused."""
+
+    def __init__(self, handler: AbstractHandler, connection: Connection, answers: Answers, calls: Calls) -> None:
+        super().__init__(handler, connection)
+        self._answers = answers
+        self._calls = calls
+        self.greeted = False
+        """Whether the peer has sent its SETTINGS."""
+        self.begun = 0
+        """Number of streams that the peer has begun."""
+        self._known: tuple[Headers, Callable[[Account], Answering] | None, str | None] = ([], None, None)
+        """The headers last seen, which our engine hands out again for the same bytes; what answers them; their timeout."""
+
+    def process(self, event: "Event") -> None:
+        """Ignore what grpclib does not know: "Implementations MUST ignore and discard frames of unknown types"
+        (RFC 9113, 4.1)."""
+        calls, kind = self._calls, event.__class__
+        if kind is WindowUpdated:
+            calls.window_opened(event.stream_id)  # type: ignore[attr-defined]
+        elif kind is RemoteSettingsChanged:
+            self.greeted = True
+            calls.windows_changed()
+        elif kind is RequestReceived:
+            headers: Headers = event.headers  # type: ignore[attr-defined]
+            if self.accept(event.stream_id, headers) is None:  # type: ignore[attr-defined]
+                self._refuse(event.stream_id, headers)  # type: ignore[attr-defined]
+            return
+        elif (call := calls.get(getattr(event, "stream_id", 0))) is not None:
+            if kind is DataReceived:
+                size = event.flow_controlled_length  # type: ignore[attr-defined]
+                if call.take(event.data, size):  # type: ignore[attr-defined]
+                    self._calls.engine.acknowledge_received_data(size, call.stream_id)
+            elif kind is StreamEnded:
+                call.half_closed()
+            elif kind is StreamReset:
+                call.reset()
+            return
+        processors = getattr(self, "processors", {})  # gone once the connection is closed
+        handle = processors.get(kind)
+        if handle is not None:
+            handle(event)
+
+    def accept(self, stream_id: int, headers: Headers) -> Call | None:
+        """Take a call; None where it is none of ours."""
+        self.begun += 1
+        if headers is not self._known[0]:
+            found = dict(headers)
+            begin = self._answers.get(found.get(":path", "")) if acceptable(headers) else None
+            self._known = (headers, begin, found.get("grpc-timeout"))
+        _, begin, timeout = self._known
+        return None if begin is None else self._calls.begin(stream_id, timeout, begin(self._calls.account))
+
+    def _refuse(self, stream_id: int, headers: Headers) -> None:
+        engine = self._calls.engine
+        try:
+            engine.send_headers(stream_id, refusal(headers, self._answers), end_stream=True)
+            engine.reset_stream(stream_id)
+        except StreamClosedError:
+            pass  # the request has ended as well, and so has the stream
+
+    def close(self, reason: str = "Connection closed") -> None:
+        """As grpclib does it; calls end with their connection."""
+        self._calls.lost()
+        super().close(reason)
+
+
+class GrpcConnection(H2Protocol):
+    """One connection; its server knows it while it lasts, and has it `look` at its times once a second."""
+
+    def __init__(self, server: ConnectionOwner, handler: AbstractHandler) -> None:
+        super().__init__(handler, server.settings, server.http2_settings)
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As grpclib does it, with the engine chosen."""
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        server = self._server
+        engine = server.engine(self.h2_config, server.streams_max)
+        assert isinstance(transport, asyncio.Transport)
+        self.connection = Connection(engine, transport, config=self.config)  # type: ignore[arg-type]  # h2's shape
+        self.engine = self.connection._connection
+        self.engine.initiate_connection()
+        initial = self.engine.local_settings.initial_window_size
+        self.engine.increment_flow_control_window(self.config.http2_connection_window_size - initial)
+        self.engine.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: self.config.http2_stream_window_size})
+        self.connection.flush()
+        self.transport = transport
+        self.calls = Calls(self.engine, transport.write, server.turn, server.held, server.message_bytes_max)
+        self.processor: ServerEvents = ServerEvents(self.handler, self.connection, server.answers, self.calls)
+        if isinstance(self.engine, ServerConnection):
+            self.engine.hand_over(self.processor.accept)
+        self._counted_from = 0.0
+        self._made = self.busy = monotonic()
+        """Time when it was last seen with a stream."""
+        self._begun = 0
+        self._discouraged = False
+        self._paused_since = self._closing_since = 0.0
+        server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came; answers go out at the end of the turn."""
+        now = monotonic()
+        if now - self._counted_from > 1.0:
+            self._counted_from = now
+            if isinstance(self.engine, ServerConnection):
+                self.engine.forgive()
+        turn = self._server.turn
+        turn.read()
+        try:
+            self._read(data)
+        finally:
+            turn.settle()
+
+    def _read(self, data: bytes) -> None:
+        try:
+            events = self.engine.receive_data(data)
+        except ProtocolError:
+            self.connection.flush()
+            self.processor.close("Protocol error")
+            return
+        for event in events:
+            self.processor.process(event)
+        if self.calls not in self._server.turn.dirty:
+            output = self.engine.data_to_send()
+            if output and not self.transport.is_closing():
+                self.transport.write(output)
+
+    def pause_writing(self) -> None:
+        """The peer reads slower than it is written to."""
+        super().pause_writing()
+        self._paused_since = monotonic()
+        self.calls.pause()
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        super().resume_writing()
+        self.calls.resume()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        self._server.connections.discard(self)
+        super().connection_lost(exc)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is in progress."""
+        return not self.calls
+
+    def look(self, now: float) -> None:
+        """End what has taken too long: the peer's greeting, its messages, its reading, its silence."""
+        if self.transport.is_closing():
+            self._closing_since = self._closing_since or now
+            if now - self._closing_since > LEAVING:
+                self.transport.abort()  # what it does not read keeps nobody
+            return
+        deaf = self.calls.paused and now - self._paused_since > UNREAD_WITHIN
+        dumb = not self.processor.greeted and now - self._made > GREETING_MAX
+        if deaf or dumb or self.transport.get_write_buffer_size() > UNREAD_MAX:
+            self.transport.abort()
+        elif self.calls or self.processor.begun != self._begun:
+            self._begun, self.busy = self.processor.begun, now
+            self.calls.end_unfinished(now - MESSAGE_MAX)
+        elif now - self.busy > IDLE_MAX + LEAVING:
+            self.leave()
+        elif now - self.busy > IDLE_MAX and not self._discouraged:
+            self.discourage()
+
+    def discourage(self) -> None:
+        """Ask the peer to open no more streams here."""
+        self._discouraged = True
+        if not self.transport.is_closing():
+            self.transport.write(GoAwayFrame(0, last_stream_id=HIGHEST_STREAM, error_code=0).serialize())
+
+    def leave(self) -> None:
+        """Say GOAWAY for good and close once all is written."""
+        if not self.transport.is_closing():
+            self.engine.close_connection()
+            self.connection.flush()
+            self.processor.close("Server closed")
