@@ -9,6 +9,7 @@ import msgspec
 from pointsman.cli.arguments import Parser, log_directory, print_json
 from pointsman.cli.failure import Failure
 from pointsman.core.deciding.explanation import Candidate, Explanation
+from pointsman.core.deciding.telling.trouble import trouble
 from pointsman.core.deciding.verdict import VerdictKind
 from pointsman.core.events import RequestRouted
 from pointsman.core.state.projection import ClusterState
@@ -123,8 +124,10 @@ def _outcome(told: RequestHistory) -> list[str]:
         return ["  no end of it is recorded yet"] if isinstance(told.decision, RequestRouted) else []
     done = told.finished
     words = [f"  {done.cause}, status {done.status or '-'}, {done.duration * 1000:.1f} ms"]
-    if done.first_token is not None:
-        words.append(f"first token after {done.first_token * 1000:.1f} ms")
+    if (first := done.streamed_token) is not None:
+        words.append(f"first token after {first * 1000:.1f} ms")
+    if said := trouble(done):
+        words.append(said)
     if done.prompt_tokens is not None or done.completion_tokens is not None:
         words.append(f"{_known(done.prompt_tokens)} tokens in, {_known(done.completion_tokens)} out")
     if done.cached_tokens is not None:

@@ -106,6 +106,11 @@ class ResponseStarted(Fact, frozen=True, tag="response-started"):
     """Address and port that the data plane reports, as `address:port`; empty where it reports none."""
 
 
+def streamed_token(first_token: float | None, streamed: bool, status: int) -> float | None:
+    """A first token as `RequestFinished` tells it; None where an earlier version took something else for one."""
+    return first_token if streamed and status < 400 else None
+
+
 class RequestFinished(Fact, frozen=True, tag="request-finished"):
     """The one end of a routed request."""
 
@@ -132,6 +137,11 @@ class RequestFinished(Fact, frozen=True, tag="request-finished"):
     """Words of the server for what went wrong after a status that told of success; empty where nothing did."""
     unanswered: bool = False
     """Whether no server answered: the gateway made the response itself."""
+
+    @property
+    def streamed_token(self) -> float | None:
+        """Seconds until the first token of a streamed answer; None for errors and for answers in one piece."""
+        return streamed_token(self.first_token, self.streamed, self.status)
 
 
 class FeedLost(Fact, frozen=True, tag="feed-lost"):

@@ -35,10 +35,24 @@ _decoder = msgspec.json.Decoder(_Messages)
 def parse(api: str, body: bytes) -> ParsedRequest:
     """Read the body of a request to a path that ends in `api`."""
     if api == COUNT_TOKENS:
-        return ParsedRequest(PARSER, api, skipped=True)
+        return _counted(api, body)
     found = decode_body(_decoder, body, MALFORMED)
     model, streamed = text_of(found.model), bytes(found.stream) == b"true"
     return ParsedRequest(PARSER, api, model, True, streamed, *_prompt(found), text_of(found.cache_salt))
+
+
+def _counted(api: str, body: bytes) -> ParsedRequest:
+    """What there is to know of a prompt to be counted: nothing to hash, since counting leaves nothing in a cache.
+
+    A body that cannot be read goes on, as it does with the Go EPP.
+    """
+    try:
+        found = decode_body(_decoder, body, MALFORMED)
+        text, whole = _prompt(found)
+    except BadRequest:
+        return ParsedRequest(PARSER, api)
+    model = text_of(found.model)
+    return ParsedRequest(PARSER, api, model, bool(model), prompt_bytes=whole or len(text))
 
 
 def _prompt(found: _Messages) -> Prompt:

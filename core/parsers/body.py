@@ -54,8 +54,6 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     """Length of the whole prompt where `prompt` is only its beginning; 0 where it is all of it."""
     salt: str = ""
     """Requests with different salts share no prefix."""
-    skipped: bool = False
-    """The response is of no interest."""
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)

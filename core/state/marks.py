@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from pointsman.core.events import Class, Event, Origin, decode
+from pointsman.core.events.traffic import streamed_token
 
 
 class FactsMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -98,7 +99,7 @@ class FinishedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="
     @property
     def streamed_token(self) -> float | None:
         """Seconds until the first token of a streamed answer; None for errors and for answers in one piece."""
-        return self.first_token if self.streamed and self.status < 400 else None
+        return streamed_token(self.first_token, self.streamed, self.status)
 
 
 Mark: TypeAlias = RoutedMark | RefusedMark | StartedMark | FinishedMark

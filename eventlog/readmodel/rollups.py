@@ -256,7 +256,8 @@ class Summary:
         self.refusals[key].refused_count += 1
 
     def _finished(self, position: int, row: RequestRow, event: FinishedMark, at: float) -> None:
-        row.finished, row.status, row.cause = position, event.status, event.cause
+        row.finished, row.status = position, event.status
+        row.cause = "with an error" if event.error and event.cause == "complete" else event.cause
         row.failed = event.failed
         row.first_token, row.duration = event.streamed_token, event.duration
         row.completion_tokens = event.completion_tokens

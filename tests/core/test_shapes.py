@@ -100,3 +100,19 @@ def test_any_address_is_looked_at_without_an_error(address: str) -> None:
 
 def test_a_query_of_many_fields_names_none() -> None:
     assert model_in_query("/v1/realtime?" + "a=1&" * 1000 + "model=m") == ""
+
+
+def test_a_count_of_tokens_is_read_and_not_hashed() -> None:
+    body = {"model": "m", "system": "be brief", "messages": [{"role": "user", "content": "hello"}]}
+    counted = parse_request("/v1/messages/count_tokens", json.dumps(body).encode())
+    asked = parse_request("/v1/messages", json.dumps(body).encode())
+
+    assert (counted.model, counted.rewritable, counted.prompt) == ("m", True, b"")
+    assert counted.prompt_bytes == len(asked.prompt)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"messages":7}', b"\xff"])
+def test_a_count_of_tokens_that_cannot_be_read_goes_on(body: bytes) -> None:
+    parsed = parse_request("/v1/messages/count_tokens", body)
+
+    assert (parsed.model, parsed.rewritable, parsed.prompt_bytes) == ("", False, 0)

@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def decide(console: Running, *, degraded: bool = False, cause: str = "complete", status: int = 200) -> str:
+def decide(console: Running, *, degraded: bool = False, cause: str = "complete", status: int = 200, **told: Any) -> str:
     """One more decision with its end; its request id."""
     world = console.world
     name = f"made-by-hand-{world.n:08}"
@@ -35,7 +35,7 @@ def decide(console: Running, *, degraded: bool = False, cause: str = "complete",
         world.n += 2
         origin = Origin("picker-0", 1, world.n, world.state.position)
         await world.appender.append(RequestRouted(origin, 1.7e9, RequestFacts(name, OLD), (1,), degraded=degraded))
-        await world.appender.append(RequestFinished(origin, world.n, cause, status, 0.5))
+        await world.appender.append(RequestFinished(origin, world.n, cause, status, 0.5, **told))
         await world.index()
 
     console.call(happen)
@@ -63,6 +63,29 @@ def test_a_pool_the_degraded_and_the_failed_are_found(console: Running) -> None:
     assert listed(console, f"status=failed&pool={quote(NEW)}") == [
         d for d in everything if d["failed"] and d["pool"] == NEW.rpartition("/")[2]
     ]
+
+
+def test_what_no_server_answered_and_an_error_in_an_answer_are_said_and_have_no_first_token(console: Running) -> None:
+    made = {
+        decide(console, status=503, first_token=0.1, unanswered=True): (
+            "503; no server answered: the gateway made this response itself",
+            "complete",
+        ),
+        decide(console, status=200, error="CUDA out of memory"): (
+            "200; the server told an error in its answer: CUDA out of memory",
+            "with an error",
+        ),
+        decide(console, status=404, first_token=0.1, streamed=True): ("500 ms, 404", "complete"),
+        decide(console, status=200, first_token=0.1): ("500 ms, 200", "complete"),
+    }
+    for name, (words, word) in made.items():
+        [row] = listed(console, f"request={name}")
+        told = console.ask(f"/decisions/{row['position']}").body
+
+        assert words in told
+        assert row["open_word"] == word
+        assert row["first_token"] == "–"  # noqa: RUF001
+        assert re.search(r'first token</div><div class="value">–', told)  # noqa: RUF001
 
 
 @pytest.mark.parametrize("by", ["duration", "first_token"])

@@ -5,6 +5,7 @@ import trio
 from quart import request
 
 from pointsman.core.deciding.telling.in_force import InForce
+from pointsman.core.deciding.telling.trouble import trouble
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model
@@ -231,7 +232,7 @@ def _facts(told: Told, picture: Matrix | None, here: InForce | None) -> dict[str
         "rejections": ", ".join(f"{count} for {reason}" for reason, count in decision.rejections) or "nobody rejected",
         "margin": picture.margin if picture else _best(decision),
         "took": f"scheduled in {decision.took:,} µs" if decision.took else "not scheduled",
-        "first_token": words.duration(finished.first_token if finished else None),
+        "first_token": words.duration(finished.streamed_token if finished else None),
         "outcome": _outcome(told),
     }
 
@@ -268,7 +269,8 @@ def _outcome(told: Told) -> str:
         return "under way" if told.started is None else "streaming"
     finished = told.finished[1]
     tokens = f"{words.count(finished.completion_tokens)} tokens, " if finished.completion_tokens is not None else ""
-    return f"{tokens}{words.duration(finished.duration)}, {finished.status or finished.cause}"
+    wrong = f"; {said}" if (said := trouble(finished)) else ""
+    return f"{tokens}{words.duration(finished.duration)}, {finished.status or finished.cause}{wrong}"
 
 
 def _asked(decision: RequestRouted | RequestRefused) -> list[tuple[str, str]]:
@@ -305,9 +307,14 @@ def _recorded(told: Told) -> list[Recorded]:
     found = [Recorded(told.position, tag, by + digest + (" · degraded" if decision.degraded else ""))]
     if told.started is not None:
         at, started = told.started
+        unanswered = told.finished is not None and told.finished[1].unanswered
         served = f"served by {started.served}" if started.served else "endpoint not told"
+        served = "made by the gateway" if unanswered else served
         found.append(Recorded(at, "response-started", f"status {started.status}, {served}"))
     if told.finished is not None:
         at, finished = told.finished
-        found.append(Recorded(at, "request-finished", f"{finished.cause}, {words.size(finished.response_bytes)}"))
+        wrong = f"; {said}" if (said := trouble(finished)) else ""
+        found.append(
+            Recorded(at, "request-finished", f"{finished.cause}, {words.size(finished.response_bytes)}{wrong}")
+        )
     return found
