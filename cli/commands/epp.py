@@ -65,6 +65,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         pool=pool,
         refresh_interval=max(0.05, flags.refresh_metrics_interval),
         metrics=bound["metrics-port"].fileno(),
+        legacy_metrics=flags.legacy_metrics,
         keep=KeepLimits(flags.keep_age, flags.keep_size),
     )
     options = PickerOptions(

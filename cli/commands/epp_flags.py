@@ -60,6 +60,7 @@ FLAGS = (
     Flag("grpc-port", "port", "9002", "ext_proc"),
     Flag("grpc-health-port", "port", "9003", "gRPC health service"),
     Flag("metrics-port", "port", "9090", "Prometheus metrics, at /metrics"),
+    Flag("legacy-metrics", "bool", "false", "the metrics of GIE v0.5 as well, inference_model_* (ours)"),
     Flag("config-file", "text", "", "EndpointPickerConfig; it is watched"),
     Flag("config-text", "text", "", "the same as text"),
     Flag("secure-serving", "bool", "true", "TLS on the ext_proc port"),
@@ -151,6 +152,7 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     grpc_port: int = 9002
     grpc_health_port: int = 9003
     metrics_port: int = 9090
+    legacy_metrics: bool = False
     config_file: str = ""
     config_text: str = ""
     secure_serving: bool = True

@@ -66,6 +66,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
         config_file=str(options.config_file.absolute()) if options.config_file else "",
         picker_tls=tls,
         metrics=bound["metrics-port"].fileno(),
+        legacy_metrics=options.legacy_metrics,
         gateway=gateway,
         console=console.fileno(),
         keep=KeepLimits(options.keep_age, options.keep_size),
@@ -137,6 +138,9 @@ def _parser(name: str) -> Parser:
     )
     parser.add_argument("--health-port", type=_port, default=9003, metavar="PORT", help="(default: 9003)")
     parser.add_argument("--metrics-port", type=_port, default=9090, metavar="PORT", help="(default: 9090)")
+    parser.add_argument(
+        "--legacy-metrics", action="store_true", help="the metrics of GIE v0.5 as well, inference_model_*"
+    )
     _picker_options(parser)
     parser.add_argument(
         "--drain-timeout",

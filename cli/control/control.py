@@ -158,7 +158,9 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         if settings.metrics >= 0:
             nursery.start_soon(
                 _serve_metrics,
-                lambda: metrics_page(control.metrics, log.state, build(), retention.kept),
+                lambda: metrics_page(
+                    control.metrics, log.state, build(), retention.kept, legacy=settings.legacy_metrics
+                ),
                 settings.metrics,
             )
         if settings.console >= 0:

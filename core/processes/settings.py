@@ -52,6 +52,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     picker_tls: bool = False
     metrics: int = -1
     """File descriptor of the listening socket for `/metrics`; -1 for none."""
+    legacy_metrics: bool = False
+    """Whether `/metrics` has the names of GIE v0.5 as well."""
     gateway: GatewaySettings | None = None
     console: int = -1
     """File descriptor of the listening socket for the console; -1 for none."""

@@ -3,6 +3,7 @@
 import random
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,33 @@ def test_an_answer_that_is_no_success_is_an_error_and_one_of_an_error_status_has
     assert page[f'llm_d_epp_request_error_total{{{LABELS},error_code="{code}"}}'] == many
     first = f'llm_d_epp_request_ttft_seconds_count{{{LABELS},streaming="true"}}'
     assert page.get(first, 0) == (many if told["status"] < 400 else 0)
+
+
+def test_the_names_of_older_dashboards_are_there_when_asked_for_and_in_the_documents() -> None:
+    told = {"prompt_tokens": 5, "completion_tokens": 2, "response_bytes": 9}
+    metrics, state = folded(
+        *POOL, routed(1, body_bytes=7), finished(2, 1, **told), routed(3), finished(4, 3, status=500)
+    )
+    page = samples("".join(metrics_page(metrics, state, "b", legacy=True)))
+    labels = 'model_name="m",target_model_name="m"'
+
+    assert page[f"inference_model_request_total{{{labels}}}"] == 2
+    assert page[f'inference_model_request_error_total{{{labels},error_code="ModelServerError"}}'] == 1
+    for name, total in (
+        ("request_duration_seconds", 0.6),
+        ("request_sizes", 7),
+        ("response_sizes", 9),
+        ("input_tokens", 5),
+        ("output_tokens", 2),
+    ):
+        assert page[f"inference_model_{name}_sum{{{labels}}}"] == total
+    documents = (Path(__file__).parents[2] / "docs/compatibility.md").read_text()
+    families = {name.partition("{")[0] for name in page if name.startswith("inference_model_")}
+    plain = {re.sub("_(bucket|sum|count)$", "", name) for name in families}
+    assert plain == set(re.findall(r"^\| `(inference_model_\w+)`", documents, re.MULTILINE))
+    mapped = re.findall(r"^\| `inference_model_\w+` \| `(\w+)` \| `(\w+)` \|$", documents, re.MULTILINE)
+    assert all(any(key.startswith(name) for key in page) for names in mapped for name in names)
+    assert not any(name.startswith("inference_model_") for name in samples(page_text(metrics, state, "b")))
 
 
 def page_of(*ends: tuple[str, bool, dict[str, Any]]) -> dict[str, float]:

@@ -62,8 +62,13 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[float, ...], Callable[[RequestSeri
 """llm-d-router's name, GIE's, help, bounds, which of a series."""
 
 
-def metrics_page(metrics: Metrics, cluster: ClusterState, build: str, kept: Kept | None = None) -> Iterator[str]:
-    """The page, piece by piece; the first ones are empty, while what it is written from is copied."""
+def metrics_page(
+    metrics: Metrics, cluster: ClusterState, build: str, kept: Kept | None = None, *, legacy: bool = False
+) -> Iterator[str]:
+    """The page, piece by piece; the first ones are empty, while what it is written from is copied.
+
+    With `legacy` the families of GIE v0.5 are on it too.
+    """
     page = ExpositionPage()
     last = (_pools(page, cluster), _scheduler(page, metrics), _log(page, kept))
     for parts in last:
@@ -74,7 +79,8 @@ def metrics_page(metrics: Metrics, cluster: ClusterState, build: str, kept: Kept
             series.append(one.copy())
             if len(series) % PIECE_SERIES == 0:
                 yield ""
-    for _ in _write(page, series, last, build):
+    oldest = _oldest(page, series) if legacy else iter(())
+    for _ in _write(page, series, (oldest, *last), build):
         if page.lines >= PIECE_LINES:
             yield page.take()
     yield page.take()
@@ -162,6 +168,24 @@ def _older(
     for labels, histograms in grouped.items():
         page.histogram(name, labels, summed(histograms, histograms[0].bounds), bounds)
         yield
+
+
+def _oldest(page: ExpositionPage, series: list[RequestSeries]) -> Pauses:
+    """Write what GIE called `inference_model_` up to v0.5, and dashboards of v1.0 still do."""
+    total, failed, running = "Requests that were routed.", "Requests that failed or were refused.", "Requests open."
+    routed = [s for s in series if s.requests]
+    samples = _summed_by((_legacy(s), s.requests) for s in routed)
+    yield from _plain(page, "inference_model_request_total", "counter", total, samples.items())
+    errors = [((*_legacy(s), ("error_code", code)), n) for s in series for code, n in sorted(s.errors.items())]
+    samples = _summed_by(errors)
+    yield from _plain(page, "inference_model_request_error_total", "counter", failed, samples.items())
+    samples = _summed_by(((("model_name", s.model),), s.running) for s in routed)
+    yield from _plain(page, "inference_model_running_requests", "gauge", running, samples.items())
+    for _, name, about, bounds, which in _HISTOGRAMS:
+        if name == "prompt_cached_tokens":
+            continue  # it came with v1.0
+        counted = [(s, which(s)) for s in series if any(which(s).counts)]
+        yield from _older(page, f"inference_model_{name}", about, bounds, counted)
 
 
 def _token_times(page: ExpositionPage, series: list[RequestSeries]) -> Pauses:
