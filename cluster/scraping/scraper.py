@@ -17,6 +17,7 @@ from functools import lru_cache
 import msgspec
 import trio
 
+from pointsman.cluster.scraping.block_size import BlockSizes
 from pointsman.cluster.scraping.http_page import PageResponse
 from pointsman.cluster.scraping.pace import COST_OF_A_FETCH, IDLE_AFTER, INTERVAL_MIN, Pace, pace
 from pointsman.cluster.scraping.page_client import FetchError, PageAddress, PageClient, UnreadableError
@@ -128,6 +129,7 @@ class Scraper:
         self._state, self._emit = state, emit
         self._last_request, self._on_result = last_request, on_result
         self._samples = Samples()
+        self._block_sizes = BlockSizes()
         self._targets: dict[int, _Target] = {}
         self._groups: list[list[_Target]] = [[]]
         self._seen: tuple[ClusterState, int] | None = None
@@ -167,6 +169,8 @@ class Scraper:
                 now = self._now()
                 self._follow(nursery)
                 pace = self._set_pace()
+                if sizes := self._block_sizes.due(self._state()):
+                    self._emit(sizes)
                 if trio.current_time() >= self._due:
                     self._give_turn(self._groups[turn % len(self._groups)], now, pace)
                     turn += 1

@@ -7,7 +7,6 @@ import msgspec
 
 from pointsman.core.config.document import ConfigPath, PluginSpec, Remarks, place_of
 from pointsman.core.config.effective import (
-    BLOCK_BYTES_MIN,
     BYTES_A_TOKEN,
     DEFAULT_PRODUCER,
     Declared,
@@ -24,6 +23,7 @@ from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor
 from pointsman.core.plugins.metrics_data_source import MetricsDataSource
 from pointsman.core.plugins.prefix_cache_scorer import PrefixCacheScorer
 from pointsman.core.prefix.prompt_blocks import reach
+from pointsman.core.state.prefix_blocks import BLOCK_TOKENS_MIN
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import encode_duration
 
@@ -139,7 +139,7 @@ class Declarations:
     ) -> None:
         """Warn of each limit on the length of prefixes that is not the one in force."""
         blocks, tokens = (*path, "maxPrefixBlocksToMatch"), (*path, "maxPrefixTokensToMatch")
-        size = min(shape.block_bytes, BLOCK_BYTES_MIN) if shape.auto_tune else shape.block_bytes
+        size = min(shape.block_bytes, BLOCK_TOKENS_MIN * BYTES_A_TOKEN) if shape.auto_tune else shape.block_bytes
         least = f"{reach(size) // BYTES_A_TOKEN} tokens of a prompt are matched where a block has {size} bytes"
         if built.max_prefix_blocks_to_match == built.max_prefix_tokens_to_match == 0:
             self.remarks.warn(tokens, f"no limit is not to be had: at most {least}")

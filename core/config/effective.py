@@ -19,8 +19,6 @@ from pointsman.core.values.quantities import decode_duration, encode_duration
 
 BYTES_A_TOKEN = 4
 """The estimate of GIE and llm-d-router where a size is given in tokens."""
-BLOCK_BYTES_MIN = 64
-"""Bytes of the smallest block that follows the server's own: 16 tokens, the least that vLLM uses, at 4 bytes each."""
 DEFAULT_PRODUCER = "approx-prefix-cache-producer"
 """Name of the producer that a prefix-cache-scorer takes its parameters from where it names none."""
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 import numpy as np
 
-from pointsman.core.config.effective import BLOCK_BYTES_MIN, BYTES_A_TOKEN, PrefixParameters
+from pointsman.core.config.effective import BYTES_A_TOKEN, PrefixParameters
 from pointsman.core.deciding.client_text import check_text, cut_text
 from pointsman.core.events import RequestFacts
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
@@ -113,11 +113,9 @@ def _first(headers: Mapping[str, str | bytes], names: tuple[str, ...]) -> str | 
 
 
 def block_bytes(prefix: PrefixParameters, pool: str, cluster: ClusterState) -> int:
-    """Bytes of a prompt block: the configured ones, or those of the first candidate's cache blocks."""
-    if prefix.auto_tune:
-        candidates = cluster.ready(pool)
-        if len(candidates) and (tokens := int(cluster.cache_block_tokens[candidates[0]])) > 0:
-            return max(tokens * BYTES_A_TOKEN, BLOCK_BYTES_MIN)
+    """Bytes of a prompt block: the configured ones, or those that the pool's servers were found to have."""
+    if prefix.auto_tune and (tokens := cluster.prefix_blocks.tokens(pool)):
+        return tokens * BYTES_A_TOKEN
     return prefix.block_bytes
 
 

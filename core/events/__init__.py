@@ -35,6 +35,7 @@ from pointsman.core.events.load import (
     NEVER_SAMPLED as NEVER_SAMPLED,
     LabelsChanged as LabelsChanged,
     LoadSampled as LoadSampled,
+    PrefixBlockSized as PrefixBlockSized,
     ScrapeFailed as ScrapeFailed,
     ScrapePaced as ScrapePaced,
     ServerStarted as ServerStarted,
@@ -114,6 +115,7 @@ Event: TypeAlias = (
     | SourceRejected
     | LoadSampled
     | LabelsChanged
+    | PrefixBlockSized
     | ScrapeFailed
     | ScrapePaced
     | ServerStarted
@@ -155,7 +157,9 @@ _MEMBERSHIP: frozenset[object] = frozenset(get_args(AppliedEvent | DeletedEvent)
     SourceAccepted,
     SourceRejected,
 }
-_LOAD: frozenset[object] = frozenset((LoadSampled, LabelsChanged, ScrapeFailed, ScrapePaced, ServerStarted))
+_LOAD: frozenset[object] = frozenset(
+    (LoadSampled, LabelsChanged, PrefixBlockSized, ScrapeFailed, ScrapePaced, ServerStarted)
+)
 _TRAFFIC: frozenset[object] = frozenset((RequestRouted, RequestRefused, ResponseStarted, RequestFinished))
 _CLASSES: dict[object, Class] = {
     kind: kept

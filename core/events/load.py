@@ -43,6 +43,15 @@ class ServerStarted(Fact, frozen=True, tag="server-started"):
     started_at: float
 
 
+class PrefixBlockSized(Fact, frozen=True, tag="prefix-block-sized"):
+    """Prompts for a pool are hashed in blocks of this size from here on, until its servers are others."""
+
+    pool: str
+    tokens: int
+    before: int = 0
+    """Tokens until here; 0 where none had been chosen."""
+
+
 class ScrapeFailed(Fact, frozen=True, tag="scrape-failed"):
     """Scrapes failed: how old each sample now is, by the scraper's own clock; endpoints are packed, ascending."""
 

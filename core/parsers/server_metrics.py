@@ -71,6 +71,8 @@ class EngineNames(msgspec.Struct, frozen=True):
     lora: PageSeries | None = None
     cache_info: PageSeries | None = None
     block_tokens_label: str = "block_size"
+    unit_label: str = ""
+    """Label that tells in how many tokens prefixes are shared, where a block of the cache is longer than that."""
     blocks_label: str = "num_gpu_blocks"
     block_tokens: PageSeries | None = None
     blocks: PageSeries | None = None
@@ -87,6 +89,7 @@ ENGINES: Mapping[str, EngineNames] = MappingProxyType(
             kv_cache=(PageSeries("vllm:kv_cache_usage_perc"), PageSeries("vllm:gpu_cache_usage_perc")),
             lora=PageSeries("vllm:lora_requests_info"),
             cache_info=PageSeries("vllm:cache_config_info"),
+            unit_label="prefix_match_unit",
         ),
         "sglang": EngineNames(
             waiting=(PageSeries("sglang:num_queue_reqs"),),
@@ -372,12 +375,16 @@ def _united(of_engines: list[Mapping[str, str]], label: str) -> tuple[str, ...]:
 
 
 def _geometry(page: bytes, engine: EngineNames) -> tuple[int | None, int | None]:
-    """Tokens in a block of the KV cache, and blocks of all engines."""
+    """Tokens in a block of the KV cache, or in a unit that prefixes are shared in, and such blocks of all engines."""
     if engine.cache_info is not None:
         infos = _infos(page, engine.cache_info)
         if not infos:
             return None, None
-        blocks = min(sum(_whole(info.get(engine.blocks_label)) for info in infos), COUNT_MAX)
-        return _whole(infos[0].get(engine.block_tokens_label)), blocks
-    tokens = [] if engine.block_tokens is None else _values(page, (engine.block_tokens,))
-    return _total(tokens[:1]), None if engine.blocks is None else _total(_values(page, (engine.blocks,)))
+        blocks = sum(_whole(info.get(engine.blocks_label)) for info in infos)
+        tokens = _whole(infos[0].get(engine.block_tokens_label))
+        # With Mamba layers vLLM has blocks of thousands of tokens, of which a prefix may fill a part.
+        if unit := _whole(infos[0].get(engine.unit_label)):
+            tokens, blocks = unit, blocks * tokens // unit
+        return tokens, min(blocks, COUNT_MAX)
+    sizes = [] if engine.block_tokens is None else _values(page, (engine.block_tokens,))
+    return _total(sizes[:1]), None if engine.blocks is None else _total(_values(page, (engine.blocks,)))

@@ -20,6 +20,7 @@ from pointsman.core.state.adapters import AdapterTable
 from pointsman.core.state.marks import FinishedMark, Mark, RefusedMark, RoutedMark, StartedMark, skim
 from pointsman.core.state.membership import Adapters, Endpoint, Epoch, EpochKey, ServerProcess, Slots
 from pointsman.core.state.objects import Objects
+from pointsman.core.state.prefix_blocks import PrefixBlocks
 from pointsman.core.values.facts import Applied, Deleted
 from pointsman.core.values.packing import unpack, unpack_floats
 
@@ -29,6 +30,7 @@ _Rare: TypeAlias = (
     | events.SourceAccepted
     | events.SourceRejected
     | events.ConfigAccepted
+    | events.PrefixBlockSized
     | events.PickerStarted
     | events.PickerEnded
     | events.FeedLost
@@ -69,6 +71,7 @@ class ClusterState:
         self.pending_changes: dict[str, events.WeightsIntended] = {}
         """Changes of weights that were recorded before they are written, and have no recorded end yet."""
         self.epochs: dict[EpochKey, Epoch] = {}
+        self.prefix_blocks = PrefixBlocks()
         self.interval = self.threshold = 0.0
         self.endpoints: dict[int, Endpoint] = {}
         self.by_slot: list[Endpoint | None] = []
@@ -196,6 +199,7 @@ class ClusterState:
                 self.objects.drop(event)
                 for member in self.members(pool):
                     self._left(member.number)
+                self.prefix_blocks.drop(pool)
                 self._moved()
             case _:
                 self._apply_rare(event)
@@ -212,6 +216,8 @@ class ClusterState:
                 self.rejected_sources[source] = event
             case events.ConfigAccepted(pool):
                 self.configs[pool] = event
+            case events.PrefixBlockSized(pool, tokens):
+                self.prefix_blocks.hold(pool, tokens, [member.number for member in self.members(pool)])
             case events.PickerStarted(origin, build, scheduler, plugins):
                 key = (origin.picker, origin.epoch)
                 adopted_to = self.epochs[key].adopted_to if key in self.epochs else 0
@@ -307,6 +313,7 @@ class ClusterState:
         if (member := self.endpoints.pop(number, None)) is None:
             return
         slot = member.slot
+        self.prefix_blocks.gone(member.pool, number)
         self.by_slot[slot] = None
         self.generation[slot] += 1
         self.adapters[slot] = Adapters()
@@ -362,6 +369,8 @@ class ClusterState:
             return
         before = self.adapters[member.slot] if event.lora_told else Adapters()
         self.adapters[member.slot] = before.followed(event.lora_running, event.lora_waiting, event.lora_max)
+        if self.cache_block_tokens[member.slot] not in (0, event.cache_block_tokens):
+            self.prefix_blocks.gone(member.pool, event.endpoint)
         self.cache_block_tokens[member.slot] = event.cache_block_tokens
         self.cache_blocks[member.slot] = event.cache_blocks
 
@@ -374,5 +383,6 @@ class ClusterState:
             self.process_since[slot] = self.position
             self.adapters[slot] = Adapters()
             self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
+            self.prefix_blocks.gone(member.pool, event.endpoint)
             self.load_version += 1
             self._moved()

@@ -14,6 +14,7 @@ from pointsman.core.events import (
     WeightsIntended,
 )
 from pointsman.core.state.membership import Adapters, Endpoint, Epoch, ServerProcess
+from pointsman.core.state.prefix_blocks import PrefixBlock, PrefixBlocks
 from pointsman.core.state.projection import ClusterState
 
 VERSION = 2
@@ -61,6 +62,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True):
     free_generations: list[tuple[int, int]]
     """Slot and generation of each free row."""
     processes: list[ServerProcess] = []
+    prefix_blocks: list[PrefixBlock] = []
 
 
 def snapshot_of(state: ClusterState) -> ClusterSnapshot:
@@ -82,6 +84,7 @@ def snapshot_of(state: ClusterState) -> ClusterSnapshot:
         rows=[_row(state, e) for e in state.by_slot if e is not None],
         free_generations=[(slot, state.generation[slot]) for slot in sorted(state.free)],
         processes=[state.processes[number] for number in sorted(state.processes)],
+        prefix_blocks=state.prefix_blocks.all(),
     )
 
 
@@ -119,6 +122,7 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
     state.processes = {one.endpoint: one for one in snapshot.processes}
     state.epochs = {(e.picker, e.epoch): msgspec.structs.replace(e) for e in snapshot.epochs}
     state.interval, state.threshold = snapshot.interval, snapshot.threshold
+    state.prefix_blocks = PrefixBlocks(snapshot.prefix_blocks)
     count = len(snapshot.rows) + len(snapshot.free_generations)
     capacity = len(state.waiting)
     while capacity < count:

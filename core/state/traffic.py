@@ -89,11 +89,20 @@ class RecordedTraffic:
 
 
 class PrefixRoom(msgspec.Struct, frozen=True):
-    """How many blocks a server of a pool remembers."""
+    """How much of prompts a server of a pool remembers."""
 
     capacity: int = SERVER_BLOCKS
+    """Length in blocks of the pool's size."""
     auto_tune: bool = True
-    """Whether a server has the capacity that its number of cache blocks gives, where that is known at its first use."""
+    """Whether a server has the capacity that its cache gives, where that is known at its first use."""
+
+    def of(self, cluster: ClusterState, pool: str, slot: int) -> int:
+        """The capacity of the server in the slot."""
+        blocks = int(cluster.cache_blocks[slot]) if self.auto_tune else 0
+        own, held = int(cluster.cache_block_tokens[slot]), cluster.prefix_blocks.tokens(pool)
+        if blocks and own and held:  # its blocks may be others than the pool's
+            blocks = max(1, blocks * own // held)
+        return blocks or self.capacity
 
 
 class TrafficStatistics(msgspec.Struct, frozen=True):
@@ -241,9 +250,10 @@ class TrafficState:
         place = self._enter(event.endpoints[0], cluster)
         slot = place[0]
         if slot >= 0 and event.request.prefix:
-            room = self.rooms.get(event.request.pool, _ROOM)
-            told = int(cluster.cache_blocks[slot]) if room.auto_tune else 0
-            self.prefix.record(slot, event.request.prefix, told or room.capacity)
+            pool = event.request.pool
+            # Only with its first blocks a server is given a capacity.
+            capacity = 1 if self.prefix.held(slot) else self.rooms.get(pool, _ROOM).of(cluster, pool, slot)
+            self.prefix.record(slot, event.request.prefix, capacity)
         return place
 
     def warm(self, endpoint: int, room: PrefixRoom, hashes: bytes) -> int:
@@ -252,8 +262,7 @@ class TrafficState:
         member = cluster.endpoints.get(endpoint) if cluster is not None else None
         if cluster is None or member is None:
             return 0
-        told = int(cluster.cache_blocks[member.slot]) if room.auto_tune else 0
-        return self.prefix.warm(member.slot, hashes, told or room.capacity)
+        return self.prefix.warm(member.slot, hashes, room.of(cluster, member.pool, member.slot))
 
     def full(self) -> bool:
         """Return whether no endpoint has room for more blocks."""

@@ -20,6 +20,7 @@ from pointsman.core.events import (
     EndpointLeft,
     LabelsChanged,
     LoadSampled,
+    PrefixBlockSized,
     ScrapeFailed,
     ScrapePaced,
 )
@@ -201,3 +202,14 @@ def test_a_restart_tells_no_labels_again() -> None:
 
 
 # --- staleness --------------------------------------------------------------------------------------
+
+
+def test_the_size_of_prompt_blocks_is_told_once_for_a_pool() -> None:
+    async def body(world: World) -> None:
+        for _ in range(2):
+            await world.server(ok(page()))
+        await world.until(lambda: len(world.told(LoadSampled)) >= 6)
+
+        assert world.told(PrefixBlockSized) == [PrefixBlockSized(POOL, 16)]
+
+    scraped(body)

@@ -27,7 +27,7 @@ from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.snapshot import decode_snapshot, encode_snapshot
 
 GOLDEN = (
-    b"\xde\x00\x10\xa7version\x02\xa8position\n\xa6log_id\xa3log"
+    b"\xde\x00\x11\xa7version\x02\xa8position\n\xa6log_id\xa3log"
     b"\xadnext_endpoint\x01"
     b"\xa5pools\x92\x99\xacpool-applied\xa9default/a\x82\xa3app\xa1a\xa4tier\xa1x\x92\xcd\x1f@\xcd\x1fA\xa3epp\xcd#*\xa8FailOpen\xa4http\xa6a.yaml"
     b"\x99\xacpool-applied\xa9default/b\x81\xa3app\xa1b\x91\xcd\x1f@\xa0\x00\xa9FailClose\xa4http\xa0"
@@ -36,7 +36,7 @@ GOLDEN = (
     b"\xa6routes\x91\x96\xaeroute-observed\xa9default/r\x91\x99\x91\x96\xa1/\xaaPathPrefix\x90\xa0\x90\xa0\x91\x96\xa9default/aZ\xadInferencePool\xbbinference.networking.k8s.io\x90\xa0\xa0\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa0\x90\xc0\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa0\x90\xa6r.yaml\xa2v1"
     b"\xb0rejected_sources\x90\xafpending_changes\x90"
     b"\xa6epochs\x90\xa8interval\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa9threshold\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa4rows\x90\xb0free_generations\x90"
-    b"\xa9processes\x90"
+    b"\xa9processes\x90\xadprefix_blocks\x90"
 )
 
 WITHOUT_SOURCES = (
@@ -51,7 +51,9 @@ WITHOUT_SOURCES = (
 """The same from before objectives had a source, rules a reason why they cannot be written, and filters."""
 
 
-OF_VERSION_1 = GOLDEN.replace(b"\xde\x00\x10\xa7version\x02", b"\x8f\xa7version\x01").replace(b"\xa9processes\x90", b"")
+OF_VERSION_1 = GOLDEN.replace(b"\xde\x00\x11\xa7version\x02", b"\x8f\xa7version\x01").replace(
+    b"\xa9processes\x90\xadprefix_blocks\x90", b""
+)
 
 
 def replay(log: list[Entry], state: ClusterState) -> ClusterState:

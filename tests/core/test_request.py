@@ -15,6 +15,7 @@ from pointsman.core.events import (
     ObjectiveApplied,
     Origin,
     PoolApplied,
+    PrefixBlockSized,
     RequestFacts,
     RequestRouted,
     encode,
@@ -139,18 +140,19 @@ def test_prefixes_are_those_of_the_model_that_the_server_sees() -> None:
     assert made({"x-gateway-model-name-rewrite": "llama"}).target_model == ""
 
 
-@pytest.mark.parametrize(("tokens", "size"), [(0, 64), (8, 64), (16, 64), (32, 128)])
-def test_blocks_are_those_of_the_first_candidate_where_it_tells_them(tokens: int, size: int) -> None:
-    facts = made(state=cluster(LabelsChanged(1, cache_block_tokens=tokens)))
+@pytest.mark.parametrize(("tokens", "size"), [(1, 64), (16, 64), (32, 128)])
+def test_blocks_are_those_that_are_held_for_the_pool(tokens: int, size: int) -> None:
+    facts = made(state=cluster(LabelsChanged(1, cache_block_tokens=8), PrefixBlockSized(POOL, tokens)))
 
     assert facts.prefix_block_bytes == size
     assert len(facts.prefix) == 8 * (200 // size)
+    assert made(state=cluster(PrefixBlockSized("default/other", 32))).prefix_block_bytes == 64
 
 
 def test_blocks_that_are_not_tuned_are_the_configured_ones() -> None:
     rules = RoutingRules(PrefixParameters(block_bytes=20, blocks_max=4, auto_tune=False))
 
-    facts = made(state=cluster(LabelsChanged(1, cache_block_tokens=32)), rules=rules)
+    facts = made(state=cluster(PrefixBlockSized(POOL, 32)), rules=rules)
 
     assert (facts.prefix_block_bytes, len(facts.prefix)) == (20, 32)
     assert made(rules=RoutingRules()).prefix == b""

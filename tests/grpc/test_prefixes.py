@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from worlds.configured import HEAD, parsed
 from worlds.pool_port import POOL, Talk, cluster_of
 from worlds.wire import destination, request_body, request_headers, with_subset
 
+from pointsman.cluster.scraping.block_size import BlockSizes
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.core.deciding.verdict import OK, verify_decision
-from pointsman.core.events import ConfigAccepted, Event, LabelsChanged, RequestRouted
+from pointsman.core.events import ConfigAccepted, EndpointLeft, Event, LabelsChanged, RequestRouted
+from pointsman.core.parsers.server_metrics import engine_for, extract
 from pointsman.core.state.membership import Epoch
 
 PREFIX_ALONE = "schedulingProfiles:\n- {name: default, plugins: [{pluginRef: prefix-cache-scorer, weight: 3}]}\n"
@@ -26,7 +29,10 @@ class Homes:
     def __init__(self, servers: int, *events: Event, plugins: str = SCORER) -> None:
         config = ConfigAccepted(POOL, parsed(HEAD + plugins + PREFIX_ALONE).encode(), "test")
         self.names = [f"10.0.0.{n}:8000" for n in range(1, servers + 1)]
-        self.talk = Talk(cluster_of(*(name.partition(":")[0] for name in self.names), more=(config, *events)))
+        self.talk = Talk(cluster_of(*(name.partition(":")[0] for name in self.names), more=(config,)))
+        self.sizes = BlockSizes()
+        for event in events:
+            self.tell(event)
 
     def send(self, path: str, document: Document, at: int | None = None) -> int:
         """Where a request goes, or is sent by a hint that names only that server."""
@@ -37,9 +43,11 @@ class Homes:
         return self.names.index(destination(self.talk.say(self.talk.open(), headers, body)[0]))
 
     def tell(self, event: Event) -> None:
-        """Fold one more entry."""
+        """Fold one more entry, and what the scraper says at its next look."""
         cluster = self.talk.feed.cluster
         cluster.apply_event(cluster.position + 1, event)
+        for one in self.sizes.due(cluster):
+            cluster.apply_event(cluster.position + 1, one)
         self.talk.feed.traffic.follow(cluster)
 
     def at_home(
@@ -95,6 +103,51 @@ def test_a_coding_agents_tools_leave_room_for_its_conversation() -> None:
 
     path = "/v1/messages?beta=true"
     assert homes.at_home(path, lambda user: turns(user, 3), lambda user: turns(user, 4), 24) == 24
+
+
+HYBRID = (
+    b'vllm:cache_config_info{block_size="4096",engine="0",mamba_block_size="4096",num_gpu_blocks="900",'
+    b'prefix_match_unit="32"} 1.0\n'
+)
+
+
+def told(endpoint: int, page: bytes) -> LabelsChanged:
+    """What the log holds of a page's cache."""
+    reading = extract(page, engine_for({}), 0.0)
+    assert reading.block_tokens is not None
+    assert reading.blocks is not None
+    return LabelsChanged(endpoint, cache_block_tokens=reading.block_tokens, cache_blocks=reading.blocks)
+
+
+def test_prefixes_of_hybrid_models_are_matched_in_the_unit_that_they_are_shared_in() -> None:
+    homes = Homes(2, told(1, HYBRID), told(2, HYBRID))
+
+    prompt = {"model": "m", "prompt": "a prompt of twelve thousand bytes. " * 343}
+
+    assert homes.at_home(COMPLETIONS, lambda _: prompt, lambda _: prompt, 1) == 1
+    event = homes.talk.feed.of(RequestRouted)[-1]
+    assert event.request.prefix_block_bytes == 4 * 32
+    cluster = homes.talk.feed.cluster
+    assert (cluster.cache_block_tokens[0], cluster.cache_blocks[0]) == (32, 900 * 4096 // 32)
+
+
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3, 4))))
+def test_the_block_size_of_a_pool_stays_when_the_server_that_told_it_leaves(order: tuple[int, ...]) -> None:
+    sizes = {1: 16, 2: 64, 3: 64, 4: 64}
+    homes = Homes(4, *(LabelsChanged(number, cache_block_tokens=sizes[number]) for number in order))
+
+    def asked(user: int) -> Document:
+        return {"model": "m", "prompt": f"conversation {user} " * 300}
+
+    def at_home() -> int:
+        return sum(homes.send(COMPLETIONS, asked(user)) == 1 + user % 3 for user in range(12))
+
+    for user in range(12):
+        homes.send(COMPLETIONS, asked(user), 1 + user % 3)
+    before = at_home()
+    homes.tell(EndpointLeft(1))
+
+    assert (before, at_home()) == (12, 12)
 
 
 def chat_prompt(shared: str, own: str) -> Document:
