@@ -4,6 +4,7 @@ Rules.  The log is opened first and closed last; everything between lives in one
 Nothing here waits for a picker, a browser or a model server.
 """
 
+import errno
 import faulthandler
 import gc
 import os
@@ -50,6 +51,9 @@ STOP_GRACE = 1.0
 END_MAX = 30.0
 """Seconds that stopping may take.  The supervisor kills us long before; this is for when the supervisor is gone."""
 
+DIRECTORY_LOOK = 1.0
+"""Seconds between two looks at whether the data directory is there."""
+
 CLOCK_LOOK = 1.0
 CLOCK_STEP = 0.5
 """Seconds of change between the clocks that count as a step: slewing moves them by 0.5 ms a second at most."""
@@ -60,19 +64,46 @@ def run(name: str, words: list[str]) -> int:
     parser = Parser(name, "The control process; `pointsman serve` starts it.", f"{name} --settings '{{...}}'")
     parser.add_argument("--settings", required=True, help="JSON")
     settings = msgspec.json.decode(parser.parse_args(words).settings, type=ControlSettings)
+    if _gone(settings):
+        raise Failure(_GONE.format(settings.data))
     try:
         log = open_log(Path(settings.data) / "log", build(), store_limits(settings.keep))
     except (LogCorruptError, LogLockedError) as error:
         raise Failure(str(error), UNUSABLE_LOG) from error
     except (OSError, StoreRefusedError) as error:
         raise Failure(f"the log in {settings.data} cannot be opened: {error}", UNUSABLE_LOG) from error
-    _print_head("found", log)
+    _print_head("found" if log.head.position > 1 else "began", log)
     try:
         trio.run(_control, settings, log)
+    except BaseExceptionGroup as group:
+        # What is wrong outside of the program is there at the next start as well, and a line says all of it.
+        if _gone(settings):
+            raise Failure(_GONE.format(settings.data)) from None
+        if (outside := _os_error(group)) is not None:
+            raise Failure(f"the control process ends: {outside}") from None
+        raise
     finally:
         log.close()
     _print_head("left", log)
     return 0
+
+
+_GONE = "the data directory {} is gone: nothing is recorded until it is back; put it back, or end and start anew"
+
+
+def _gone(settings: ControlSettings) -> bool:
+    """Whether the directories that the supervisor made or found are not there any more."""
+    return not (Path(settings.data).is_dir() and Path(settings.feed).parent.is_dir())
+
+
+def _os_error(group: BaseExceptionGroup[BaseException]) -> OSError | None:
+    """The first error of the system where the group has no other exceptions."""
+    if group.split(OSError)[1] is not None:
+        return None
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, OSError) else None
 
 
 def _print_head(did: str, log: Log) -> None:
@@ -153,6 +184,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         nursery.start_soon(follow_log, control.model, folded)
         nursery.start_soon(changes.settle)
         nursery.start_soon(_watch_clock, appender)
+        nursery.start_soon(_watch_directory, settings)
         nursery.start_soon(retention.run)
         nursery.start_soon(follow_routes, settings, log, leash, lambda: control.moved)
         if settings.metrics >= 0:
@@ -206,6 +238,17 @@ async def _until_terminated(scope: trio.CancelScope, causes: list[str]) -> None:
 def _bound_the_end() -> None:
     """Have the process end within `END_MAX` whatever it waits for; it then writes where every thread stands."""
     faulthandler.dump_traceback_later(END_MAX, exit=True)
+
+
+async def _watch_directory(settings: ControlSettings) -> None:
+    """End with an error where the data directory goes: what is written to files without a name is lost."""
+    before = False
+    while True:
+        await trio.sleep(DIRECTORY_LOOK)
+        gone = await trio.to_thread.run_sync(_gone, settings, abandon_on_cancel=True)
+        if gone and before:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), settings.data)
+        before = gone
 
 
 async def _watch_clock(appender: Appender) -> None:

@@ -23,6 +23,9 @@ PR_SET_PDEATHSIG = 1
 RESTART_DELAYS = (0.0, 0.1, 0.2, 0.4, 0.6)
 """Seconds before the next start, by the number of quick ends in a row: with Python's start, a child is back within two."""
 
+FAILED_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""The same, by the number of starts in a row that failed by themselves: their cause is there still, and somebody looks."""
+
 STEADY = 5.0
 """Seconds after which the end of a life no longer counts as a quick one."""
 
@@ -37,6 +40,9 @@ class Role(Enum):
     PICKER = 3
     CONTROL = 4
     SERVER = 5
+
+
+SAY_WHEN_READY = (Role.PICKER, Role.CONTROL)
 
 
 class ChildPlan(msgspec.Struct, frozen=True):
@@ -72,6 +78,8 @@ class Child:
         self.started_at = 0.0
         self.start_after = 0.0
         self.quick_ends = 0
+        self.failed_starts = 0
+        """Count of lives in a row that ended by themselves before they were ready, or where none says so, quickly."""
         self.log_offset: int | None = None
         """Offset in the log file at which this life's output begins; None where the output goes to the supervisor's own."""
         self.last_words: list[str] = []
@@ -142,9 +150,13 @@ class Child:
         if self.leash is not None:
             self.leash.close()
             self.leash = None
+        quick = now - self.started_at < STEADY
+        failed = code > 0 and not self.ready and (quick or self.plan.role in SAY_WHEN_READY)
         self.ready = False
-        self.quick_ends = self.quick_ends + 1 if now - self.started_at < STEADY else 0
-        self.start_after = now + RESTART_DELAYS[min(self.quick_ends, len(RESTART_DELAYS) - 1)]
+        self.quick_ends = self.quick_ends + 1 if quick else 0
+        self.failed_starts = self.failed_starts + 1 if failed else 0
+        delays, count = (FAILED_DELAYS, self.failed_starts - 1) if failed else (RESTART_DELAYS, self.quick_ends)
+        self.start_after = now + delays[min(count, len(delays) - 1)]
         return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
 
     def last_page(self) -> LastPage | None:

@@ -16,7 +16,7 @@ from typing import assert_never
 
 import msgspec
 
-from pointsman.cli.supervising.child import Child, ChildPlan, Role
+from pointsman.cli.supervising.child import SAY_WHEN_READY, Child, ChildPlan, Role
 from pointsman.cli.supervising.leash import say
 from pointsman.cli.supervising.ports import answers, bind_nearby
 from pointsman.core.processes.leash import (
@@ -48,7 +48,6 @@ TICK = 0.05
 """Seconds between two looks at what may start; ends and messages wake the loop by themselves."""
 PATIENCE = 10.0
 """Seconds after which a start that is not complete is reported."""
-SAY_WHEN_READY = (Role.PICKER, Role.CONTROL)
 GRACE = 5.0
 """Seconds that a child has to end once it was told to; then it is killed."""
 UNUSABLE_LOG = 3
@@ -239,7 +238,7 @@ class Supervisor:
     def _tell_of_crash(self, child: Child, pid: int, cause: str) -> None:
         lines = [] if cause == "signal SIGKILL" else child.last_lines()
         before, child.last_words = child.last_words, lines[-1:]
-        if child.quick_ends > 1 and before == child.last_words:
+        if max(child.quick_ends, child.failed_starts) > 1 and before == child.last_words:
             return  # the same crash as before, which was reported
         self.report(f"{child.plan.name} (process {pid}) ended with {cause}; starting it again")
         for line in lines:

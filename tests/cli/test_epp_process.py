@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -149,3 +150,23 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_starts(tmp_pa
     epp.put("127.0.0.1:1")
     with epp.running(f"--cert-path={tmp_path}"):
         epp.until(f"pointsman: --cert-path: no file {tmp_path}/tls.crt, wanted tls.crt and tls.key in {tmp_path}\n")
+
+
+def test_a_data_directory_that_vanishes_is_told_in_a_line_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    epp, aside = EppProcess(tmp_path), tmp_path / "aside"
+    epp.put("127.0.0.1:1")
+    with epp.running("--secure-serving=false"):
+        epp.until("epp: ready")
+        assert "began log" in epp.said()
+        assert "found log" not in epp.said()
+        epp.data.rename(aside)
+        epp.until(f"pointsman: the data directory {epp.data} is gone: nothing is recorded until it is back")
+        assert picked(epp.port, 1) == ["127.0.0.1:1"]
+        wait_for(lambda: epp.said().count("is gone") > 2, HUNG, "the next starts")
+        aside.rename(epp.data)
+        epp.until("found log")
+
+        assert "Traceback" not in epp.said()
+        assert picked(epp.port, 1) == ["127.0.0.1:1"]
+    [log] = set(re.findall(r"(?:began|found|left) log (\w+)", epp.said()))
+    assert log

@@ -200,3 +200,28 @@ def test_the_control_process_hears_of_lives_and_deaths(tmp_path: Path) -> None:
         heard = (tmp_path / "control.heard").read_text()
         assert '{"type":"pickers","alive":[' in heard
         assert f'"pid":{picker},"cause":"signal SIGKILL"' in heard
+
+
+def delays(plan: ChildPlan, count: int, seconds: float) -> list[float]:
+    """The seconds that a child has to wait after each of its lives, which last so many seconds of a clock of our own."""
+    child, found, now = Child(plan), [], 0.0
+    for _ in range(count):
+        child.start(now)
+        _, status = os.waitpid(child.pid, 0)
+        now += seconds
+        child.ended(status, now)
+        found.append(round(child.start_after - now, 3))
+        now = child.start_after
+    return found
+
+
+def test_a_start_that_fails_each_time_is_tried_less_and_less_often() -> None:
+    def plan(role: Role, code: str) -> ChildPlan:
+        return ChildPlan("x", role, (sys.executable, "-S", "-c", code))
+
+    fails = "raise SystemExit(3)"
+    assert delays(plan(Role.CONTROL, fails), 9, 8.0) == [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 30.0, 30.0]
+    assert delays(plan(Role.GATEWAY, fails), 3, 1.0) == [0.1, 0.5, 1.0]
+    assert delays(plan(Role.GATEWAY, fails), 3, 8.0) == [0.0, 0.0, 0.0]
+    killed = "import os; os.kill(os.getpid(), 9)"
+    assert delays(plan(Role.CONTROL, killed), 6, 1.0) == [0.1, 0.2, 0.4, 0.6, 0.6, 0.6]
