@@ -4,6 +4,7 @@ Rules.  A decision is recorded and handed to the feed before its reply goes out.
 Whatever ends a stream, a routed request gets its one end: a reset by the gateway is ordinary.
 """
 
+import time
 from collections.abc import Callable
 from typing import assert_never
 
@@ -118,6 +119,8 @@ class Exchange:
     def _record_start(self, started: Started) -> None:
         feed = self._feed
         feed.record(ResponseStarted(feed.origin(), self._n, started.status, started.after, started.served))
+        feed.traffic.now = time.time()
+        feed.traffic.answered(self._n, started.status, started.after, started.served)
 
     def _record_end(self, finished: Finished) -> None:
         feed, usage = self._feed, finished.usage

@@ -142,6 +142,7 @@ class PoolPicking:
         except BadRequest as error:
             return self._refused(request, now, "bad-request", REFUSALS["bad-request"].tell(error))
         origin, traffic = self._feed.origin(), self._feed.traffic
+        traffic.now = now
         begun = time.perf_counter_ns()
         decision = schedule(cluster, traffic, rules.profile, facts, Draws(origin.picker, origin.epoch, origin.n))
         event = decision.to_event(origin, now, facts, (time.perf_counter_ns() - begun) // 1000)

@@ -63,6 +63,7 @@ class Samples:
             held.max,
             int(state.cache_block_tokens[slot]),
             int(state.cache_blocks[slot]),
+            asleep=slot in state.sleeping,
         )
         process = state.processes.get(endpoint)
         self._known[endpoint] = _Known(
@@ -176,4 +177,5 @@ def _labels(endpoint: int, reading: Reading, before: LabelsChanged) -> LabelsCha
         before.cache_block_tokens if reading.block_tokens is None else reading.block_tokens,
         before.cache_blocks if reading.blocks is None else reading.blocks,
         lora is not None,
+        reading.asleep,
     )

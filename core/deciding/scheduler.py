@@ -15,6 +15,7 @@ from pointsman.core.deciding.scoring import ScoreRow, Standing, score, standing_
 from pointsman.core.events import Read, RequestFacts
 from pointsman.core.plugin.formulas import FEW
 from pointsman.core.plugin.known_load import KNOWN_LOAD, RULE
+from pointsman.core.plugin.not_serving import NOT_SERVING, RULE as SERVING
 from pointsman.core.plugin.shapes import Filter, Reasons, Scores, rejected
 from pointsman.core.plugin.view import Cycle, View, rows_of
 from pointsman.core.state.membership import Slots
@@ -110,6 +111,8 @@ def trace(
         keep = False
     else:
         unknown = None
+    if cluster.sleeping or traffic.failing_among(candidates):
+        _filter(run, SERVING, NOT_SERVING, request)
     if request.priority < 0 and not traffic.degraded:
         known = run.view if unknown is None or unknown.all() else run.view.only_known()
         run.saturation = profile.detector.saturation(request, known)

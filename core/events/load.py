@@ -21,7 +21,7 @@ class LoadSampled(Fact, frozen=True, tag="load-sampled"):
 
 
 class LabelsChanged(Fact, frozen=True, tag="labels-changed"):
-    """The LoRA adapters of a server or the size of its cache changed."""
+    """The LoRA adapters of a server, the size of its cache, or whether it sleeps changed."""
 
     endpoint: int
     lora_running: tuple[str, ...] = ()
@@ -31,6 +31,8 @@ class LabelsChanged(Fact, frozen=True, tag="labels-changed"):
     cache_blocks: int = 0
     lora_told: bool = True
     """Whether the page tells of adapters; one that does not says that none is loaded."""
+    asleep: bool = False
+    """Whether the engine sleeps: it has given its memory away, and serves nothing until it is woken."""
 
 
 class ServerStarted(Fact, frozen=True, tag="server-started"):

@@ -69,6 +69,7 @@ class EngineNames(msgspec.Struct, frozen=True):
     running: tuple[PageSeries, ...]
     kv_cache: tuple[PageSeries, ...] = ()
     lora: PageSeries | None = None
+    awake: PageSeries | None = None
     cache_info: PageSeries | None = None
     block_tokens_label: str = "block_size"
     unit_label: str = ""
@@ -88,6 +89,7 @@ ENGINES: Mapping[str, EngineNames] = MappingProxyType(
             running=(PageSeries("vllm:num_requests_running"),),
             kv_cache=(PageSeries("vllm:kv_cache_usage_perc"), PageSeries("vllm:gpu_cache_usage_perc")),
             lora=PageSeries("vllm:lora_requests_info"),
+            awake=PageSeries("vllm:engine_sleep_state", (("sleep_state", "awake"),)),
             cache_info=PageSeries("vllm:cache_config_info"),
             unit_label="prefix_match_unit",
         ),
@@ -142,6 +144,8 @@ class Reading(msgspec.Struct, frozen=True):
     blocks: int | None = None
     started_at: float | None = None
     """Time at which the server's process started, seconds since 1970."""
+    asleep: bool = False
+    """Whether all of its engines sleep."""
 
     @property
     def empty(self) -> bool:
@@ -190,6 +194,7 @@ def extract(page: bytes, engine: EngineNames, now: float) -> Reading:
         block_tokens,
         blocks,
         next((value for _, value, _ in _samples(page, PROCESS_STARTED) if 0 < value < STARTED_MAX), None),
+        _asleep(page, engine.awake),
     )
 
 
@@ -362,6 +367,14 @@ def _lora(page: bytes, series: PageSeries, now: float) -> Lora | None:
         _united(of_engines, "waiting_lora_adapters"),
         max(_whole(labels.get("max_lora")) for labels in of_engines),
     )
+
+
+def _asleep(page: bytes, awake: PageSeries | None) -> bool:
+    """Whether each engine says that it is not awake; one that does not say is awake."""
+    if awake is None:
+        return False
+    values = _values(page, (awake,))
+    return bool(values) and not any(values)
 
 
 _NEVER: tuple[float, bytes | None] = (-1.0, None)

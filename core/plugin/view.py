@@ -120,6 +120,12 @@ class View:
         """Marks of those that answered the last scrape that failed, only not with a page that can be read."""
         return self._cycle.cluster.unreadable[self._at()]
 
+    @property
+    def asleep(self) -> Mask:
+        """Marks of those whose engine sleeps, as their page says."""
+        sleeping = self._cycle.cluster.sleeping
+        return np.array([slot in sleeping for slot in self.slots.tolist()], dtype=np.bool_)
+
     # --- cluster state --------------------------------------------------------------------------
 
     @property
@@ -178,6 +184,12 @@ class View:
     def in_flight(self) -> Ints:
         """Requests routed to the endpoint that have no end yet."""
         return self._traffic(Column.IN_FLIGHT)
+
+    @property
+    def failing(self) -> Ints | None:
+        """1 for those that fail all they are given and are not to be tried yet; None where nobody does."""
+        cycle = self._cycle
+        return self._traffic(Column.FAILING) if cycle.traffic.failing_among(cycle.candidates) else None
 
     @property
     def prefix_blocks(self) -> Ints:

@@ -77,6 +77,8 @@ class ClusterState:
         self.by_slot: list[Endpoint | None] = []
         self.generation: list[int] = []
         self.adapters = AdapterTable()
+        self.sleeping: set[int] = set()
+        """Slots of servers whose engine sleeps."""
         self.processes: dict[int, ServerProcess] = {}
         """The process of each endpoint whose page tells it."""
         self.process_since: list[int] = []
@@ -318,6 +320,7 @@ class ClusterState:
         self.generation[slot] += 1
         self.adapters[slot] = Adapters()
         self.process_since[slot] = 0
+        self.sleeping.discard(slot)
         self.processes.pop(number, None)
         self.number[slot] = self.waiting[slot] = self.running[slot] = 0
         self.cache_block_tokens[slot] = self.cache_blocks[slot] = 0
@@ -373,6 +376,7 @@ class ClusterState:
             self.prefix_blocks.gone(member.pool, event.endpoint)
         self.cache_block_tokens[member.slot] = event.cache_block_tokens
         self.cache_blocks[member.slot] = event.cache_blocks
+        (self.sleeping.add if event.asleep else self.sleeping.discard)(member.slot)
 
     def _started(self, event: events.ServerStarted) -> None:
         if (member := self.endpoints.get(event.endpoint)) is None:

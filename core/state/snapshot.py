@@ -39,6 +39,7 @@ class SlotRow(msgspec.Struct, frozen=True, array_like=True):
     cache_blocks: int
     unreadable: bool = False
     process_since: int = 0
+    asleep: bool = False
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True):
@@ -103,6 +104,7 @@ def _row(state: ClusterState, member: Endpoint) -> SlotRow:
         cache_blocks=int(state.cache_blocks[slot]),
         unreadable=bool(state.unreadable[slot]),
         process_since=state.process_since[slot],
+        asleep=slot in state.sleeping,
     )
 
 
@@ -146,6 +148,7 @@ def restore(snapshot: ClusterSnapshot) -> ClusterState:
         state.cache_block_tokens[slot], state.cache_blocks[slot] = row.cache_block_tokens, row.cache_blocks
         state.unreadable[slot] = row.unreadable
         state.process_since[slot] = row.process_since
+        (state.sleeping.add if row.asleep else state.sleeping.discard)(slot)
     return state
 
 

@@ -22,8 +22,10 @@ from pointsman.core.events import (
     RequestFacts,
     RequestFinished,
     RequestRouted,
+    ResponseStarted,
 )
 from pointsman.core.prefix.index import INDEX_BLOCKS_MAX, SERVER_BLOCKS, PrefixIndex, PrefixStatistics
+from pointsman.core.state.failures import FAST, Failures
 from pointsman.core.state.membership import EpochKey, Slots
 from pointsman.core.state.open_requests import OpenByEpoch
 from pointsman.core.state.projection import ClusterState
@@ -35,6 +37,8 @@ class Column(IntEnum):
 
     IN_FLIGHT = 1
     """Requests routed to the endpoint that have no end yet."""
+    FAILING = 3
+    """1 for an endpoint that fails all that it is given, and is not to be tried yet; 0 for others."""
     PREFIX_BLOCKS = 2
     """Length of what the endpoint was given of the prompt before, in the units of `PrefixIndex.matches`."""
 
@@ -51,6 +55,10 @@ class Traffic(Protocol):
 
     def column(self, column: Column, request: RequestFacts, slots: Slots) -> Ints:
         """The column's value for each of `slots`, which ascend."""
+        ...
+
+    def failing_among(self, slots: Slots) -> bool:
+        """Whether the column FAILING has to be asked for these slots; elsewhere it is 0."""
         ...
 
 
@@ -70,6 +78,10 @@ class RecordedTraffic:
     def avoided(self) -> Slots:
         """The slots that the decision left out because of advice."""
         return self._avoided
+
+    def failing_among(self, slots: Slots) -> bool:
+        """Whether the decision asked for the column."""
+        return Column.FAILING in self._values
 
     def column(self, column: Column, request: RequestFacts, slots: Slots) -> Ints:
         """The values recorded; `NotRecordedError` for another column, or for slots not the same each time."""
@@ -132,6 +144,9 @@ class TrafficState:
         self.rooms: dict[str, PrefixRoom] = {}
         """Room of each pool, as its configuration says; servers already known keep the capacity they have."""
         self._in_flight: Ints = np.zeros(16, dtype=np.int64)
+        self.failures = Failures()
+        self.now = 0.0
+        """Time of the decision or the answer under way, seconds since 1970; whoever brings one sets it."""
         self._open: dict[int, _Place] = {}
         self._foreign = OpenByEpoch[_Place]()
         """Places of the open requests of other epochs."""
@@ -153,7 +168,21 @@ class TrafficState:
         """The column's value for each of `slots`, which ascend and belong to the cluster state followed."""
         if column is Column.IN_FLIGHT:
             return self._in_flight.take(slots)
+        if column is Column.FAILING:
+            return self._failing(slots)
         return self.prefix.matches(request.prefix, slots)
+
+    def failing_among(self, slots: Slots) -> bool:
+        """Whether one of these slots counts as failing; nearly always nobody does."""
+        return bool(self.failures) and bool(self.failures.failing(slots.tolist()))
+
+    def _failing(self, slots: Slots) -> Ints:
+        """One request at a time is let through, a pause after the one before."""
+        found = np.zeros(len(slots), dtype=np.int64)
+        listed = slots.tolist()
+        for slot in self.failures.failing(listed):
+            found[listed.index(slot)] = bool(self._in_flight[slot]) or self.failures.paused(slot, self.now)
+        return found
 
     # --- the cluster state ----------------------------------------------------------------------
 
@@ -177,6 +206,7 @@ class TrafficState:
             for slot, (since, after) in enumerate(zip(self._process_since, cluster.process_since, strict=False)):
                 if since != after:
                     self.prefix.let_go(slot)  # another process is there, whose cache is empty
+                    self.failures.forget(slot)
         if cluster.slots > len(self._in_flight):
             wide = np.zeros(max(cluster.slots, 2 * len(self._in_flight)), dtype=np.int64)
             wide[: len(self._in_flight)] = self._in_flight
@@ -204,6 +234,7 @@ class TrafficState:
     def _clear(self, slot: int) -> None:
         self._in_flight[slot] = 0
         self.prefix.let_go(slot)
+        self.failures.forget(slot)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -217,6 +248,23 @@ class TrafficState:
         if place is not None:
             self._end(place)
 
+    def answered(self, n: int, status: int, after: float, served: str = "") -> None:
+        """Take on that an answer to the request that this process routed with its decision `n` began."""
+        place = self._open.get(n)
+        if place is not None:
+            self._answered(place, status, after, served)
+
+    def _answered(self, place: _Place, status: int, after: float, served: str) -> None:
+        """The endpoint failed where its answer is a fast error, or where a fallback answered in its place."""
+        slot, generation = place
+        if slot < 0 or self._generations[slot] != generation:
+            return
+        member = self._cluster.by_slot[slot] if self._cluster is not None else None
+        elsewhere = bool(served) and member is not None and served != member.authority
+        failed = elsewhere or (status >= 500 and after < FAST)
+        if failed or self.failures:
+            self.failures.answered(slot, failed=failed, now=self.now)
+
     def open_numbers(self) -> Ints:
         """The numbers of this process's decisions whose requests are open, ascending."""
         return np.array(sorted(self._open), dtype=np.int64)
@@ -226,6 +274,10 @@ class TrafficState:
         match event:
             case RequestRouted(origin):
                 self._foreign.of((origin.picker, origin.epoch))[origin.n] = self._begin(event, cluster)
+            case ResponseStarted(origin, request_n, status, after, served):
+                place = self._foreign.of((origin.picker, origin.epoch)).get(request_n)
+                if place is not None:
+                    self._answered(place, status, after, served)
             case RequestFinished(origin, request_n):
                 place = self._foreign.of((origin.picker, origin.epoch)).pop(request_n, None)
                 if place is not None:

@@ -85,6 +85,10 @@ class Readings:
     def avoided(self) -> Slots:
         return ints(*sorted(self.out))
 
+    def failing_among(self, slots: Slots) -> bool:
+        failing = self.columns.get(Column.FAILING, {})
+        return any(slot in failing for slot in slots.tolist())
+
     def column(self, column: Column, request: RequestFacts, slots: Slots) -> Ints:
         values = self.columns.get(column, {})
         return ints(*(values.get(slot, 0) for slot in slots.tolist()))

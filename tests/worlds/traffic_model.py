@@ -28,12 +28,13 @@ from pointsman.core.events import (
     RequestFinished,
     RequestRefused,
     RequestRouted,
+    ResponseStarted,
     ServerStarted,
 )
 from pointsman.core.values.packing import unpack
 
 Epoch = tuple[str, int]
-IN_FLIGHT, PREFIX_BLOCKS = 1, 2
+IN_FLIGHT, PREFIX_BLOCKS, FAILING = 1, 2, 3
 
 SNAPSHOT_AGE_MAX = 0.1
 """Seconds from a picker's snapshot to the commit of its first entry."""
@@ -51,6 +52,9 @@ class Server:
     cache_blocks: int = 0
     capacity: int = 0
     """Of its blocks, from the first request on."""
+    authority: str = ""
+    errors: int = 0
+    """How many of its last answers, one after the other, were errors within a second, or a fallback's."""
     started_at: float | None = None
     blocks: list[bytes] = field(default_factory=list)
     """The least recently used first."""
@@ -75,7 +79,9 @@ class Model:
             case EndpointJoined():
                 taken = {server.slot for server in self.servers.values()}
                 slot = min(set(range(len(taken) + 1)) - taken)
-                self.servers[event.endpoint] = Server(event.pool, slot, event.ready)
+                self.servers[event.endpoint] = Server(
+                    event.pool, slot, event.ready, authority=f"{event.address}:{event.port}"
+                )
             case EndpointChanged():
                 self.servers[event.endpoint].ready = event.ready
             case EndpointLeft():
@@ -85,7 +91,7 @@ class Model:
             case ServerStarted(number, at) if number in self.servers:
                 server = self.servers[number]
                 if server.started_at not in (None, at):
-                    server.blocks, server.capacity, server.cache_blocks = [], 0, 0
+                    server.blocks, server.capacity, server.cache_blocks, server.errors = [], 0, 0, 0
                 server.started_at = at
             case LabelsChanged():
                 if event.endpoint in self.servers:
@@ -106,6 +112,11 @@ class Model:
                 self.open.setdefault(key, {})[event.origin.n] = event.endpoints[0]
                 if remember:
                     self.remember(event.endpoints[0], event.request)
+            case ResponseStarted():
+                number = self.open.get((event.origin.picker, event.origin.epoch), {}).get(event.request_n, 0)
+                if (server := self.servers.get(number)) is not None:
+                    elsewhere = event.served not in ("", server.authority)
+                    server.errors = server.errors + 1 if elsewhere or (event.status >= 500 and event.after < 1) else 0
             case RequestFinished():
                 self.open.get((event.origin.picker, event.origin.epoch), {}).pop(event.request_n, None)
             case OpenRequestsListed():
@@ -156,6 +167,8 @@ class Model:
         if column == IN_FLIGHT:
             held = [endpoint for requests in self.open.values() for endpoint in requests.values()]
             return [held.count(number) for number in numbers]
+        if column == FAILING:  # at the most: it is tried now and then
+            return [int(self.servers[number].errors >= 3) for number in numbers]
         assert column == PREFIX_BLOCKS, f"column {column} has no model"
         matches = dict.fromkeys(numbers, 0)
         for block in hashes(request.prefix):  # a block of growing length, which its number tells
@@ -306,13 +319,15 @@ def _own(process: Process, event: Event, origin: Origin, log: list[tuple[int, Ev
 def _compare(process: Process, event: RequestRouted | RequestRefused, check: LogCheck) -> None:
     numbers = process.model.candidates(event.request, event.avoided)
     for read in event.reads:
-        if not (process.knows_requests if read.column == IN_FLIGHT else process.knows_prefixes):
+        if not (process.knows_prefixes if read.column == PREFIX_BLOCKS else process.knows_requests):
             check.skipped += 1
             continue
         check.checked += 1
         found = unpack(read.values).tolist()
         least = most = process.model.column(read.column, event.request, numbers)
-        if process.warm is not None:
+        if read.column == FAILING:
+            least = [0] * len(most)
+        elif process.warm is not None:
             most = process.warm.column(read.column, event.request, numbers)
             if event.decided_at > process.started_at + WARM_WITHIN:
                 least = most
