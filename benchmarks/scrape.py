@@ -17,7 +17,8 @@ from pointsman.cli.bench.bench_scrape import back_to_back, page_servers
 from pointsman.cli.bench.vllm_page import vllm_page
 from pointsman.cluster.scraping.scraper import Scraper, ScrapeSettings
 from pointsman.core.events import EndpointJoined, Event, LoadSampled, PoolApplied, encode
-from pointsman.core.parsers.server_metrics import ENGINES, extract
+from pointsman.core.parsers.metrics.engines import ENGINES
+from pointsman.core.parsers.metrics.server_metrics import extract
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import unpack
 

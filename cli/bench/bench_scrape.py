@@ -13,7 +13,8 @@ import trio
 
 from pointsman.cli.bench.vllm_page import vllm_page
 from pointsman.cluster.scraping.page_client import PageAddress, PageClient
-from pointsman.core.parsers.server_metrics import ENGINES, extract
+from pointsman.core.parsers.metrics.engines import ENGINES
+from pointsman.core.parsers.metrics.server_metrics import extract
 
 PAGE_BYTES_MAX = 1 << 20
 START_WITHIN = 30.0

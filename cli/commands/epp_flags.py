@@ -13,7 +13,7 @@ import msgspec
 from pointsman.cli.failure import Failure
 from pointsman.core.config.metrics_flags import MetricsFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
-from pointsman.core.parsers.server_metrics import parse_series
+from pointsman.core.parsers.metrics.engines import parse_series
 from pointsman.core.processes.settings import HTTP2_ENGINES, MESSAGE_BYTES_MAX, OWN_ENGINE, KeepLimits
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import parse_duration, parse_quantity

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pointsman.cluster.scraping.scraper import ScrapeSettings
 from pointsman.core.config.parse import EffectiveConfig
-from pointsman.core.parsers.server_metrics import ENGINES, EngineNames, PageSeries, parse_series
+from pointsman.core.parsers.metrics.engines import ENGINES, EngineNames, PageSeries, parse_series
 from pointsman.core.plugins.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
 from pointsman.core.plugins.utilization_detector import UtilizationDetector
 

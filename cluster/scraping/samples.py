@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from pointsman.core.events import NEVER_SAMPLED, Event, LabelsChanged, LoadSampled, ScrapeFailed, ServerStarted
-from pointsman.core.parsers.server_metrics import Reading
+from pointsman.core.parsers.metrics.server_metrics import Reading
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import pack, pack_floats
 

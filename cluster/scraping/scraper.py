@@ -23,7 +23,8 @@ from pointsman.cluster.scraping.pace import COST_OF_A_FETCH, IDLE_AFTER, INTERVA
 from pointsman.cluster.scraping.page_client import FetchError, PageAddress, PageClient, UnreadableError
 from pointsman.cluster.scraping.samples import Samples
 from pointsman.core.events import Event, ScrapePaced
-from pointsman.core.parsers.server_metrics import ENGINE_LABEL, ENGINES, EngineNames, Reading, engine_for, extract
+from pointsman.core.parsers.metrics.engines import ENGINE_LABEL, ENGINES, EngineNames, engine_for
+from pointsman.core.parsers.metrics.server_metrics import Reading, extract
 from pointsman.core.state.membership import Endpoint
 from pointsman.core.state.projection import ClusterState
 

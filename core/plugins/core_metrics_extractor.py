@@ -2,7 +2,7 @@
 
 import msgspec
 
-from pointsman.core.parsers.server_metrics import ENGINE_LABEL, ENGINES, parse_series
+from pointsman.core.parsers.metrics.engines import ENGINE_LABEL, ENGINES, parse_series
 from pointsman.core.plugin.shapes import extractor
 
 

@@ -9,7 +9,7 @@ from pointsman.cli.commands.epp_flags import FLAGS, Effect, Flag, environment_th
 from pointsman.cli.control.scrape_settings import scrape_settings
 from pointsman.cli.failure import Failure
 from pointsman.core.config.parse import PickingFlags, default_config, parse_config
-from pointsman.core.parsers.server_metrics import PageSeries
+from pointsman.core.parsers.metrics.engines import PageSeries
 from pointsman.core.plugins.utilization_detector import UtilizationDetector
 
 EXAMPLES = {

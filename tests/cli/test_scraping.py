@@ -3,7 +3,7 @@
 from pointsman.cli.control.scrape_settings import scrape_settings
 from pointsman.cli.supervising.config_file import parse_text
 from pointsman.core.config.parse import DEFAULT_CONFIG, EffectiveConfig, PickingFlags
-from pointsman.core.parsers.server_metrics import ENGINES, PageSeries
+from pointsman.core.parsers.metrics.engines import ENGINES, PageSeries
 
 CONFIG = """\
 apiVersion: llm-d.ai/v1alpha1

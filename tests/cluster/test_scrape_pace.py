@@ -17,7 +17,7 @@ from pointsman.core.events import (
     ScrapeFailed,
     ScrapePaced,
 )
-from pointsman.core.parsers.server_metrics import Lora, Reading
+from pointsman.core.parsers.metrics.server_metrics import Lora, Reading
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.packing import unpack, unpack_floats
 

@@ -12,7 +12,7 @@ from pointsman.core.config.parse import PickingFlags, parse_config
 from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import compile_profile, schedule
 from pointsman.core.events import LabelsChanged, LoadSampled, Origin, RequestFacts, RequestRouted, ServerStarted
-from pointsman.core.parsers.server_metrics import Reading
+from pointsman.core.parsers.metrics.server_metrics import Reading
 from pointsman.core.prefix.prompt_blocks import prefix_hashes
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws

@@ -5,18 +5,8 @@ import math
 import pytest
 from hypothesis import example, given, strategies as st
 
-from pointsman.core.parsers.server_metrics import (
-    COUNT_MAX,
-    ENGINES,
-    REPEATING,
-    EngineNames,
-    Lora,
-    PageSeries,
-    Reading,
-    engine_for,
-    extract,
-    parse_series,
-)
+from pointsman.core.parsers.metrics.engines import ENGINES, EngineNames, PageSeries, engine_for, parse_series
+from pointsman.core.parsers.metrics.server_metrics import COUNT_MAX, REPEATING, Lora, Reading, extract
 
 VLLM = ENGINES["vllm"]
 NOW = 1.8e9

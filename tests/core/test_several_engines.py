@@ -5,7 +5,8 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from pointsman.core.parsers.server_metrics import ENGINES, EngineNames, Lora, PageSeries, Reading, extract
+from pointsman.core.parsers.metrics.engines import ENGINES, EngineNames, PageSeries
+from pointsman.core.parsers.metrics.server_metrics import Lora, Reading, extract
 
 VLLM = ENGINES["vllm"]
 NOW = 1.8e9

@@ -14,7 +14,8 @@ from pointsman.cluster.scraping.block_size import BlockSizes
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.core.deciding.verdict import OK, verify_decision
 from pointsman.core.events import ConfigAccepted, EndpointLeft, Event, LabelsChanged, RequestRouted
-from pointsman.core.parsers.server_metrics import engine_for, extract
+from pointsman.core.parsers.metrics.engines import engine_for
+from pointsman.core.parsers.metrics.server_metrics import extract
 from pointsman.core.state.membership import Epoch
 
 PREFIX_ALONE = "schedulingProfiles:\n- {name: default, plugins: [{pluginRef: prefix-cache-scorer, weight: 3}]}\n"
