@@ -11,6 +11,7 @@ from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cluster.gateway.envoy import GatewayPorts, XdsFiles, write_xds, xds
 from pointsman.core.processes.leash import PoolPort, WantedPorts
 from pointsman.core.processes.settings import ControlSettings
+from pointsman.core.rollout.answers import refused_shares
 from pointsman.core.state.projection import ClusterState
 from pointsman.eventlog.stores.log import Log
 
@@ -19,6 +20,9 @@ DEFAULT_PICKER_PORT = 9002
 
 SETTLE = 0.02
 """Seconds in which changes are gathered before files are written: the events of one object come together."""
+
+TOLD_MAX = 20
+"""Lines about shares that are refused after one change: as many as a screen shows; the console has all."""
 
 FAIL_OPEN, FAIL_CLOSED = 2.0, 5.0
 """Seconds without a picker after which the gateway stops asking, by the pool's failure mode.
@@ -33,6 +37,7 @@ async def follow_routes(
     """Tell the supervisor the wanted ports and Envoy its files, now and after every change."""
     wanted: WantedPorts | None = None
     written: XdsFiles = {}
+    refused: list[str] = []
     told = 0
     while True:
         event = moved()
@@ -48,12 +53,19 @@ async def follow_routes(
                 write = partial(write_xds, Path(settings.gateway.directory), files)
                 await trio.to_thread.run_sync(write)
                 written = files
+            before, refused = refused, _refused(log.state)
+            for line in [line for line in refused if line not in before][:TOLD_MAX]:
+                leash.tell(f"warning: {line}")
             if down != told:
                 leash.tell(_WORDS[down])
                 told = down
         with trio.move_on_at(look_at):
             await event.wait()
         await trio.sleep(SETTLE)
+
+
+def _refused(state: ClusterState) -> list[str]:
+    return refused_shares(state.routes.values(), state.pools, state.grants.values())
 
 
 _WORDS = (

@@ -6,7 +6,14 @@ Rules.  The gateway's routes and the console say the same, because both ask here
 
 from collections.abc import Iterable, Mapping
 
-from pointsman.core.events import BackendRef, PoolApplied, ReferenceGrantApplied, RequestRedirect, RouteRule
+from pointsman.core.events import (
+    BackendRef,
+    PoolApplied,
+    ReferenceGrantApplied,
+    RequestRedirect,
+    RouteObserved,
+    RouteRule,
+)
 
 ROUTE = ("gateway.networking.k8s.io", "HTTPRoute")
 
@@ -32,6 +39,21 @@ def share_fault(
         own, namespace = route.partition("/")[0], backend.pool.partition("/")[0]
         return f"no ReferenceGrant of namespace {namespace} lets an HTTPRoute of {own} use the pool"
     return "" if backend.pool in pools else "there is no such pool"
+
+
+def refused_shares(
+    routes: Iterable[RouteObserved], pools: Mapping[str, PoolApplied], grants: Iterable[ReferenceGrantApplied]
+) -> list[str]:
+    """Shares that get 500 because of what other objects say or do not say: reading a route alone cannot tell of them."""
+    known = tuple(grants)
+    return [
+        f"{route.route}, rule {index + 1}: the share of {backend.pool} gets 500: {fault}"
+        for route in routes
+        for index, rule in enumerate(route.rules)
+        for backend in rule.backends
+        if backend.weight and backend.kind == "InferencePool" and not backend.fault
+        if (fault := share_fault(route.route, backend, pools, known))
+    ]
 
 
 def permitted(route: str, target: tuple[str, str, str], grants: Iterable[ReferenceGrantApplied]) -> bool:

@@ -18,6 +18,7 @@ from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures
 from pointsman.web.pages.reply import Missing, Reply
+from pointsman.web.pages.rule_words import match_words, rule_words
 
 CHANGES = 20
 """Changes that a route's page lists."""
@@ -34,7 +35,7 @@ SENTENCES = {
     StepVerdict.UNOBSERVED: "not observed yet",
     StepVerdict.MIXED: "not told apart: another rule uses one of the pools",
     StepVerdict.IN_STEP: "in step with the weights",
-    StepVerdict.UNDIVIDED: "undivided: all requests go to one pool",
+    StepVerdict.UNDIVIDED: "undivided: one pool at most gets their requests",
 }
 """Words for rules in each state, worst first."""
 STEPS = tuple(SENTENCES)
@@ -68,6 +69,8 @@ class RuleView(msgspec.Struct, frozen=True):
     href: str
     change: str
     matches: str
+    does: tuple[str, ...]
+    """Sentences of what the rule does beside its weights."""
     backends: tuple[BackendView, ...]
     step: StepVerdict
     evidence: str
@@ -128,13 +131,14 @@ def _rule(
     )
     rate = sum(seen[pool].rate for pool in {b.pool for b in rule.backends} if pool in seen)
     name, href = rule_name(route, index), f"/routes/{route.route}"
-    matches = ", ".join(_match(m.path_kind, m.path) for m in rule.matches) or "every request"
+    matches = ", ".join(map(match_words, rule.matches)) or "every request"
     source = (name, f"{words.rate(rate)} requests/s", matches[:34])
     return RuleView(
         name=name,
         href=href,
         change=f"{href}/rules/{index}/weights",
         matches=matches,
+        does=rule_words(console.state(), route, index),
         backends=views,
         step=verdict.step,
         evidence=verdict.words,
@@ -146,10 +150,6 @@ def _rule(
         unwritable=rule.unwritable,
         picture=_junction(source, views, list(console.state().pools)),
     )
-
-
-def _match(kind: str, path: str) -> str:
-    return {"PathPrefix": "paths below ", "Exact": "path ", "RegularExpression": "paths like "}.get(kind, "") + path
 
 
 def _backend(
