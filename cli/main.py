@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 
 from pointsman.cli.failure import Failure
 from pointsman.cli.version import build
+from pointsman.core.values.distance import nearest
 
 COMMANDS = {
     "demo": ("demo.demo", "the whole system on this machine, with simulated model servers"),
@@ -96,11 +98,18 @@ def _overview(words: list[str]) -> int:
         return 0
     if group:
         wanted = " or ".join(name.split()[1] for name in group)
-        print(f"pointsman {words[0]}: found {' '.join(words[1:2]) or 'nothing more'}, wanted {wanted}", file=sys.stderr)
+        hint = _near(" ".join(words[:2]), group) if words[1:] else ""
+        print(
+            f"pointsman {words[0]}: found {' '.join(words[1:2]) or 'nothing more'}, wanted {wanted}{hint}",
+            file=sys.stderr,
+        )
         return 2
-    from difflib import get_close_matches
-
-    near = get_close_matches(words[0], COMMANDS, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = _near(" ".join(words[:2]), [name for name in COMMANDS if " " in name]) or _near(words[0], COMMANDS)
     print(f"pointsman: found {words[0]!r}, wanted a command: {', '.join(COMMANDS)}{hint}", file=sys.stderr)
     return 2
+
+
+def _near(words: str, names: Iterable[str]) -> str:
+    """The nearest of the commands, as a question; empty where none is near."""
+    near = nearest(words, names)
+    return f"; did you mean {near}?" if near else ""

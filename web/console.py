@@ -1,5 +1,7 @@
 """What the control process hands to its pages, and what all pages share."""
 
+import shlex
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
@@ -110,6 +112,12 @@ def navigation(console: Console, path: str) -> list[NavigationItem]:
 def short_name(pool: str) -> str:
     """A pool's or route's name without its namespace."""
     return pool.rpartition("/")[2]
+
+
+def command_line(*words: str) -> str:
+    """A command of this installation, to be pasted into a shell as it is."""
+    program = Path(sys.executable).with_name("pointsman")
+    return shlex.join((str(program) if program.exists() else "pointsman", *words))
 
 
 def build() -> str:

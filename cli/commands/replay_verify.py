@@ -148,6 +148,10 @@ def prove(reader: LogReader, first: int | None, last: int | None, against: Path 
 def verify(reader: LogReader, first: int, last: int | None) -> VerifyReport:
     """Verify the decisions at the positions `first` to `last`."""
     head = reader.head().position
+    if first > head:
+        raise Failure(f"--from: found position {first}, wanted one of the log, which ends with {head}", 2)
+    if last is not None and last < first:
+        raise Failure(f"--to: found position {last}, wanted {first} or a later one", 2)
     report = VerifyReport(max(first, reader.first()), head if last is None else min(last, head))
     told = time.monotonic()
     for found in Verifier(reader).run(report.first, report.last):

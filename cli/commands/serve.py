@@ -91,6 +91,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
             f"ready: {where}, console on {url_of(console)}, metrics on port {options.metrics_port}, data in {deployment.data}"
         )
 
+    report(f"console on {url_of(console)}, as soon as the control process is there")
     return supervise(plans, listening, options.drain_timeout, report, started)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from worlds.ports import free_port
 
 from pointsman.cli.bench.table import Table
 from pointsman.cli.main import COMMANDS
@@ -51,7 +52,26 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_an_unknown_command_is_told_the_nearest() -> None:
     assert "did you mean serve?" in one_line(pointsman("sevre"), 2)
-    assert "wanted tail or retain or verify" in one_line(pointsman("log", "trail"), 2)
+    assert "wanted tail or retain or verify; did you mean log tail?" in one_line(pointsman("log", "trail"), 2)
+    assert "did you mean replay verify?" in one_line(pointsman("replay", "verfy", "--from", "3"), 2)
+    assert "did you mean config check?" in one_line(pointsman("confg", "check", "x.yaml"), 2)
+    assert "found nothing more, wanted set\n" in one_line(pointsman("weights"), 2)
+
+
+def test_the_address_of_the_console_is_told_before_anything_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    ports = {name: free_port("127.0.0.1") for name in ("console-port", "metrics-port", "health-port")}
+    flags = [f"--{name}={port}" for name, port in ports.items()]
+    command = [sys.executable, "-P", "-m", "pointsman.cli", "serve", "--manifests=manifests", "--data-dir=data", *flags]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+        finally:
+            process.terminate()
+            process.communicate()
+
+    assert f"console on http://127.0.0.1:{ports['console-port']}," in first
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,16 @@ def test_decisions_on_another_logs_state_are_told_apart_alike_by_commands_strip_
     assert pages == told == ["ok", "ok", "ok", "other-log", "other-log"]
 
 
+def test_positions_that_the_log_does_not_have_are_an_error(tmp_path: Path) -> None:
+    adopting_log(tmp_path / "log")
+    beyond = pointsman("replay", "verify", "--data-dir", tmp_path, "--from", "5000")
+    backwards = pointsman("replay", "verify", "--data-dir", tmp_path, "--from", "5", "--to", "4")
+
+    assert (beyond.returncode, backwards.returncode) == (2, 2)
+    assert "--from: found position 5000, wanted one of the log, which ends with " in beyond.stderr
+    assert "--to: found position 4, wanted 5 or a later one" in backwards.stderr
+
+
 def test_an_explanation_can_be_read_by_programs(tmp_path: Path) -> None:
     adopting_log(tmp_path / "log")
 

@@ -1,7 +1,9 @@
 """What the pages show: the same as their JSON twins, and the truth."""
 
+import html
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +12,7 @@ import msgspec
 import pytest
 import trio
 from worlds.console_world import NEW, OLD, ROUTE, Running, events_of, running, sample, served, world
+from worlds.waiting import HUNG
 
 from pointsman.core.events import Class, EndpointChanged, RequestRefused, RequestRouted, SourceAccepted, SourceRejected
 from pointsman.eventlog.feed.hub import FeedStatistics
@@ -137,13 +140,23 @@ def test_the_overview_says_what_to_do_and_how_the_whole_is(console: Running) -> 
 
     for words in ("Send a request", "Open its decision", "Move the weight", "Verify", "curl -si http://127.0.0.1:8080"):
         assert words in body
-    for words in ("requests", "refused", "ready endpoints", "behind", "feed", "pointsman replay verify --data-dir"):
+    for words in ("requests", "refused", "ready endpoints", "behind", "feed", "pointsman replay verify --data-dir "):
         assert words in body
     assert f'href="/routes/{ROUTE}/rules/0/weights"' in body
     told = console.ask("/api/v1").json
     assert {pool["name"] for pool in told["pools"]} == {OLD.partition("/")[2], NEW.partition("/")[2]}
     assert told["totals"]["ready"] == 5
     assert told["routes"][0]["backends"][0]["weight"] == 90
+
+
+def test_the_command_that_verifies_can_be_pasted_into_a_shell_as_it_is(console: Running) -> None:
+    [command] = re.findall(r"<pre[^>]*verifies all decisions[^>]*>([^<]*)</pre>", console.ask("/").body)
+    done = subprocess.run(
+        html.unescape(command), shell=True, cwd="/", capture_output=True, text=True, timeout=HUNG, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "checked" in done.stdout
 
 
 def test_a_pool_shows_load_adapters_and_what_is_in_flight(console: Running) -> None:

@@ -7,7 +7,7 @@ import trio
 
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters
-from pointsman.web.console import Console, build
+from pointsman.web.console import Console, build, command_line
 from pointsman.web.drawing import words
 from pointsman.web.pages import figures, pools, routes
 from pointsman.web.pages.judgement import judged
@@ -52,7 +52,7 @@ async def page(console: Console) -> Reply:
         "latest": latest,
         "manifests": console.manifests,
         "curl": _curl(console.gateway),
-        "verify": f"pointsman replay verify --data-dir {console.data_directory}",
+        "verify": command_line("replay", "verify", "--data-dir", str(console.data_directory)),
     }
     data = {
         "headline": found.headline,
