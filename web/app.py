@@ -46,6 +46,7 @@ PAGES: tuple[tuple[str, str, Callable[..., Awaitable[Reply]]], ...] = (
     ("/routes/<namespace>/<name>/rules/<number:rule>/weights", "GET", weights.form_page),
     ("/routes/<namespace>/<name>/rules/<number:rule>/weights", "POST", weights.change),
     ("/log", "GET", log.page),
+    ("/log/<number:position>", "GET", log.entry_page),
 )
 """Every page; under /api/v1 each GET answers with the JSON of the same view."""
 

@@ -15,7 +15,7 @@ from pointsman.core.events import AppliedEvent, DeletedEvent, Event, encode
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.snapshot import ClusterSnapshot, encode_snapshot, restore
 from pointsman.core.values.facts import Applied, Deleted
-from pointsman.web.pages.log_page import told
+from pointsman.web.pages.sentences import told
 
 # --- a kind that does not exist: its events, and its form -------------------------------------------
 

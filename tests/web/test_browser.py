@@ -24,7 +24,7 @@ PAGES = {
     "route": f"/routes/{ROUTE}",
     "weights": f"/routes/{ROUTE}/rules/0/weights",
     "log": "/log",
-    "entry": "/log?first=2&last=2",
+    "entry": "/log/2",
     "help": "/help",
     "missing": "/nowhere",
     "decision": "",

@@ -211,7 +211,7 @@ def _in_force(console: Console, told: Told, here: InForce) -> list[InForceRow]:
     rows.append(InForceRow("configuration", here.config or "the built-in default", "", config if here.config else ""))
     known = f"{here.ready - here.unknown} of {here.ready} ready endpoints"
     rows.append(InForceRow("load known of", known, "", ""))
-    state = f"/log?first={here.position}&last={here.position}"
+    state = f"/log/{here.position}"
     rows.append(InForceRow("cluster state", f"#{here.position:,}", "the last entry that it knew", state))
     return rows
 

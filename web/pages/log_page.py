@@ -1,6 +1,7 @@
 """The page of the log: its health, and the entries themselves."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Sequence
 from typing import get_args
 from urllib.parse import urlencode
 
@@ -8,21 +9,29 @@ import msgspec
 import trio
 from quart import request
 
-from pointsman.core.events import Class, Entry, Event, Origin, RequestRefused, RequestRouted, class_of_type
-from pointsman.core.values.facts import Applied, Deleted, subject
+from pointsman.core.events import Class, Entry, Event, LoadSampled, RequestRefused, RequestRouted, class_of_type
+from pointsman.core.values.packing import unpack, unpack_floats
+from pointsman.eventlog.chain import check_batch
+from pointsman.eventlog.errors import ReadModelUnavailableError
 from pointsman.eventlog.opening import open_reader
+from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.stores.reading import LogReader
 from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.console import Console
 from pointsman.web.drawing import words
-from pointsman.web.pages.reply import BadQuery, Reply, number, plain
+from pointsman.web.pages.reply import BadQuery, Missing, Reply, number, plain
+from pointsman.web.pages.sentences import numbers_in, sentence
 from pointsman.web.pages.strip import strip
 
-PAGE = 100
+PAGE = 50
 """Entries to a page."""
+PEOPLE = (Class.CONTROL, Class.MEMBERSHIP)
+"""Classes that the page begins with: what people did, and what became of processes, pools and routes."""
+ALL = "all"
 CLASSES = tuple(kind.name.lower() for kind in Class)
 TEXT_MAX = 240
 WHOLE_MAX = 20_000
+"""Characters of an entry's fields that its page shows."""
 SCAN_MAX = 200_000
 """Entries that are searched for rare ones; then the page is shown with what was found."""
 
@@ -45,56 +54,57 @@ class EntryRow(msgspec.Struct, frozen=True):
     tag: str
     words: str
     decision: bool
-    whole: str
 
 
-def _row(entry: Entry, whole: bool) -> EntryRow:
+class BatchProof(msgspec.Struct, frozen=True):
+    """What shows that an entry is as it was committed."""
+
+    first: int
+    """First position of its batch."""
+    last: int
+    recorded_at: str
+    entries: int
+    """Count of the batch's entries."""
+    previous: str
+    """Digest of the chain before the batch."""
+    digest: str
+    """Digest of the chain after it."""
+    problem: str
+    """Words for what is wrong with the batch; empty where its entries add up to its digest."""
+
+
+def _rows(console: Console, entries: Sequence[Entry]) -> list[EntryRow]:
+    decoded = [(entry, _event(entry)) for entry in entries]
+    names = _names(console, [event for _, event in decoded if not isinstance(event, str)])
+    found = []
+    for entry, event in decoded:
+        row = (entry.position, words.moment(entry.recorded_at))
+        if isinstance(event, str):
+            found.append(EntryRow(*row, "?", "unknown", event, False))
+            continue
+        text = sentence(event, names)
+        said = text[:TEXT_MAX] + ("…" if len(text) > TEXT_MAX else "")
+        decision = isinstance(event, RequestRouted | RequestRefused)
+        found.append(EntryRow(*row, Class(entry.kind).name.lower(), tag_of(type(event)), said, decision))
+    return found
+
+
+def _event(entry: Entry) -> Event | str:
+    """The event, or why it cannot be read."""
     try:
-        event: Event = entry.event
+        return entry.event
     except msgspec.DecodeError as error:
-        return EntryRow(entry.position, words.moment(entry.recorded_at), "?", "unknown", str(error), False, "")
-    text = told(event)
-    return EntryRow(
-        entry.position,
-        words.moment(entry.recorded_at),
-        Class(entry.kind).name.lower(),
-        tag_of(type(event)),
-        text[:TEXT_MAX] + ("…" if len(text) > TEXT_MAX else ""),
-        isinstance(event, RequestRouted | RequestRefused),
-        msgspec.json.format(msgspec.json.encode(plain(event)), indent=2).decode()[:WHOLE_MAX] if whole else "",
-    )
+        return str(error)
 
 
-def told(event: Event | Applied | Deleted) -> str:
-    """The fields of an event in a line; for an object, its name and the fields that are not its key."""
-    fields = {name: value for name, value in msgspec.structs.asdict(event).items() if not _empty(value)}
-    if not isinstance(event, Applied | Deleted):
-        return _listed(fields)
-    rest = {name: value for name, value in fields.items() if name not in event.key_fields()}
-    return f"{subject(event)}: {_listed(rest)}" if rest else subject(event)
-
-
-def _listed(fields: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in fields.items())
-
-
-def _empty(value: object) -> bool:
-    return value is None or value in ("", (), {}, b"")
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.hex() if len(value) <= 16 else f"{len(value)} bytes"
-    if isinstance(value, Origin):
-        return f"{value.picker} n {value.n:,} applied #{value.applied:,}"
-    if isinstance(value, msgspec.Struct):
-        fields = msgspec.structs.asdict(value).items()
-        return "(" + ", ".join(f"{k} {_value(v)}" for k, v in fields if not _empty(v)) + ")"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_value(v) for v in value[:4]) + (", …" if len(value) > 4 else "") + "]"
-    if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < 1e8 else words.moment(value)
-    return str(value)
+def _names(console: Console, told: Sequence[Event]) -> dict[int, str]:
+    """The names of the endpoints that events are about, as far as the read model knows them."""
+    numbers = {number for event in told for number in numbers_in(event)}
+    try:
+        with open_read_model(console.read_model) as model:
+            return {number: row.full_name for number, row in model.endpoint_names(numbers).items()}
+    except ReadModelUnavailableError:
+        return {}
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -107,8 +117,8 @@ class Range(msgspec.Struct, frozen=True):
 
     def query(self, **more: object) -> str:
         """The address of the page with these fields."""
-        told = {"first": self.first, "last": self.last, "class": self.kind, "type": self.type} | more
-        fields = {k: v for k, v in told.items() if v}
+        asked = {"first": self.first, "last": self.last, "class": self.kind, "type": self.type} | more
+        fields = {k: v for k, v in asked.items() if v}
         return "/log" + (f"?{urlencode(fields)}" if fields else "")
 
     @property
@@ -116,7 +126,9 @@ class Range(msgspec.Struct, frozen=True):
         """The classes of entries that are asked for, by which the log's index finds them; None for all."""
         if self.type:
             return (TYPES[self.type],)
-        return (Class[self.kind.upper()],) if self.kind else None
+        if self.kind == ALL or (not self.kind and (self.first or self.last)):
+            return None
+        return (Class[self.kind.upper()],) if self.kind else PEOPLE
 
     def wants(self, entry: Entry) -> bool:
         """Whether an entry has the type that is asked for; its tag stands behind two or three bytes of MessagePack."""
@@ -128,8 +140,8 @@ def _asked() -> Range:
     first = number(request.args.get("first"), "first", 0)
     last = number(request.args.get("last"), "last", 0)
     kind, tag = request.args.get("class", ""), request.args.get("type", "")
-    if kind and kind not in CLASSES:
-        raise BadQuery(f"class is {kind[:40]!r}, wanted one of {', '.join(CLASSES)}")
+    if kind and kind not in (ALL, *CLASSES):
+        raise BadQuery(f"class is {kind[:40]!r}, wanted one of {', '.join((ALL, *CLASSES))}")
     if tag and tag not in TYPES:
         raise BadQuery(f"type is {tag[:40]!r}, wanted an event such as weights-written")
     if first and last and first > last:
@@ -147,12 +159,11 @@ async def page(console: Console) -> Reply:
     low, high = (listed[-1].position, listed[0].position) if listed else (0, 0)
     context = {
         "entries": listed,
-        "whole": len(listed) == 1,
         "live": live,
         "here": asked.query(),
         "filters": asked,
         "filtered": filtered,
-        "classes": [("", "all"), *((k, k) for k in CLASSES)],
+        "classes": [("", "people and control"), (ALL, ALL), *((k, k) for k in CLASSES)],
         "types": [("", "all"), *((t, t) for t in sorted(TYPES))],
         "range": f"#{lowest:,} to #{head:,}",
         "older": asked.query(first=0, last=low - 1) if low > lowest else "",
@@ -185,7 +196,7 @@ def _facts(console: Console) -> list[tuple[str, str, str]]:
         ("queued", words.plural(s.queued_events, "entry", "entries"), words.size(s.queued_bytes)),
         ("today", words.size(today), by_class),
         ("refused by a full queue", words.count(s.refused_events), "entries, since this process started"),
-        ("segment", s.segment, "the file that grows"),
+        ("segment", f"from #{int(s.segment.partition('.')[0] or 0):,} on", "the file that grows"),
         *([("space", *kept_words(kept))] if (kept := console.kept()) is not None else []),
     ]
 
@@ -212,7 +223,76 @@ def _read(console: Console, asked: Range) -> tuple[list[EntryRow], int, int]:
             found = _oldest(reader, max(asked.first, lowest), last, asked)
         else:
             found = _newest(reader, last, lowest, asked)
-        return [_row(entry, len(found) == 1) for entry in found], lowest, head
+    return _rows(console, found), lowest, head
+
+
+async def entry_page(console: Console, position: int) -> Reply:
+    """One entry: its sentence, its fields, its batch, and whether that is as it was committed."""
+
+    def read() -> tuple[EntryRow, str, list[LoadLine], BatchProof, int, int]:
+        with open_reader(console.log_directory) as reader:
+            lowest, head = reader.first(), reader.head().position
+            if not lowest <= position <= head:
+                raise Missing(f"The log has the entries #{lowest:,} to #{head:,}, wanted #{position:,}.")
+            [entry] = reader.entries(position, position)
+            proof = _proof(reader, position)
+        event = _event(entry)
+        fields = "" if isinstance(event, str) else json_text(event)
+        loads = _loads(console, event) if isinstance(event, LoadSampled) else []
+        return _rows(console, [entry])[0], fields, loads, proof, lowest, head
+
+    row, fields, loads, proof, lowest, head = await trio.to_thread.run_sync(read)
+    context = {
+        "entry": row,
+        "fields": fields,
+        "loads": loads,
+        "proof": proof,
+        "before": position - 1 if position > lowest else 0,
+        "after": position + 1 if position < head else 0,
+        "verify": f"pointsman log verify --data-dir {shlex.quote(str(console.data_directory))}",
+    }
+    return Reply("entry.html", "", context, {"entry": row, "fields": fields, "proof": proof})
+
+
+class LoadLine(msgspec.Struct, frozen=True):
+    """An endpoint's sample, in the table of a load entry."""
+
+    name: str
+    waiting: int
+    running: int
+    kv_cache: str
+
+
+def _loads(console: Console, event: LoadSampled) -> list[LoadLine]:
+    numbers = unpack(event.endpoints).tolist()
+    names = _names(console, [event])
+    columns = (unpack(event.waiting).tolist(), unpack(event.running).tolist(), unpack_floats(event.kv_cache).tolist())
+    return [
+        LoadLine(names.get(number, f"endpoint {number}"), waiting, running, words.percent(used))
+        for number, waiting, running, used in zip(numbers, *columns, strict=True)
+    ]
+
+
+def json_text(event: Event) -> str:
+    """The fields of an event as JSON, as long as a page shows."""
+    return msgspec.json.format(msgspec.json.encode(plain(event)), indent=2).decode()[:WHOLE_MAX]
+
+
+def _proof(reader: LogReader, position: int) -> BatchProof:
+    """The batch of an entry, computed again from its entries and the digest before it."""
+    batch = reader.batch_at(position)
+    previous = reader.digest_at(batch.first - 1) or b""
+    entries = list(reader.entries(batch.first, batch.last))
+    problem = check_batch(batch, previous, entries) if previous else "the digest before it is not kept"
+    return BatchProof(
+        batch.first,
+        batch.last,
+        words.moment(batch.recorded_at),
+        len(entries),
+        previous.hex(),
+        batch.digest.hex(),
+        problem or "",
+    )
 
 
 def _oldest(reader: LogReader, first: int, last: int, asked: Range) -> list[Entry]:
