@@ -14,6 +14,7 @@ from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.parsers import DEFAULT_PARSERS, BadRequest, ParsedRequest, is_read, parse_request
 from pointsman.core.parsers.path import model_in_path, model_in_query
+from pointsman.core.plugin.timing import TIMED_EVERY, PluginTime
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws
@@ -89,6 +90,9 @@ class _Rules:
     def __init__(self, profile: Profile) -> None:
         config = profile.config
         self.profile = profile
+        self.times: list[PluginTime] = []
+        """Times of the plugins in the decision that was timed last."""
+        self.timed = profile.timed(time.perf_counter_ns, self.times)
         self.routing = RoutingRules(config.prefix())
         self.parsers = tuple(config.declared(name).type for name in config.parsers) or DEFAULT_PARSERS
 
@@ -143,11 +147,17 @@ class PoolPicking:
             return self._refused(request, now, "bad-request", REFUSALS["bad-request"].tell(error))
         origin, traffic = self._feed.origin(), self._feed.traffic
         traffic.now = now
+        timed = origin.n % TIMED_EVERY == 1
+        profile = rules.timed if timed else rules.profile
         begun = time.perf_counter_ns()
-        decision = schedule(cluster, traffic, rules.profile, facts, Draws(origin.picker, origin.epoch, origin.n))
+        decision = schedule(cluster, traffic, profile, facts, Draws(origin.picker, origin.epoch, origin.n))
         event = decision.to_event(origin, now, facts, (time.perf_counter_ns() - begun) // 1000)
         if isinstance(event, RequestRefused):
+            rules.times.clear()
             return RefusedPick(event)
+        if timed:
+            event = msgspec.structs.replace(event, timed=tuple(rules.times))
+            rules.times.clear()
         new_id = () if incoming.headers.get(REQUEST_ID) else ((REQUEST_ID, request.request_id),)
         rename = (facts.model, facts.target_model) if facts.target_model and parsed.rewritable else None
         scores = tuple(decision.endpoint_scores(cluster)) if rules.profile.config.flags.emit_endpoint_scores else ()

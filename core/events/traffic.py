@@ -73,6 +73,8 @@ class RequestRouted(Fact, frozen=True, tag="request-routed"):
     """8 bytes over the whole matrix of candidates and plugins."""
     took: int = 0
     """Microseconds that `schedule` took."""
+    timed: tuple[tuple[str, str, str, int], ...] = ()
+    """Calls of plugins in this decision: extension point, type, name, nanoseconds; empty where they were not timed."""
 
 
 class RequestRefused(Fact, frozen=True, tag="request-refused"):

@@ -45,6 +45,7 @@ class RoutedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="re
     degraded: bool = False
     digest: msgspec.Raw = _NOTHING
     took: int = 0
+    timed: tuple[tuple[str, str, str, int], ...] = ()
 
 
 class RefusedMark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="request-refused"):

@@ -37,6 +37,9 @@ Each has up to 500 lines: these are a page of 100 MB at worst, and 10 MB where a
 ATTEMPTS_MAX = 4000
 """Combinations of a target model and an endpoint, with two lines each."""
 
+PLUGINS_MAX = 500
+"""Plugins whose times are counted: a configuration names a dozen, and each change of it may bring others."""
+
 PENDING = 1000
 """Entries that are counted together: a sixth of a second of a load, and half a millisecond of work."""
 
@@ -171,6 +174,7 @@ class Metrics:
         self._series: dict[tuple[str, str, str, str], RequestSeries] = {}
         self._attempts: dict[AttemptLabels, int] = {}
         self._scheduling = Histogram(SCHEDULER)
+        self._plugins: dict[tuple[str, str, str], Histogram] = {}
         self._samples = 0
         self._scrapes_failed = 0
         self._models = Bounded(LABEL_VALUES_MAX, LABEL_BYTES_MAX)
@@ -206,6 +210,12 @@ class Metrics:
         """Times of decisions."""
         self._count()
         return self._scheduling
+
+    @property
+    def plugins(self) -> dict[tuple[str, str, str], Histogram]:
+        """Times of plugins by extension point, type and name, of the decisions that were timed."""
+        self._count()
+        return self._plugins
 
     @property
     def samples(self) -> int:
@@ -279,6 +289,8 @@ class Metrics:
             if type(mark) is RoutedMark:
                 facts = mark.request
                 took.append(mark.took)
+                if mark.timed:
+                    self._time(mark.timed)
                 if not facts.body_bytes and not facts.model:
                     chosen["", mark.endpoints[0]] += 1
                     continue
@@ -298,6 +310,13 @@ class Metrics:
             series.finished_all(ends)
         for (target, number), count in chosen.items():
             self._count_attempt(self._attempt(target, number), count)
+
+    def _time(self, times: Sequence[tuple[str, str, str, int]]) -> None:
+        for point, kind, name, nanoseconds in times:
+            where = point, kind, name
+            if where not in self._plugins and len(self._plugins) >= PLUGINS_MAX:
+                where = point, "other", "other"
+            self._plugins.setdefault(where, Histogram(SCHEDULER)).observe(nanoseconds / 1e9)
 
     def _count_rare(self, event: Event | Mark) -> None:
         match event:

@@ -266,11 +266,19 @@ def _scheduler(page: ExpositionPage, metrics: Metrics) -> Pauses:
     """Write what is of the scheduler and of scrapes; what it is about is taken up to the first pause."""
     scheduling, attempts = metrics.scheduling.copy(), list(metrics.attempts.items())
     samples, failed = metrics.samples, metrics.scrapes_failed
+    plugins = {where: times.copy() for where, times in sorted(metrics.plugins.items())}
     yield
     about = "Time of a scheduling decision."
     for name in ("llm_d_epp_scheduler_e2e_duration_seconds", "inference_extension_scheduler_e2e_duration_seconds"):
         page.family(name, "histogram", about)
         page.histogram(name, (), scheduling, SCHEDULER)
+    about = "Time of a plugin's call, in one decision of some dozens."
+    for name in ("llm_d_epp_plugin_duration_seconds", "inference_extension_plugin_duration_seconds"):
+        page.family(name, "histogram", about)
+        for (point, kind, plugin), times in plugins.items():
+            labels = (("extension_point", point), ("plugin_type", kind), ("plugin_name", plugin))
+            page.histogram(name, labels, times, SCHEDULER)
+            yield
     about = "Scheduling decisions by what came of them."
     for prefix, label, full in (("llm_d_epp", "endpoint_name", True), ("inference_extension", "pod_name", False)):
         counts = ((_attempt(attempt, label, full), count) for attempt, count in attempts)
