@@ -3,11 +3,12 @@
 #   make demo-reset    forget what the demo recorded
 #   make test          all tests, side by side on all cores; with TESTS="PATH ..." these, one after the other
 #   make check         formatting, lint, types, import rules, layout
+#   make attack        changed input for everything that reads what others wrote; ARGS="--minutes 30"
 #   make bench         what a request costs, beside a bare gRPC echo
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset test check bench fix lock wheel
+.PHONY: help demo demo-reset test check attack bench fix lock wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +40,9 @@ check: $(VENV)/.dev
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_layout.py
+
+attack: $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -P -m worlds.attack $(ARGS)
 
 bench: $(VENV)/.runtime $(VENV)-bench/.ready
 	@.ci/packages nginx wrk

@@ -1,25 +1,12 @@
-"""Ten million mutated bytes: into the HTTP/2 engine alone, then into a whole picker connection.
+"""A gateway's bytes, changed: into the HTTP/2 engine alone, or into a whole picker connection."""
 
-    .venv/bin/python benchmarks/mutate_http2.py [--bytes 10000000] [--seed 1]
-
-Each round takes what a gateway sends, changes, moves, repeats or drops some of it, and cuts it anywhere.
-The engine may raise nothing but h2's protocol errors, the connection nothing at all, and no stream may stay open.
-Says what it saw; fails with the seed of the round that broke it.
-"""
-
-import argparse
 import asyncio
 import random
-import time
-from collections import Counter
 
 from h2.exceptions import ProtocolError
 
-from pointsman.cli.bench.bench_decisions import POOL, cluster_of
-from pointsman.cli.bench.bench_request import BufferFeed, Written
+from pointsman.cli.bench.bench_request import Written
 from pointsman.cli.bench.gateway_bytes import Gateway
-from pointsman.core.processes.settings import StreamLimits
-from pointsman.grpc.epp import ExternalProcessor
 from pointsman.grpc.ext_proc.protocol import Load
 from pointsman.grpc.http2.frames import (
     END_STREAM,
@@ -33,8 +20,7 @@ from pointsman.grpc.http2.frames import (
     frame,
 )
 from pointsman.grpc.http2.machine import ServerConnection
-from pointsman.grpc.picking import PoolPicking
-from pointsman.grpc.serving.grpc_server import GrpcServer, quiet_grpclib
+from pointsman.grpc.serving.grpc_server import GrpcServer
 
 CUTS = 12
 """Number of pieces in which the bytes of a round arrive, at most."""
@@ -122,43 +108,3 @@ async def into_connection(server: GrpcServer, load: Load, chunks: list[bytes]) -
     if load.streams or load.held.bytes:
         raise AssertionError(f"{load.streams} streams and {load.held.bytes} bytes are left, wanted none")
     return ended
-
-
-async def run(options: argparse.Namespace) -> None:
-    """Mutate for the engine, then for a connection."""
-    quiet_grpclib()
-    loop = asyncio.get_running_loop()
-    failures: list[dict[str, object]] = []
-    loop.set_exception_handler(lambda _, context: failures.append(context))
-    feed, load = BufferFeed(cluster_of(5)), Load(StreamLimits())
-    server = GrpcServer([ExternalProcessor(PoolPicking(POOL, feed), feed, load)])
-    for name in ("engine", "connection"):
-        seen: Counter[str] = Counter()
-        done, seed, began = 0, options.seed, time.monotonic()
-        while done < options.bytes:
-            source = random.Random(seed)
-            data = mutated(traffic(source), source)
-            try:
-                chunks = pieces(data, source)
-                seen[into_engine(chunks) if name == "engine" else await into_connection(server, load, chunks)] += 1
-            except Exception as error:
-                raise SystemExit(f"{name}: seed {seed} raised {type(error).__name__}: {error}") from error
-            if failures:
-                raise SystemExit(f"{name}: seed {seed} failed in the loop: {failures[0]}")
-            done += len(data)
-            seed += 1
-        ends = ", ".join(f"{end} {count}" for end, count in seen.most_common())
-        print(f"{name}: {done} bytes in {seed - options.seed} rounds, {time.monotonic() - began:.0f} s: {ends}")
-    print(f"decisions made meanwhile: {feed.buffer.last_n} entries")
-
-
-def main() -> None:
-    """Run, and print what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=10_000_000, help="for each half")
-    parser.add_argument("--seed", type=int, default=1)
-    asyncio.run(run(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()
