@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
+from pointsman.core.deciding.request_facts import REQUEST_ID
 from pointsman.core.events import RequestFinished, ResponseStarted
 from pointsman.core.processes.settings import MESSAGE_BYTES_MAX
-from pointsman.grpc.ext_proc.actions import Actions, Decide, Finished, Refuse, Started
+from pointsman.grpc.ext_proc.actions import Actions, Decide, Finished, Incoming, Refuse, Started
 from pointsman.grpc.ext_proc.protocol import Load, Stream
 from pointsman.grpc.picking import Feed, Picked, Picking, RefusedPick
 from pointsman.grpc.serving.held import Account, Held
@@ -91,7 +92,7 @@ class Exchange:
         for action in actions:
             match action:
                 case Decide():
-                    self._record(self._picking.pick(action.request))
+                    self._decide(action.request)
                 case Started():
                     self._record_start(action)
                 case Finished():
@@ -100,6 +101,12 @@ class Exchange:
                     self._record(self._picking.refuse(action.request, action.reason, action.message))
                 case _:
                     assert_never(action)
+
+    def _decide(self, request: Incoming) -> None:
+        feed, headers = self._feed, request.headers
+        feed.take_in_hand(headers.get(REQUEST_ID, ""), headers.get(":path", ""), request.body_bytes)
+        self._record(self._picking.pick(request))
+        feed.put_down()
 
     def _record(self, picked: Picked) -> None:
         """Record a decision, then have the stream answer with it."""

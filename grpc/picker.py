@@ -5,6 +5,7 @@ The process ends when the supervisor says so or is gone: streams first, then the
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import secrets
@@ -18,6 +19,7 @@ from google.protobuf.internal import api_implementation
 from pointsman.core.deciding.scheduler import PLUGIN_VERSIONS, SCHEDULER_VERSION
 from pointsman.core.feed.picker_end import PickerIdentity
 from pointsman.core.processes.leash import (
+    WHERE,
     Drain,
     LeashError,
     Listen,
@@ -64,6 +66,7 @@ def run_picker(settings: PickerSettings) -> None:
 
 async def _run(settings: PickerSettings) -> None:
     leash = held_leash()
+    faulthandler.register(WHERE)
     me = PickerIdentity(settings.picker, secrets.randbits(64), settings.build, SCHEDULER_VERSION, dict(PLUGIN_VERSIONS))
     page = Path(settings.page) if settings.page else None
     traffic = TrafficState()

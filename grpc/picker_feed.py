@@ -22,7 +22,7 @@ from pointsman.core.events import Origin, PickerEvent
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
 from pointsman.core.feed.frames import EpochRefusedError, FeedError
 from pointsman.core.feed.picker_end import PickerEnd, PickerFeedStatistics, PickerIdentity
-from pointsman.core.processes.last_page import PAGE_BYTES, begin_page, write_last_n
+from pointsman.core.processes.last_page import PAGE_BYTES, begin_page, put_down, take_in_hand, write_last_n, write_turns
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
 
@@ -95,6 +95,16 @@ class PickerFeed:
         if self._flush_later is None:
             # Left to fire where a decision takes the outcomes along: cheaper than one timer for each.
             self._flush_later = self._loop.call_later(OUTCOME_DELAY, self._flush_outcomes)
+
+    def take_in_hand(self, request_id: str, path: str, body_bytes: int) -> None:
+        """Tell the supervisor which request is begun to be read, in case that it never ends."""
+        if self._page is not None:
+            take_in_hand(self._page, f"{request_id[:100]!r}, {path[:60]!r}, {body_bytes} bytes")
+
+    def put_down(self) -> None:
+        """It was read."""
+        if self._page is not None:
+            put_down(self._page)
 
     def flush(self) -> None:
         """Hand what was recorded to the socket."""
@@ -188,7 +198,11 @@ class PickerFeed:
             self._closed.set_exception(error)
 
     async def _tick(self) -> None:
+        turns = 0
         while True:
+            turns += 1
+            if self._page is not None:
+                write_turns(self._page, turns)
             await asyncio.sleep(TICK)
             self._end.tick(time.monotonic(), time.time())
             self._after_end()

@@ -46,6 +46,14 @@ class Feed(Protocol):
         """Give out the `n` that `origin` told, and queue the event for the log."""
         ...
 
+    def take_in_hand(self, request_id: str, path: str, body_bytes: int) -> None:
+        """Tell the supervisor which request is begun to be read, in case that it never ends."""
+        ...
+
+    def put_down(self) -> None:
+        """It was read."""
+        ...
+
     def flush(self) -> None:
         """Hand what was recorded so far to the feed's socket."""
         ...

@@ -16,6 +16,7 @@ from pointsman.cli.bench.gateway_bytes import Gateway
 from pointsman.core.events import Origin, PickerEvent
 from pointsman.core.feed.buffer import EntryBuffer
 from pointsman.core.feed.frames import encode_frame
+from pointsman.core.processes.last_page import PAGE_BYTES, put_down, take_in_hand
 from pointsman.core.processes.settings import StreamLimits
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
@@ -49,12 +50,19 @@ class BufferFeed:
         self.traffic = TrafficState()
         self.traffic.follow(cluster)
         self.buffer = EntryBuffer(64 << 20)
+        self.page = bytearray(PAGE_BYTES)
 
     def origin(self) -> Origin:
         return Origin("picker-1", 1 << 63, self.buffer.last_n + 1, self.cluster.position)
 
     def record(self, event: PickerEvent) -> None:
         self.buffer.record(event)
+
+    def take_in_hand(self, request_id: str, path: str, body_bytes: int) -> None:
+        take_in_hand(self.page, f"{request_id[:100]!r}, {path[:60]!r}, {body_bytes} bytes")
+
+    def put_down(self) -> None:
+        put_down(self.page)
 
     def flush(self) -> None:
         for entries in self.buffer.next_frames():

@@ -76,6 +76,7 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         flags.http2,
         flags.buffer_max,
         reload_certificates=flags.enable_cert_reload,
+        hung_after=flags.hung_after,
     )
     plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
     listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])

@@ -14,7 +14,7 @@ from pointsman.cli.failure import Failure
 from pointsman.core.config.metrics_flags import MetricsFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
 from pointsman.core.parsers.metrics.engines import parse_series
-from pointsman.core.processes.settings import HTTP2_ENGINES, MESSAGE_BYTES_MAX, OWN_ENGINE, KeepLimits
+from pointsman.core.processes.settings import HTTP2_ENGINES, HUNG_AFTER, MESSAGE_BYTES_MAX, OWN_ENGINE, KeepLimits
 from pointsman.core.values.distance import wanted
 from pointsman.core.values.quantities import parse_duration, parse_quantity
 
@@ -88,6 +88,7 @@ FLAGS = (
     Flag("keep-age", "duration", "168h", "how long the log is kept; 0 for ever (ours)"),
     Flag("keep-size", "room", "20Gi", "size of log and read model together, at most; 0 for any (ours)"),
     Flag("buffer-max", "size", "64Mi", "what is kept while the log cannot take it; more is dropped and counted (ours)"),
+    Flag("hung-after", "duration", "5s", "a picker whose loop stands so long is ended; 0 for never (ours)"),
     Flag("http2", "text", "pointsman", "engine of the ext_proc port: pointsman, or h2, which is slower (ours)"),
     Flag("v", "int", "2", "", _ACCEPTED),
     Flag("zap-encoder", "text", "json", "", _ACCEPTED),
@@ -180,6 +181,7 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     keep_age: float = KeepLimits().age
     keep_size: int = KeepLimits().size
     buffer_max: int = BUFFER_BYTES_MAX
+    hung_after: float = HUNG_AFTER
     http2: str = OWN_ENGINE
 
     def metrics(self) -> MetricsFlags:

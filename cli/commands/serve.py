@@ -16,6 +16,7 @@ from pointsman.core.config.parse import PickingFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
 from pointsman.core.processes.settings import (
     HTTP2_ENGINES,
+    HUNG_AFTER,
     OWN_ENGINE,
     ControlSettings,
     KeepLimits,
@@ -106,6 +107,7 @@ def _picking(options: argparse.Namespace) -> PickerOptions:
         engine=options.http2,
         buffer_bytes_max=options.buffer_max,
         limits=StreamLimits(body_bytes_max=options.body_max),
+        hung_after=options.hung_after,
     )
 
 
@@ -176,6 +178,13 @@ def _picker_options(parser: Parser) -> None:
         default=BUFFER_BYTES_MAX,
         metavar="SIZE",
         help="of what a picker keeps while the log cannot take it; more is dropped and counted (default: 64Mi)",
+    )
+    parser.add_argument(
+        "--hung-after",
+        type=duration,
+        default=HUNG_AFTER,
+        metavar="TIME",
+        help="a picker whose loop stands so long is ended, and begins anew; 0 for never (default: 5s)",
     )
     parser.add_argument(
         "--http2",

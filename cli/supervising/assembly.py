@@ -83,7 +83,15 @@ class Deployment:
         page = self._page
         settings = PickerSettings(PICKER, self.feed, build(), f"/proc/self/fd/{page}", options)
         command = our_command("picker", "--settings", encode(settings))
-        return ChildPlan(PICKER, Role.PICKER, command, inherits=(page,), log=self.log_of(PICKER), page=page)
+        return ChildPlan(
+            PICKER,
+            Role.PICKER,
+            command,
+            inherits=(page,),
+            log=self.log_of(PICKER),
+            page=page,
+            hung_after=options.hung_after,
+        )
 
     def envoy(self, settings: GatewaySettings) -> ChildPlan:
         """The plan of the standalone gateway; `Failure` where there is no Envoy."""

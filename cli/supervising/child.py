@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -14,8 +15,9 @@ from typing import BinaryIO
 
 import msgspec
 
+from pointsman.cli.supervising.loop_watch import LoopWatch
 from pointsman.core.processes.last_page import PAGE_BYTES, LastPage, read_page
-from pointsman.core.processes.leash import FROM_CHILD, LEASH, LeashLines
+from pointsman.core.processes.leash import FROM_CHILD, LEASH, WHERE, LeashLines
 
 PR_SET_PDEATHSIG = 1
 """Number of this option in `linux/prctl.h`."""
@@ -59,6 +61,8 @@ class ChildPlan(msgspec.Struct, frozen=True):
     """File that takes the child's output; empty for the supervisor's own."""
     page: int = -1
     """Descriptor of the memory shared with the child, cleared for each life; -1 for none."""
+    hung_after: float = 0.0
+    """Seconds without a turn of its loop after which it is killed; 0 for never."""
 
 
 def our_command(*words: str) -> tuple[str, ...]:
@@ -82,6 +86,9 @@ class Child:
         """Count of lives in a row that ended by themselves before they were ready, or where none says so, quickly."""
         self.log_offset: int | None = None
         """Offset in the log file at which this life's output begins; None where the output goes to the supervisor's own."""
+        self.watch = LoopWatch(plan.hung_after)
+        self.verdict = ""
+        """Words for why the supervisor ended this life; empty where it did not."""
         self.last_words: list[str] = []
         """Last lines of its output that were shown."""
 
@@ -110,6 +117,7 @@ class Child:
             theirs.close()
         ours.setblocking(False)
         self.leash, self.lines, self.ready, self.started_at = ours, LeashLines(FROM_CHILD), False, now
+        self.watch, self.verdict = LoopWatch(self.plan.hung_after), ""
 
     def _spawn(self, environment: dict[str, str], leash: int) -> subprocess.Popen[bytes]:
         output = self._open_log()
@@ -157,7 +165,17 @@ class Child:
         self.failed_starts = self.failed_starts + 1 if failed else 0
         delays, count = (FAILED_DELAYS, self.failed_starts - 1) if failed else (RESTART_DELAYS, self.quick_ends)
         self.start_after = now + delays[min(count, len(delays) - 1)]
-        return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        cause = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        return f"{cause}: {self.verdict}" if self.verdict else cause
+
+    def hung(self) -> bool:
+        """Whether its loop does not turn; where it does not, the verdict says so and its output where it is caught."""
+        if self.process is None or self.plan.page < 0 or self.verdict:
+            return bool(self.verdict) and self.process is not None
+        self.verdict = self.watch.look(self.pid, os.pread(self.plan.page, PAGE_BYTES, 0), time.monotonic())
+        if self.verdict:
+            os.kill(self.pid, WHERE)
+        return False
 
     def last_page(self) -> LastPage | None:
         """The last values on the page that the process shares; None where it has begun no epoch."""

@@ -46,6 +46,12 @@ def bind_everywhere(port: int) -> socket.socket:
     return bind("0.0.0.0", port)
 
 
+def port_of(bound: socket.socket) -> int:
+    """The port that a socket is bound to."""
+    port: int = bound.getsockname()[1]
+    return port
+
+
 def answers(address: str, port: int) -> bool:
     """Whether a process accepts connections there."""
     try:

@@ -1,6 +1,6 @@
 """The supervisor: parent of all processes, holder of the listening sockets.
 
-It starts the others, starts again whatever ends, and ends them all in order.
+It starts the others, starts again whatever ends or hangs, and ends them all in order.
 It decides nothing else: which ports are wanted comes from the control process, what to run from its plans.
 One loop over a selector, without threads and without anything that can wait for a child.
 """
@@ -18,7 +18,7 @@ import msgspec
 
 from pointsman.cli.supervising.child import SAY_WHEN_READY, Child, ChildPlan, Role
 from pointsman.cli.supervising.leash import say
-from pointsman.cli.supervising.ports import answers, bind_nearby
+from pointsman.cli.supervising.ports import answers, bind_nearby, port_of
 from pointsman.core.processes.leash import (
     BoundPorts,
     ChildMessage,
@@ -131,12 +131,14 @@ class Supervisor:
                 else:
                     self._read(key.data)
             self._reap()
+            for child in filter(Child.hung, self.children):
+                os.kill(child.pid, signal.SIGKILL)
             self._tell_lives(time.monotonic())
         return self.code
 
     def ports(self) -> dict[str, int]:
         """The port that each pool's picker listens on."""
-        return {pool: _port(bound) for pool, bound in self.pools.items()}
+        return {pool: port_of(bound) for pool, bound in self.pools.items()}
 
     def up(self) -> bool:
         """Whether every child runs, those that report when they are ready have done so, and the gateway answers."""
@@ -192,7 +194,7 @@ class Supervisor:
                 for pool, bound in self.pools.items():
                     self._hand(child, pool, bound)
                 if (health := self.listening.health) is not None:
-                    self._tell(child, ListenHealth(_port(health)), [health])
+                    self._tell(child, ListenHealth(port_of(health)), [health])
             case Role.CONTROL:
                 alive = [self._life(c) for c in self._pickers() if c.process is not None]
                 self._tell(child, PickerLives(tuple(alive), tuple(self.ended)))
@@ -309,7 +311,7 @@ class Supervisor:
         return True
 
     def _hand(self, picker: Child, pool: str, bound: socket.socket) -> None:
-        self._tell(picker, Listen(pool, _port(bound), self.listening.tls), [bound])
+        self._tell(picker, Listen(pool, port_of(bound), self.listening.tls), [bound])
 
     def _tell_control(self, message: LeashMessage) -> None:
         for child in self.children:
@@ -346,7 +348,7 @@ class Supervisor:
         for pool in self.pools.keys() - self.listening.fixed.keys() - {want.pool for want in wanted}:
             closed = self.pools.pop(pool)
             for picker in self._pickers():
-                self._tell(picker, Unlisten(pool, _port(closed)))
+                self._tell(picker, Unlisten(pool, port_of(closed)))
             closed.close()
         for control in self.children:
             if control.plan.role is Role.CONTROL:
@@ -360,7 +362,7 @@ class Supervisor:
                 self.report(f"pool {want.pool} wants port {want.port}: {error.strerror}")
             self.wanted[want.pool] = want.port
             return None
-        if (port := _port(bound)) != want.port:
+        if (port := port_of(bound)) != want.port:
             self.report(f"port {want.port} of pool {want.pool} is in use: its picker listens on {port}")
         return bound
 
@@ -392,8 +394,3 @@ class Supervisor:
             self._tell(child, Stop(0.8 * GRACE if self.signals < 2 else 0.0))
         else:
             os.kill(child.pid, signal.SIGTERM)
-
-
-def _port(bound: socket.socket) -> int:
-    port: int = bound.getsockname()[1]
-    return port

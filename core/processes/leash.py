@@ -6,6 +6,7 @@ The end of a leash is a message too: to a child that the supervisor is gone, to 
 Both ends are of one build, so a message may change with it.
 """
 
+import signal
 from collections.abc import Mapping
 from typing import Generic, TypeAlias, TypeVar
 
@@ -13,6 +14,9 @@ import msgspec
 
 LEASH = "POINTSMAN_LEASH"
 """Environment variable that tells a child the file descriptor of its end."""
+
+WHERE = signal.SIGUSR2
+"""Signal at which a picker writes where it is into its output, whatever it is caught in."""
 
 LINE_BYTES_MAX = 1 << 20
 """The longest message names the ports of all pools, some 50 bytes each: this is twenty thousand pools."""

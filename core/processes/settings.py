@@ -14,6 +14,12 @@ MESSAGE_BYTES_MAX = 4 << 20
 """Bytes of one message that a picker receives: gRPC's own default."""
 
 
+HUNG_AFTER = 5.0
+"""Seconds for which a picker's loop may stand: a hundred times what its longest turn takes.
+
+It is also the time after which our gateway gives up a picker that does not answer."""
+
+
 class GatewaySettings(msgspec.Struct, frozen=True):
     """Where the standalone gateway listens, and its files."""
 
@@ -85,6 +91,8 @@ class PickerOptions(msgspec.Struct, frozen=True):
     buffer_bytes_max: int = BUFFER_BYTES_MAX
     """Bytes of entries that the log has not acknowledged."""
     limits: StreamLimits = StreamLimits()
+    hung_after: float = HUNG_AFTER
+    """Seconds without a turn of its loop after which the supervisor ends a picker; 0 for never."""
     reload_certificates: bool = False
     """Whether a certificate that is renewed in `cert_path` is taken up."""
 

@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from worlds.system import alive
 from worlds.waiting import wait_for
 
 from pointsman.cli.supervising.child import Child, ChildPlan, Role
-from pointsman.core.processes.last_page import LastPage
+from pointsman.cli.supervising.loop_watch import LoopWatch
+from pointsman.core.processes.last_page import PAGE_BYTES, LastPage, begin_page, read_mark, write_turns
 from pointsman.core.processes.leash import Drain, ProcessGone, Stop, encode
 
 PROGRAM = """
@@ -225,3 +228,79 @@ def test_a_start_that_fails_each_time_is_tried_less_and_less_often() -> None:
     assert delays(plan(Role.GATEWAY, fails), 3, 8.0) == [0.0, 0.0, 0.0]
     killed = "import os; os.kill(os.getpid(), 9)"
     assert delays(plan(Role.CONTROL, killed), 6, 1.0) == [0.1, 0.2, 0.4, 0.6, 0.6, 0.6]
+
+
+HANGS = """
+import os, socket, sys, time
+from pathlib import Path
+from pointsman.core.processes.last_page import begin_page, take_in_hand, write_turns
+import mmap, signal
+signal.signal(signal.SIGUSR2, lambda *_: None)
+home = Path(sys.argv[1])
+open(home, "a").write(f"{os.getpid()} ")
+leash = socket.socket(fileno=int(os.environ["POINTSMAN_LEASH"]))
+leash.sendall(b'{"type":"ready"}\\n')
+page = memoryview(mmap.mmap(int(sys.argv[2]), 256))
+begin_page(page, 7)
+for turn in range(1, 10):
+    write_turns(page, turn)
+    time.sleep(0.1)
+take_in_hand(page, "'r-1', '/v1/chat/completions', 7000 bytes")
+while "stands" in sys.argv:
+    time.sleep(60)
+while True:
+    pass
+"""
+
+
+def hanging(home: Path, page: int, *words: str) -> Child:
+    command = (sys.executable, "-c", HANGS, str(home / "picker"), str(page), *words)
+    plan = ChildPlan("picker", Role.PICKER, command, inherits=(page,), page=page, hung_after=2.0)
+    child = Child(plan)
+    child.start(time.monotonic())
+    return child
+
+
+@pytest.mark.parametrize("words", [(), ("stands",)])
+def test_a_picker_whose_loop_does_not_turn_is_ended_and_its_request_named(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    page = os.memfd_create("page")
+    child = hanging(tmp_path, page, *words)
+
+    wait_for(child.hung, 30)
+    os.kill(child.pid, signal.SIGKILL)
+    _, status = os.waitpid(child.pid, 0)
+    cause = child.ended(status, time.monotonic())
+    os.close(page)
+
+    assert cause == (
+        "signal SIGKILL: its loop has not turned for 2 s, with this request in hand: "
+        "'r-1', '/v1/chat/completions', 7000 bytes"
+    )
+
+
+def test_a_picker_that_is_stopped_is_not_taken_for_one_that_hangs(tmp_path: Path) -> None:
+    page = os.memfd_create("page")
+    child = hanging(tmp_path, page, "stands")
+    wait_for(lambda: read_mark(os.pread(page, PAGE_BYTES, 0)).turns, 20)
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        end = time.monotonic() + 4.0
+        while time.monotonic() < end:
+            assert not child.hung()
+            time.sleep(0.05)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.ended(os.waitpid(child.pid, 0)[1], time.monotonic())
+        os.close(page)
+
+
+def test_time_in_which_the_supervisor_did_not_look_is_not_counted() -> None:
+    page = bytearray(PAGE_BYTES)
+    begin_page(page, 7)
+    write_turns(page, 1)
+    watch = LoopWatch(5.0)
+
+    assert [watch.look(0, bytes(page), now) for now in (10.0, 3610.0, 7210.0)] == ["", "", ""]
+    assert not LoopWatch(0.0).look(0, bytes(page), 1e9), "no limit"

@@ -48,7 +48,8 @@ from pointsman.core.config.document import ConfigError
 from pointsman.core.config.parse import PickingFlags, parse_config
 from pointsman.core.events import EndpointJoined, PoolApplied
 from pointsman.core.parsers import BadRequest, parse_request, replace_model
-from pointsman.core.parsers.server_metrics import ENGINES, extract
+from pointsman.core.parsers.metrics.engines import ENGINES
+from pointsman.core.parsers.metrics.server_metrics import extract
 from pointsman.core.parsers.usage import UsageReader
 from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.epp import ExternalProcessor
