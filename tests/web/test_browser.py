@@ -24,6 +24,8 @@ PAGES = {
     "route": f"/routes/{ROUTE}",
     "weights": f"/routes/{ROUTE}/rules/0/weights",
     "log": "/log",
+    "log-all": "/log?class=all",
+    "slowest": "/decisions?sort=duration",
     "entry": "/log/2",
     "help": "/help",
     "missing": "/nowhere",
