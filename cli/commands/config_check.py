@@ -8,15 +8,16 @@ import msgspec
 
 from pointsman.cli.arguments import Parser, print_json
 from pointsman.cli.failure import Failure
-from pointsman.cli.supervising.config_file import read_config
-from pointsman.core.config.parse import EffectiveConfig, PickingFlags
+from pointsman.cli.supervising.config_file import errors_of, parse_text
+from pointsman.core.config.document import place_of
+from pointsman.core.config.parse import ConfigError, EffectiveConfig, PickingFlags
 
 
 def run(name: str, words: list[str]) -> int:
-    """Print the configuration that would be in force; where the file is wrong, print the line and return 1."""
+    """Print the configuration that would be in force; where the file is wrong, print each error and return 1."""
     parser = Parser(
         name,
-        "Read an EndpointPickerConfig as `serve` and `epp` do, and print what would be in force.",
+        "Read an EndpointPickerConfig as `serve` and `epp` do, and print what would be in force, or all that is wrong.",
         f"{name} default-plugins.yaml\nkubectl get configmap plugins-config -o jsonpath='{{.data.default-plugins\\.yaml}}' | {name} -",
     )
     parser.add_argument("file", help="the file; - for standard input")
@@ -26,12 +27,25 @@ def run(name: str, words: list[str]) -> int:
         text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(f"{options.file}: {getattr(error, 'strerror', None) or error}") from error
-    config = read_config(text, options.file, PickingFlags())
+    if errors := errors_of(text, PickingFlags()):
+        _print_errors(errors, options.file, options.output)
+        return 1
+    config = parse_text(text, PickingFlags())
     if options.output == "json":
         print_json(msgspec.to_builtins(msgspec.json.decode(config.encode())))
         return 0
     _print(config)
     return 0
+
+
+def _print_errors(errors: list[ConfigError], file: str, output: str) -> None:
+    """Print each error with its line: for people on standard error, as JSON on standard output."""
+    if output == "json":
+        told = [{"line": e.line, "place": place_of(e.path), "message": e.message} for e in errors]
+        print_json({"file": file, "errors": told})
+        return
+    for error in errors:
+        print(f"pointsman: {file}, {error}", file=sys.stderr)
 
 
 def _print(config: EffectiveConfig) -> None:

@@ -1,11 +1,31 @@
 """An EndpointPickerConfig from a file's text."""
 
+from typing import TYPE_CHECKING
+
 from pointsman.cli.failure import Failure
+from pointsman.core.config.all_errors import find_errors
 from pointsman.core.config.parse import ConfigError, EffectiveConfig, PickingFlags, parse_config
+
+if TYPE_CHECKING:
+    from pointsman.cluster.objects.yaml_document import YamlDocument
 
 
 def parse_text(text: str, flags: PickingFlags) -> EffectiveConfig:
     """The configuration that `text` puts in force; `ConfigError` where it is wrong."""
+    document = _document(text)
+    return parse_config(document.value, document.lines, flags)
+
+
+def errors_of(text: str, flags: PickingFlags) -> list[ConfigError]:
+    """All that is wrong with `text`, by line."""
+    try:
+        document = _document(text)
+    except ConfigError as error:
+        return [error]
+    return find_errors(document.value, document.lines, flags)
+
+
+def _document(text: str) -> "YamlDocument":
     from pointsman.cluster.objects.yaml_document import DocumentError, load_documents
 
     try:
@@ -17,7 +37,7 @@ def parse_text(text: str, flags: PickingFlags) -> EffectiveConfig:
             documents[1].line if documents else 1,
             f"found {len(documents)} documents, wanted one EndpointPickerConfig",
         )
-    return parse_config(documents[0].value, documents[0].lines, flags)
+    return documents[0]
 
 
 def read_config(text: str, source: str, flags: PickingFlags) -> EffectiveConfig:

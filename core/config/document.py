@@ -20,11 +20,11 @@ Lines = Mapping[ConfigPath, int]
 
 
 class ConfigError(Exception):
-    """A configuration is wrong."""
+    """A configuration is wrong; `path` leads to what is, or would be."""
 
-    def __init__(self, line: int, message: str) -> None:
+    def __init__(self, line: int, message: str, path: ConfigPath = ()) -> None:
         super().__init__(f"line {line}: {message}")
-        self.line, self.message = line, message
+        self.line, self.message, self.path = line, message, path
 
 
 class _DocumentPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -150,7 +150,7 @@ class Remarks:
 
     def error(self, path: ConfigPath, message: str) -> ConfigError:
         """The error to raise about the place `path`."""
-        return ConfigError(line_of(self._lines, path), message)
+        return ConfigError(line_of(self._lines, path), message, path)
 
     def warn(self, path: ConfigPath, message: str) -> None:
         """Note that what stands at `path` has no effect."""
@@ -205,13 +205,15 @@ def _in_words(message: str, value: object, kind: object, lines: Lines, at: Confi
     if (unknown := _UNKNOWN.fullmatch(message)) is not None:
         name = unknown[1]
         line = line_of(lines, (*at, *inner, name))
-        return ConfigError(line, f"unknown field {name!r} in {place}, {wanted(name, _fields(kind, inner))}")
+        return ConfigError(
+            line, f"unknown field {name!r} in {place}, {wanted(name, _fields(kind, inner))}", (*at, *inner, name)
+        )
     line = line_of(lines, at + inner)
     if (missing := _MISSING.fullmatch(message)) is not None:
-        return ConfigError(line, f"{missing[1]} is missing in {place}")
+        return ConfigError(line, f"{missing[1]} is missing in {place}", at + inner)
     if (mistyped := _MISTYPED.fullmatch(message)) is not None:
-        return ConfigError(line, f"{place} is {_shown(value, inner)}, wanted {_kind_in_words(mistyped[1])}")
-    return ConfigError(line, f"{place}: {message}")
+        return ConfigError(line, f"{place} is {_shown(value, inner)}, wanted {_kind_in_words(mistyped[1])}", at + inner)
+    return ConfigError(line, f"{place}: {message}", at + inner)
 
 
 def place_of(path: ConfigPath) -> str:

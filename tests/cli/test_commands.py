@@ -131,6 +131,23 @@ def test_a_wrong_configuration_is_told_with_its_line(tmp_path: Path) -> None:
     assert "did you mean 'queue-scorer'" in said
 
 
+def test_all_errors_of_a_configuration_are_told_as_json_where_that_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        CONFIG.replace("- type: queue-scorer", "- type: queue-scorre").replace("max-score-picker", "maximum")
+    )
+    told = pointsman("config", "check", path)
+    found = pointsman("config", "check", path, "--output", "json")
+    report = json.loads(found.stdout)
+
+    assert (told.returncode, found.returncode, found.stderr) == (1, 1, "")
+    assert [error["line"] for error in report["errors"]] == [4, 5]
+    assert [error["place"] for error in report["errors"]] == ["plugins[0].type", "plugins[1].type"]
+    assert told.stderr.splitlines() == [
+        f"pointsman: {path}, line {error['line']}: {error['message']}" for error in report["errors"]
+    ]
+
+
 def test_text_that_is_no_yaml_is_told_with_its_line() -> None:
     assert "line 2" in one_line(pointsman("config", "check", "-", text="a: 1\n b: [\n"), 1)
 
