@@ -188,6 +188,8 @@ def _match(match: RouteMatch) -> Message:
         found = {"safe_regex": {"regex": match.path}}
     elif match.path_kind == "RegularExpression":
         found = {"prefix": literal_prefix(match.path) or "/"}
+    elif "?" in match.path or "#" in match.path:
+        found = {"path": match.path}  # no path has such a character: it matches nothing, and Envoy takes no such prefix
     elif prefix := match.path.rstrip("/"):
         found = {"path_separated_prefix": prefix}
     else:

@@ -248,6 +248,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, line: int, words: str) -
         (POOL + "    failMode: FailOpen\n", "line 15: spec.endpointPickerRef.failMode: unknown field, did you mean 'failureMode'?"),
         (ROUTE.replace("weight: 90", "wieght: 90"), "line 18: spec.rules[0].backendRefs[0].wieght: unknown field, did you mean 'weight'?"),
         (ROUTE + "      sessionPersistence: {sessionName: a}\n", "line 21: spec.rules[0].sessionPersistence: has no effect: the pool's picker chooses the endpoint of every request"),
+        (ROUTE.replace("value: /v1}", "value: '/v1?a=b'}"), "line 16: spec.rules[0].matches[1].path.value: holds '?' or '#', which no path does: no request matches it"),
         (ROUTE + "      retry: {attempts: 9}\n", "line 21: spec.rules[0].retry.attempts: found 9: the gateway makes 5 after the first"),
         (POD[: POD.index("status:")], "line 1: status: pod default/llama-0 has no status.podIP: it is no endpoint"),
         (POD.replace("Ready", "Redy"), "line 10: status: pod default/llama-0 has no condition of type Ready: it gets no traffic"),

@@ -118,6 +118,8 @@ def _match(part: Part, prefixed: bool) -> RouteMatch:
             raise found.error("value", f"found {len(path):,} characters, wanted 1,024 at most")
         if path_kind != "RegularExpression" and not path.startswith("/"):
             raise found.error("value", f"found {path!r}, wanted a path that begins with '/'")
+        if path_kind != "RegularExpression" and ("?" in path or "#" in path):
+            found.warn("value", "holds '?' or '#', which no path does: no request matches it")
         if path_kind == "RegularExpression":
             fault = _regex(found, path)
         elif path_kind == "Exact" and prefixed:
