@@ -6,12 +6,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given, strategies as st
 from playwright.sync_api import Browser, expect
 from worlds.browser import chromium, visit
 from worlds.console_world import NEW, OLD, Running, running
 
 from pointsman.core.deciding.telling.why import briefly
 from pointsman.core.events import Origin, RequestFacts, RequestFinished, RequestRouted
+from pointsman.web.pages import figures
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,37 @@ def test_what_no_server_answered_and_an_error_in_an_answer_are_said_and_have_no_
         assert row["open_word"] == word
         assert row["first_token"] == "–"  # noqa: RUF001
         assert re.search(r'first token</div><div class="value">–', told)  # noqa: RUF001
+
+
+@given(st.lists(st.none() | st.floats(0.001, 100), max_size=300))
+def test_percentiles_of_the_first_token_are_times_that_so_many_do_not_pass(times: list[float | None]) -> None:
+    told = figures.first_tokens_of(times)
+    begun = [time for time in times if time is not None]
+
+    assert (told.decisions, told.streamed) == (len(times), len(begun))
+    for share, found in ((50, told.p50_seconds), (95, told.p95_seconds), (99, told.p99_seconds)):
+        assert (found is None) is (not begun)
+        if found is not None:
+            assert found in begun
+            assert 100 * sum(time <= found for time in begun) >= share * len(begun)
+            assert 100 * sum(time < found for time in begun) < share * len(begun)
+
+
+def test_a_pools_page_tells_the_first_tokens_of_its_streamed_answers(console: Running) -> None:
+    decide(console, status=200, first_token=77.0)  # an earlier version recorded it of an answer in one piece
+    found = console.ask(f"/api/v1/pools/{OLD}").json["first_tokens"]
+    rows = listed(console, f"pool={quote(OLD)}")
+
+    assert 0 < found["streamed"] < found["decisions"]
+    assert found["p50_seconds"] <= found["p95_seconds"] <= found["p99_seconds"] < 77
+    assert len(rows) <= found["decisions"]
+    assert re.search(
+        r"Time to the first token of \d+ streamed answers among the last \d+ decisions: p50 ", page(console)
+    )
+
+
+def page(console: Running) -> str:
+    return console.ask(f"/pools/{OLD}").body
 
 
 @pytest.mark.parametrize("by", ["duration", "first_token"])

@@ -13,6 +13,7 @@ from quart import g
 from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.core.rollout.conformity import ENOUGH, Conformity, conformity
 from pointsman.eventlog.readmodel.opening import open_read_model
+from pointsman.eventlog.readmodel.queries import PAGE_MAX, Filters
 from pointsman.eventlog.readmodel.rows import Span
 from pointsman.web.console import Console
 from pointsman.web.drawing import svg, words
@@ -216,3 +217,42 @@ async def observed(console: Console, pools: Sequence[str]) -> dict[str, PoolTraf
             sum(s.errors for s in minute),
         )
     return result
+
+
+class FirstTokens(msgspec.Struct, frozen=True):
+    """Times to the first token among the latest decisions of a pool, in seconds; None where nothing was streamed."""
+
+    decisions: int
+    streamed: int
+    """Answers among them that were streamed and have begun."""
+    p50_seconds: float | None
+    p95_seconds: float | None
+    p99_seconds: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The times in words."""
+        among = f"among the last {words.plural(self.decisions, 'decision')}"
+        if self.p50_seconds is None or self.p95_seconds is None or self.p99_seconds is None:
+            return f"No answer {among} was streamed, so there is no time to a first token."
+        told = zip(("p50", "p95", "p99"), (self.p50_seconds, self.p95_seconds, self.p99_seconds), strict=True)
+        times = ", ".join(f"{name} {words.duration(seconds)}" for name, seconds in told)
+        return f"Time to the first token of {words.plural(self.streamed, 'streamed answer')} {among}: {times}."
+
+
+def first_tokens_of(times: Sequence[float | None]) -> FirstTokens:
+    """What these decisions tell, each with its time or None; a percentile is the lowest time that so many do not pass."""
+    begun = sorted(time for time in times if time is not None)
+    shares = [begun[-(-len(begun) * percent // 100) - 1] if begun else None for percent in (50, 95, 99)]
+    return FirstTokens(len(times), len(begun), *shares)
+
+
+async def first_tokens(console: Console, pool: str) -> FirstTokens:
+    """The times to the first token among the latest decisions of a pool."""
+
+    def read() -> FirstTokens:
+        with open_read_model(console.read_model) as model:
+            rows = model.decisions(Filters(pool=pool), limit=PAGE_MAX).rows
+        return first_tokens_of([row.first_token for row in rows])
+
+    return await trio.to_thread.run_sync(read)

@@ -158,10 +158,12 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
         ("from", pool.source or "–"),  # noqa: RUF001
     )
     config = _config(state, key)
+    begun = await figures.first_tokens(console, key)
     context = {
         "pool": view,
         "endpoints": endpoints,
         "charts": charts,
+        "first_tokens": begun.sentence,
         "spans": [
             {"name": text, "href": f"/pools/{key}?span={value}{at}#charts", "current": value == span}
             for value, text in figures.SPAN_NAMES.items()
@@ -173,6 +175,7 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
         "spec": spec,
     }
     data = {"pool": view, "endpoints": endpoints, "spec": dict(spec), "config": config, "charts": charts}
+    data["first_tokens"] = begun
     return Reply("pool.html", "_pool.html", context, data)
 
 
