@@ -56,6 +56,8 @@ class Exchange:
         self._feed = service.feed
         self._n = 0
         """Number of the decision that routed the request; 0 before."""
+        self._endpoints: tuple[int, ...] = ()
+        """Numbers of the endpoints that it was routed to, where the server keeps the answer."""
         self.out = self._stream.out
         """Messages to send, in this order; the caller takes them out."""
         self.ended = False
@@ -121,6 +123,8 @@ class Exchange:
         cluster = feed.cluster
         assert cluster is not None, "a decision for an endpoint rests on a state"
         feed.traffic.routed(self._n, picked.event, cluster)
+        if picked.routed.kept:
+            self._endpoints = picked.event.endpoints
         self._stream.routed(picked.routed)
 
     def _record_start(self, started: Started) -> None:
@@ -132,6 +136,7 @@ class Exchange:
     def _record_end(self, finished: Finished) -> None:
         feed, usage = self._feed, finished.usage
         feed.traffic.finished(self._n)
+        kept_by = self._kept_by(finished) if finished.response_id else 0
         feed.record(
             RequestFinished(
                 feed.origin(),
@@ -148,5 +153,16 @@ class Exchange:
                 usage.cached_tokens,
                 finished.error,
                 finished.unanswered,
+                finished.response_id if kept_by else "",
+                kept_by,
             )
         )
+        if kept_by:
+            feed.traffic.keep(finished.response_id, kept_by)
+
+    def _kept_by(self, finished: Finished) -> int:
+        """The endpoint that keeps the answer: the one that the gateway says it used, or the first choice."""
+        cluster = self._feed.cluster
+        members = {} if cluster is None else cluster.endpoints
+        answered = [n for n in self._endpoints if n in members and members[n].authority == finished.served]
+        return (answered or self._endpoints or (0,))[0]

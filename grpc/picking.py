@@ -13,7 +13,7 @@ from pointsman.core.deciding.request_facts import REQUEST_ID, HttpRequest, Routi
 from pointsman.core.deciding.scheduler import schedule
 from pointsman.core.events import Origin, PickerEvent, RequestFacts, RequestRefused, RequestRouted
 from pointsman.core.parsers import DEFAULT_PARSERS, BadRequest, ParsedRequest, is_read, parse_request
-from pointsman.core.parsers.path import model_in_path, model_in_query
+from pointsman.core.parsers.path import kept_in_path, model_in_path, model_in_query
 from pointsman.core.plugin.timing import TIMED_EVERY, PluginTime
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.state.traffic import TrafficState
@@ -115,10 +115,11 @@ def _request(incoming: Incoming) -> HttpRequest:
     return HttpRequest(request_id, path, headers, incoming.body_bytes, incoming.subset)
 
 
-def _unread(incoming: Incoming) -> ParsedRequest:
-    """What there is to know of a request without a body: of an upgrade the model, where the address names one."""
+def _unread(incoming: Incoming, path: str) -> ParsedRequest:
+    """What there is to know of a request without a body: what its path is about, of an upgrade the model."""
     if not incoming.upgrade:
-        return _NO_BODY
+        kept = kept_in_path(path)
+        return ParsedRequest("", continues=kept) if kept else _NO_BODY
     address = first_of(incoming.headers, PATHS) or ""
     return ParsedRequest("", model=model_in_query(address) or model_in_path(address))
 
@@ -148,7 +149,9 @@ class PoolPicking:
             return self._refused(request, now, incoming.unread.reason, incoming.unread.message)
         try:
             parsed = (
-                _unread(incoming) if incoming.bodyless else parse_request(request.path, incoming.body, rules.parsers)
+                _unread(incoming, request.path)
+                if incoming.bodyless
+                else parse_request(request.path, incoming.body, rules.parsers)
             )
             facts = request_facts(request, parsed, self.pool, cluster, rules.routing)
         except BadRequest as error:
@@ -169,7 +172,7 @@ class PoolPicking:
         new_id = () if incoming.headers.get(REQUEST_ID) else ((REQUEST_ID, request.request_id),)
         rename = (facts.model, facts.target_model) if facts.target_model and parsed.rewritable else None
         scores = tuple(decision.endpoint_scores(cluster)) if rules.profile.config.flags.emit_endpoint_scores else ()
-        return Routing(event, Routed(",".join(decision.authorities(cluster)), new_id, rename, scores))
+        return Routing(event, Routed(",".join(decision.authorities(cluster)), new_id, rename, scores, parsed.kept))
 
     def refuse(self, incoming: Incoming, reason: RefusalReason, message: str) -> RefusedPick:
         """The decision for none that the protocol wants; nothing is recorded yet."""

@@ -13,6 +13,7 @@ import numpy as np
 from pointsman.core.config.effective import BYTES_A_TOKEN, PrefixParameters
 from pointsman.core.deciding.client_text import check_text, cut_text
 from pointsman.core.events import RequestFacts
+from pointsman.core.events.traffic import CONTINUES
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
 from pointsman.core.prefix.prompt_blocks import prefix_hashes
 from pointsman.core.state.membership import Endpoint
@@ -86,14 +87,16 @@ def request_facts(
         prefix=prefix,
         prefix_block_bytes=block if prefix else 0,
         subset=None if request.subset is None else subset_slots(request.subset, pool, cluster),
-        headers=_read(headers, rules.headers) if rules.headers else {},
+        headers=_read(headers, rules.headers, parsed) if rules.headers or parsed.continues else {},
     )
 
 
-def _read(headers: Mapping[str, str | bytes], names: frozenset[str]) -> dict[str, str]:
+def _read(headers: Mapping[str, str | bytes], names: frozenset[str], parsed: ParsedRequest) -> dict[str, str]:
     found = {name: text(headers[name]) for name in sorted(names) if name in headers}
     for name, value in found.items():
         check_text(f"header {name}", value)
+    if parsed.continues:
+        found[CONTINUES] = text(parsed.continues)
     return found
 
 

@@ -14,6 +14,7 @@ from pointsman.core.deciding.refusals import RefusalReason
 from pointsman.core.deciding.scoring import ScoreRow, Standing, score, standing_scores
 from pointsman.core.events import Read, RequestFacts
 from pointsman.core.plugin.formulas import FEW
+from pointsman.core.plugin.kept_response import KEPT_RESPONSE, RULE as KEPT_RULE
 from pointsman.core.plugin.known_load import KNOWN_LOAD, RULE
 from pointsman.core.plugin.not_serving import NOT_SERVING, RULE as SERVING
 from pointsman.core.plugin.shapes import Filter, Reasons, Scores, rejected
@@ -81,6 +82,11 @@ class Trace:
         self.picks: list[int] = []
         """Indexes in `view` of the endpoints chosen, in the order of choice."""
 
+    @property
+    def request_kept(self) -> bool:
+        """Whether the request went where what it goes on from is kept."""
+        return any(name == KEPT_RULE and codes.any() for name, _, _, codes in self.filtered)
+
 
 def schedule(
     cluster: ClusterState, traffic: Traffic, profile: Profile, request: RequestFacts, draws: Draws
@@ -118,7 +124,7 @@ def trace(
         run.saturation = profile.detector.saturation(request, known)
         if run.saturation >= 1.0:
             return _decision(run, "saturated"), run
-    for name, filter in profile.filters:
+    for name, filter in profile.filters if not request.continues else _filters(run, profile):
         if not _filter(run, name, filter, request):
             return _decision(run, "filtered"), run
     keep = keep and run.view.slots is cluster.ready(request.pool)
@@ -126,6 +132,13 @@ def trace(
     run.scores, run.sums = score(run.view, request, profile.scorers, run.standing)
     _pick(run, profile, traffic.degraded)
     return _decision(run, None), run
+
+
+def _filters(run: Trace, profile: Profile) -> list[tuple[str, Filter]]:
+    """The filters for a request that goes on from a response: where that is kept there is no choice by load."""
+    if not run.view.keeps_response.any():
+        return list(profile.filters)
+    return [*((name, filter) for name, filter in profile.filters if not filter.load), (KEPT_RULE, KEPT_RESPONSE)]
 
 
 def _standing(run: Trace, profile: Profile, keep: bool) -> Standing:

@@ -17,6 +17,10 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Position of the cluster state that the picker had."""
 
 
+CONTINUES = ":continues"
+"""Name among the headers of request facts that no header of a client can have, because of its colon."""
+
+
 class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     """What a decision may depend on, exactly as `schedule` received it."""
 
@@ -41,7 +45,12 @@ class RequestFacts(msgspec.Struct, frozen=True, array_like=True):
     subset: bytes | None = None
     """Packed slots that the data plane allows; None for all."""
     headers: dict[str, str] = {}
-    """Request headers that plugins read."""
+    """Request headers that plugins read; also what the request goes on from, which few have, under `CONTINUES`."""
+
+    @property
+    def continues(self) -> str:
+        """Id of a response or a conversation, kept by a server, that the request goes on from; empty for none."""
+        return self.headers.get(CONTINUES, "")
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -139,6 +148,10 @@ class RequestFinished(Fact, frozen=True, tag="request-finished"):
     """Words of the server for what went wrong after a status that told of success; empty where nothing did."""
     unanswered: bool = False
     """Whether no server answered: the gateway made the response itself."""
+    response_id: str = ""
+    """Id of the answer where a server keeps it for requests that go on from it."""
+    kept_by: int = 0
+    """Number of the endpoint that keeps it; 0 where there is no id."""
 
     @property
     def streamed_token(self) -> float | None:

@@ -7,7 +7,7 @@ import msgspec
 
 from pointsman.core.parsers import anthropic, openai, vllm
 from pointsman.core.parsers.body import BadRequest, ParsedRequest
-from pointsman.core.parsers.path import model_in_path
+from pointsman.core.parsers.path import kept_in_path, model_in_path
 from pointsman.core.parsers.rewrite import replace_model
 
 __all__ = ["DEFAULT_PARSERS", "BadRequest", "ParsedRequest", "is_read", "parse_request", "replace_model"]
@@ -37,7 +37,7 @@ def parse_request(path: str, body: bytes, parsers: Sequence[str] = DEFAULT_PARSE
         found = parse(api, body)
         return found if found.model else _named_by_path(found, path)
     if PASSTHROUGH in parsers:
-        return ParsedRequest(PASSTHROUGH)
+        return ParsedRequest(PASSTHROUGH, continues=kept_in_path(path))
     raise BadRequest(f"no parser registered matching path suffix for: {path.partition('?')[0]}")
 
 

@@ -54,6 +54,10 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     """Length of the whole prompt where `prompt` is only its beginning; 0 where it is all of it."""
     salt: str = ""
     """Requests with different salts share no prefix."""
+    continues: str = ""
+    """Id of what a server keeps, which the request goes on from or asks for; empty for none."""
+    kept: bool = False
+    """Whether the server keeps its answer, under the id in it."""
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)

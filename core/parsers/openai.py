@@ -15,6 +15,7 @@ from pointsman.core.parsers.body import (
     token_list,
     value_of,
 )
+from pointsman.core.parsers.path import short_id
 from pointsman.core.parsers.rendering import NOT_RENDERED, Prompt, PromptText, Settings, decoded, in_one_form
 
 PARSER: Final = "openai-parser"
@@ -74,6 +75,8 @@ _FORMS: Final = {
     "images/generations": "images generations",
 }
 PATHS: Final = tuple(_FORMS)
+_KEPT: Final = ("responses", "conversations")
+"""Forms whose answers a server keeps, to go on from."""
 
 
 def parse(api: str, body: bytes) -> ParsedRequest:
@@ -96,8 +99,10 @@ def parse(api: str, body: bytes) -> ParsedRequest:
     found = decode_body(_any, body, MALFORMED)
     model, prompt = text_of(found.model), _PROMPTS[form](found)
     whole = _parsed(api, model, bytes(found.stream) == b"true", prompt, text_of(found.cache_salt))
-    elsewhere = form == "conversations" or (form == "responses" and _given(found.prompt))
-    return msgspec.structs.replace(whole, rewritable=False) if elsewhere and not model else whole
+    if form not in _KEPT:
+        return whole
+    elsewhere = not model and (form == "conversations" or _given(found.prompt))
+    return msgspec.structs.replace(whole, rewritable=not elsewhere, continues=_continues(found), kept=True)
 
 
 _NOT_RENDERED: Final = NOT_RENDERED | {"id"}
@@ -184,6 +189,17 @@ def _conversations_prompt(found: _Any) -> Prompt:
     if _given(found.items):
         _add_items(text, bytes(found.items))
     return text.taken()
+
+
+class _Conversation(msgspec.Struct):
+    id: str = ""
+
+
+def _continues(found: _Any) -> str:
+    """The id of the response or the conversation that a request goes on from."""
+    conversation = value_of(found.conversation, _Conversation)
+    named = text_of(found.conversation) if conversation is None else conversation.id
+    return short_id(text_of(found.previous_response_id) or named)
 
 
 def _add_items(text: PromptText, raw: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from pointsman.core.parsers.body import NOTHING, text_of, value_of
+from pointsman.core.parsers.path import ID_CHARACTERS_MAX, short_id
 
 ERROR_CHARACTERS_MAX: Final = 200
 """Characters that are kept of what a server says went wrong."""
@@ -22,6 +23,10 @@ _EMPTY: Final = frozenset((b"", b"null", b'""', b"[]", b"{}", b"false"))
 _FRAME: Final = re.compile(r"(?:start|started|stop|created|queued|in_progress|added|done|completed|ping|alive|beat)\Z")
 """Ends of the types of events that frame content, in the Messages and the Responses API and in heartbeats."""
 _QUIET: Final = frozenset(("message_delta", "error", "response.failed", "response.incomplete", "message-end"))
+_ID_AT_START: Final = re.compile(
+    rb'[^{]{0,8}\{[^{}]{0,128}?(?:"response"[ ]*:[ ]*\{[ ]*)?"id"[ ]*:[ ]*("[^"\\]{1,%d}")' % ID_CHARACTERS_MAX
+)
+"""An id that is the first member of a document, or of the response in an event, maybe behind the event's type."""
 _PARTS: Final = ("role", "type", "index")
 """Members of a delta or a block that are no content."""
 
@@ -52,6 +57,12 @@ class _Problem(msgspec.Struct):
     message: msgspec.Raw = NOTHING
 
 
+class _Identified(msgspec.Struct):
+    id: msgspec.Raw = NOTHING
+    response: msgspec.Raw = NOTHING
+
+
+_identified = msgspec.json.Decoder(_Identified)
 _event = msgspec.json.Decoder(_StreamEvent)
 
 
@@ -95,6 +106,22 @@ def error_in(data: bytes) -> str:
     choices = value_of(event.choices, list[_Choice]) if event.choices is not NOTHING else None
     failed_choice = any(text_of(choice.finish_reason) == "error" for choice in choices or ())
     return UNNAMED_ERROR if failed_choice else ""
+
+
+def response_id(data: bytes) -> str:
+    """The id of a whole answer, or of the one that an event of the Responses API is about; empty where it has none."""
+    try:
+        found = _identified.decode(data.strip())
+    except (ValueError, RecursionError):
+        return ""
+    whole = value_of(found.response, _Identified) if found.response is not NOTHING else found
+    return "" if whole is None else short_id(text_of(whole.id))
+
+
+def response_id_at_start(data: bytes) -> str:
+    """The same of the beginning of a long document or line, where servers put it."""
+    found = _ID_AT_START.match(data)
+    return text_of(msgspec.Raw(found[1])) if found is not None else ""
 
 
 def _told(error: msgspec.Raw) -> str:

@@ -12,7 +12,13 @@ from typing import Annotated, Final
 
 import msgspec
 
-from pointsman.core.parsers.stream_events import UNNAMED_ERROR, error_in, has_content
+from pointsman.core.parsers.stream_events import (
+    UNNAMED_ERROR,
+    error_in,
+    has_content,
+    response_id,
+    response_id_at_start,
+)
 
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 """Bytes of a JSON answer that is read whole: embeddings of a few hundred texts; longer ones end with `usage`."""
@@ -21,6 +27,8 @@ LINE_BYTES_MAX: Final = 1 << 16
 _TAIL: Final = 1 << 14
 """Bytes that are kept of the end of a longer one: `usage` and the few members that may follow it."""
 _LAST: Final = 8
+_START_BYTES: Final = 1 << 10
+"""Bytes of the beginning of a longer one that the answer's id is looked for in."""
 _OBJECT_BYTES_MAX: Final = 1 << 12
 """Bytes of a `usage` object that is searched for: a dozen counts are 300 bytes."""
 _COUNT_MAX: Final = 2**63 - 1
@@ -118,7 +126,11 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class UsageReader:
     """Reads one response; of each count the latest that was told stays."""
 
-    def __init__(self, streaming: bool) -> None:
+    def __init__(self, streaming: bool, identified: bool = False) -> None:
+        self._identified = identified
+        """Whether the answer has an id that is still to be read."""
+        self.response_id = ""
+        """Id of the answer, where it was asked for; of a document known once `usage` was asked."""
         self._streaming = streaming
         self._kept: bytes | bytearray = b""
         """The document, or the line that has not ended."""
@@ -142,6 +154,8 @@ class UsageReader:
         lines = bytes(self._kept) + chunk[:end] if self._kept else chunk[:end]
         if not self.begun or _ERROR.search(lines):
             self._look_at(lines)
+        if self._identified:
+            self._identify(lines)
         if b'"usage"' in lines and _OBJECT.search(lines):  # most events say null, or nothing
             self._usage = _lines(lines, self._cut, self._usage)
         self._kept = chunk[end + 1 :]
@@ -155,10 +169,14 @@ class UsageReader:
         if self._streaming:
             if not self.begun or _ERROR.search(kept):
                 self._look_at(kept)
+            if self._identified:
+                self._identify(kept)
             return _lines(kept, self._cut, self._usage)
         if self._cut:
             return _searched(kept, self._usage)
         kept = kept.removeprefix(_MARK)
+        if self._identified:
+            self._found(response_id(kept))
         plain = _plainly(kept)
         if plain is None or plain.error is not _NOTHING:
             self.error = error_in(kept)
@@ -172,8 +190,21 @@ class UsageReader:
                 self._kept = bytearray(self._kept)
             self._kept += chunk
         if len(self._kept) > (2 * _TAIL if self._cut else limit):
+            if self._identified and not self._cut:
+                self._found(response_id_at_start(bytes(self._kept[:_START_BYTES])))
             self._cut = True
             self._kept = self._kept[-_TAIL:]
+
+    def _identify(self, lines: bytes) -> None:
+        """Look for the id of the answer in the first events."""
+        for line in lines.splitlines():
+            line = line.removeprefix(_MARK)
+            if self._identified and line.startswith(b"data:") and b'"response"' in line:
+                self._found(response_id(line[5:]))
+
+    def _found(self, response_id: str) -> None:
+        self.response_id = response_id
+        self._identified = not response_id
 
     def _look_at(self, lines: bytes) -> None:
         """Look for the first content, and for errors."""

@@ -196,6 +196,11 @@ class View:
         """Length of what the endpoint was given of the prompt before, in blocks of the size that the facts name."""
         return self._traffic(Column.PREFIX_BLOCKS)
 
+    @property
+    def keeps_response(self) -> Ints:
+        """1 for the endpoint that keeps what the request goes on from."""
+        return self._traffic(Column.KEEPS_RESPONSE)
+
     def draw(self) -> float:
         """The decision's next draw, in [0, 1)."""
         i = self._cycle.drawn

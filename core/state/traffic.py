@@ -25,6 +25,7 @@ from pointsman.core.events import (
     ResponseStarted,
 )
 from pointsman.core.prefix.index import INDEX_BLOCKS_MAX, SERVER_BLOCKS, PrefixIndex, PrefixStatistics
+from pointsman.core.prefix.kept_responses import KeptResponses
 from pointsman.core.state.failures import FAST, Failures
 from pointsman.core.state.membership import EpochKey, Slots
 from pointsman.core.state.open_requests import OpenByEpoch
@@ -41,6 +42,8 @@ class Column(IntEnum):
     """1 for an endpoint that fails all that it is given, and is not to be tried yet; 0 for others."""
     PREFIX_BLOCKS = 2
     """Length of what the endpoint was given of the prompt before, in the units of `PrefixIndex.matches`."""
+    KEEPS_RESPONSE = 4
+    """1 for the endpoint that keeps what the request goes on from; 0 for others."""
 
 
 class Traffic(Protocol):
@@ -141,6 +144,7 @@ class TrafficState:
     def __init__(self, blocks_max: int = INDEX_BLOCKS_MAX) -> None:
         self.degraded = False
         self.prefix = PrefixIndex(blocks_max)
+        self.kept = KeptResponses()
         self.rooms: dict[str, PrefixRoom] = {}
         """Room of each pool, as its configuration says; servers already known keep the capacity they have."""
         self._in_flight: Ints = np.zeros(16, dtype=np.int64)
@@ -170,6 +174,9 @@ class TrafficState:
             return self._in_flight.take(slots)
         if column is Column.FAILING:
             return self._failing(slots)
+        if column is Column.KEEPS_RESPONSE:
+            found: Ints = (slots == self.kept.slot(request.continues)).astype(np.int64)
+            return found
         return self.prefix.matches(request.prefix, slots)
 
     def failing_among(self, slots: Slots) -> bool:
@@ -207,6 +214,7 @@ class TrafficState:
                 if since != after:
                     self.prefix.let_go(slot)  # another process is there, whose cache is empty
                     self.failures.forget(slot)
+                    self.kept.let_go(slot)
         if cluster.slots > len(self._in_flight):
             wide = np.zeros(max(cluster.slots, 2 * len(self._in_flight)), dtype=np.int64)
             wide[: len(self._in_flight)] = self._in_flight
@@ -235,6 +243,7 @@ class TrafficState:
         self._in_flight[slot] = 0
         self.prefix.let_go(slot)
         self.failures.forget(slot)
+        self.kept.let_go(slot)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -265,6 +274,12 @@ class TrafficState:
         if failed or self.failures:
             self.failures.answered(slot, failed=failed, now=self.now)
 
+    def keep(self, response_id: str, endpoint: int) -> None:
+        """Remember which endpoint keeps a response."""
+        member = self._cluster.endpoints.get(endpoint) if self._cluster is not None else None
+        if member is not None:
+            self.kept.keep(response_id, member.slot)
+
     def open_numbers(self) -> Ints:
         """The numbers of this process's decisions whose requests are open, ascending."""
         return np.array(sorted(self._open), dtype=np.int64)
@@ -282,6 +297,8 @@ class TrafficState:
                 place = self._foreign.of((origin.picker, origin.epoch)).pop(request_n, None)
                 if place is not None:
                     self._end(place)
+                if event.response_id:
+                    self.keep(event.response_id, event.kept_by)
             case EndpointJoined(number) | EndpointChanged(number) | EndpointLeft(number):
                 self.withdraw((number,))
             case _:

@@ -44,6 +44,8 @@ class Routed(msgspec.Struct, frozen=True, gc=False):
     """Names of the model, where they differ in the body: the client's (empty without one) and the server's."""
     scores: tuple[tuple[str, float], ...] = ()
     """(`address:port`, score) of every scored candidate, where the gateway is to be told."""
+    kept: bool = False
+    """Whether the server keeps its answer, whose id is to be read."""
 
 
 class Decide(msgspec.Struct, frozen=True, gc=False):
@@ -81,6 +83,9 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     usage: Usage
     error: str = ""
     unanswered: bool = False
+    response_id: str = ""
+    served: str = ""
+    """Endpoint that the data plane says it used; empty where it says none."""
 
 
 Action: TypeAlias = Decide | Refuse | Started | Finished

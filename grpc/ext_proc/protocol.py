@@ -292,6 +292,7 @@ class Stream:
                 set_headers = (*set_headers, ("content-length", str(len(body))))
         self._body.release()
         self._response = ResponseHalf(self.out, self._received, restorer, self._response_mode)
+        self._response.kept = decision.kept
         self.out.append(replies.routed(decision.destination, set_headers, removed, decision.scores))
         if not self._bodyless and (self._body_ended or body):
             self.out += replies.request_chunks(body, self._body_ended)

@@ -84,6 +84,9 @@ class ResponseHalf:
     """One response: of a routed request, or of one that never was (an early reply of the gateway)."""
 
     def __init__(self, out: list[bytes], received: float | None, restorer: NameRestorer | None, mode: int) -> None:
+        self.kept = False
+        """Whether the server keeps the answer, so that its id is to be read; the stream says it before the headers."""
+        self._served = ""
         self._out = out
         """Messages to send, the stream's."""
         self._received = received
@@ -115,9 +118,10 @@ class ResponseHalf:
                 self._restorer.events = seen.streamed
             if self._received is not None:
                 if seen.plain:
-                    self._usage = UsageReader(seen.streamed)
+                    self._usage = UsageReader(seen.streamed, self.kept and seen.status < _ERROR)
                 self._awaited = seen.streamed and seen.status < _ERROR
                 self._unanswered = seen.unanswered
+                self._served = seen.served
                 actions = (Started(seen.status, now - self._received, seen.served),)
         return actions + self._end("complete", now) if seen.end else actions
 
@@ -175,9 +179,10 @@ class ResponseHalf:
         self.ended = True
         if self._received is None:
             return ()
-        usage, error = Usage(), ""
+        usage, error, response_id = Usage(), "", ""
         if self._usage is not None:
             usage = self._usage.usage()
+            response_id = self._usage.response_id
             if self._status < _ERROR:  # a refusal may quote the request, which is not recorded
                 error = self._usage.error
             if self._awaited and self._usage.begun:  # the last event had no end
@@ -193,5 +198,7 @@ class ResponseHalf:
             usage=usage,
             error=error,
             unanswered=self._unanswered,
+            response_id=response_id,
+            served=self._served,
         )
         return (finished,)

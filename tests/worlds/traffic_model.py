@@ -34,7 +34,7 @@ from pointsman.core.events import (
 from pointsman.core.values.packing import unpack
 
 Epoch = tuple[str, int]
-IN_FLIGHT, PREFIX_BLOCKS, FAILING = 1, 2, 3
+IN_FLIGHT, PREFIX_BLOCKS, FAILING, KEEPS_RESPONSE = 1, 2, 3, 4
 
 SNAPSHOT_AGE_MAX = 0.1
 """Seconds from a picker's snapshot to the commit of its first entry."""
@@ -169,6 +169,8 @@ class Model:
             return [held.count(number) for number in numbers]
         if column == FAILING:  # at the most: it is tried now and then
             return [int(self.servers[number].errors >= 3) for number in numbers]
+        if column == KEEPS_RESPONSE:  # no request of the model goes on from another
+            return [0] * len(numbers)
         assert column == PREFIX_BLOCKS, f"column {column} has no model"
         matches = dict.fromkeys(numbers, 0)
         for block in hashes(request.prefix):  # a block of growing length, which its number tells

@@ -24,6 +24,8 @@ def why(run: Trace, profile: Profile, decision: Decision) -> str:
     view, choice = run.view.rewound(), run.picks[0]
     if view.size == 1:
         of = len(run.candidates)
+        if run.request_kept:
+            return f"It keeps {run.cycle.request.continues}, which the request goes on from."
         return "It was the only candidate." if of == 1 else f"It was the only one of {of} candidates that filters kept."
     if decision.degraded:
         level = view.in_flight
@@ -44,6 +46,8 @@ def briefly(run: Trace, profile: Profile, decision: Decision) -> str:
         return _REFUSED.get(decision.reason, decision.reason)
     view, choice = run.view.rewound(), run.picks[0]
     if view.size == 1:
+        if run.request_kept:
+            return "keeps the response"
         return "only candidate" if len(run.candidates) == 1 else "only one left"
     if decision.degraded:
         return "fewest in flight"
