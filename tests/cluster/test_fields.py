@@ -1,4 +1,4 @@
-"""Each field of HTTPRoute and ReferenceGrant does what `docs/routes.md` says: none is dropped in silence."""
+"""Each field of the objects that are read does what the documents say: none is dropped in silence."""
 
 from typing import Any
 
@@ -133,3 +133,54 @@ def test_each_field_of_a_grant_does_what_the_documents_say() -> None:
     effects = {field: effect for field, effect, *_ in rows("routes.md", "### Fields of a ReferenceGrant")}
 
     assert check_fields("referencegrant", effects, GRANT) == []
+
+
+def pool(version: str, **spec: object) -> dict[str, object]:
+    return {"apiVersion": version, "kind": "InferencePool", "metadata": {"name": "p"}, "spec": spec}
+
+
+def test_each_field_of_a_pool_does_what_the_documents_say() -> None:
+    effects = {field: effect for field, effect, *_ in rows("compatibility.md", "### Fields of an InferencePool, v1")}
+    picker = {"group": "", "kind": "Service", "name": "e", "port": {"number": 9003}}
+    examples = [
+        pool(
+            "inference.networking.k8s.io/v1",
+            selector={"matchLabels": {"app": "p", "tier": "x"}},
+            targetPorts=[{"number": 8000}, {"number": 8001}],
+            appProtocol=protocol,
+            endpointPickerRef={**picker, "failureMode": mode},
+        )
+        for protocol, mode in (("http", "FailOpen"), ("kubernetes.io/h2c", "FailClose"))
+    ]
+
+    assert check_fields("inferencepool-v1", effects, *examples) == []
+
+
+def test_each_field_of_a_pool_of_v1alpha2_does_what_the_documents_say() -> None:
+    heading = "### Fields of an InferencePool, v1alpha2"
+    effects = {field: effect for field, effect, *_ in rows("compatibility.md", heading)}
+    picker = {"group": "", "kind": "Service", "name": "e", "portNumber": 9003}
+    examples = [
+        pool(
+            "inference.networking.x-k8s.io/v1alpha2",
+            selector={"app": "p", "tier": "x"},
+            targetPortNumber=8000,
+            extensionRef={**picker, "failureMode": mode},
+        )
+        for mode in ("FailOpen", "FailClose")
+    ]
+
+    assert check_fields("inferencepool-v1alpha2", effects, *examples) == []
+
+
+def test_each_field_of_an_objective_does_what_the_documents_say() -> None:
+    effects = {field: effect for field, effect, *_ in rows("compatibility.md", "### Fields of an InferenceObjective")}
+    reference = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "p"}
+    example: dict[str, object] = {
+        "apiVersion": "inference.networking.x-k8s.io/v1alpha2",
+        "kind": "InferenceObjective",
+        "metadata": {"name": "o"},
+        "spec": {"poolRef": reference, "priority": 5},
+    }
+
+    assert check_fields("inferenceobjective", effects, example) == []

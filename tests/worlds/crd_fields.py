@@ -47,7 +47,9 @@ def check_fields(kind: str, effects: dict[str, str], *examples: Example) -> list
     places: dict[str, list[tuple[Example, Steps]]] = {field: [] for field in fields}
     for example in examples:
         for steps, _ in _leaves(example):
-            places.setdefault(_name(steps), []).append((example, steps))
+            place = _field(steps, fields)
+            if (example, place) not in places.setdefault(_name(place), []):
+                places[_name(place)].append((example, place))
     problems += [f"{field} is in an example, and no field of {kind}" for field in places.keys() - fields.keys()]
     for field, values in fields.items():
         told = [effect for row, effect in effects.items() if _means(row, field)]
@@ -59,6 +61,12 @@ def check_fields(kind: str, effects: dict[str, str], *examples: Example) -> list
         elif why := _differs(places[field], told[0]):
             problems.append(f"{field} is said to be {told[0]!r}, but {why}")
     return problems
+
+
+def _field(steps: Steps, fields: Fields) -> Steps:
+    """The field that a place belongs to: a mapping of an operator's own keys, such as labels, is one."""
+    holders = [steps[:end] for end in range(len(steps), 0, -1)]
+    return next((holder for holder in holders if _name(holder) in fields), steps)
 
 
 def _means(row: str, field: str) -> bool:
