@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 
 from pointsman.cli.failure import Failure
 from pointsman.cli.version import build
 from pointsman.core.values.distance import nearest
+from pointsman.core.values.printable import PrintableStream, printable
 
 COMMANDS = {
     "demo": ("demo.demo", "the whole system on this machine, with simulated model servers"),
@@ -46,9 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
     name, module, rest = found
     command = import_module(f"pointsman.cli.{module}")
     try:
-        code: int = command.run(f"pointsman {name}", rest)
+        with ExitStack() as stack:
+            if sys.stdout is not None and sys.stderr is not None:
+                stack.enter_context(redirect_stdout(PrintableStream(sys.stdout)))
+                stack.enter_context(redirect_stderr(PrintableStream(sys.stderr)))
+            code: int = command.run(f"pointsman {name}", rest)
     except Failure as failure:
-        print(f"pointsman: {failure}", file=sys.stderr)
+        print(f"pointsman: {printable(str(failure))}", file=sys.stderr)
         return failure.code
     except KeyboardInterrupt:
         return 130

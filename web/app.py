@@ -188,7 +188,7 @@ _encode = msgspec.json.Encoder(enc_hook=_without_pictures).encode
 
 
 class _EventsEndpoint:
-    """Answers `/events` directly in ASGI: only there does a stream learn at once that its reader is gone."""
+    """Refuses WebSockets, and answers `/events` directly in ASGI: only there does a stream learn at once that its reader is gone."""
 
     def __init__(self, app: QuartTrio, console: Console) -> None:
         self._console = console
@@ -196,6 +196,9 @@ class _EventsEndpoint:
         app.asgi_app = self._call  # type: ignore[assignment,method-assign]  # Quart's documented place for what lies beneath it
 
     async def _call(self, scope: dict[str, object], receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # no page has one: refused before it is looked at
+            return
         if scope["type"] != "http" or scope["path"] != "/events" or scope["method"] != "GET":
             await self._others(scope, receive, send)  # type: ignore[arg-type]
             return

@@ -11,6 +11,7 @@ import msgspec
 from pointsman.cli.arguments import Parser, log_directory
 from pointsman.cli.failure import Failure
 from pointsman.core.events import Class, Entry, decode
+from pointsman.core.values.printable import printable
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
@@ -105,7 +106,7 @@ def _print(entry: Entry, output: str) -> None:
     words = " ".join(
         f"{name}={_short(value)}" for name, value in fields.items() if value not in (None, "", b"", (), {})
     )
-    print(f"{entry.position} {when} {kind:10} {tag} {words}")
+    print(printable(f"{entry.position} {when} {kind:10} {tag} {words}"))
 
 
 def _hexadecimal(value: object) -> str:

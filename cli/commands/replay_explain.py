@@ -13,6 +13,7 @@ from pointsman.core.deciding.telling.trouble import trouble
 from pointsman.core.deciding.verdict import VerdictKind
 from pointsman.core.events import RequestRouted
 from pointsman.core.state.projection import ClusterState
+from pointsman.core.values.printable import printable
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.request_search import RequestHistory, find_decisions, history, index_positions
@@ -52,7 +53,7 @@ def _explain(reader: LogReader, read_model: Path, request_id: str, output: str) 
         if output == "json":
             _print_json(told, found, explanation)
         else:
-            print("\n".join(_text(told, found, explanation)))
+            print("\n".join(map(printable, _text(told, found, explanation))))
         worst = max(worst, int(found.verdict.kind is VerdictKind.DIFFERS))
     return worst
 

@@ -10,7 +10,7 @@ from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.certificate import check_certificate
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.console_place import CONSOLE_PORT, url_of
-from pointsman.cli.supervising.ports import bind_everywhere
+from pointsman.cli.supervising.ports import bind
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.core.config.parse import PickingFlags
 from pointsman.core.feed.buffer import BUFFER_BYTES_MAX
@@ -47,7 +47,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
     bound = {}
     for flag, port in (("health-port", options.health_port), ("metrics-port", options.metrics_port)):
         try:
-            bound[flag] = bind_everywhere(port)
+            bound[flag] = bind(options.address, port)
         except OSError as error:
             raise Failure(f"--{flag}: found port {port} unusable ({error.strerror}), wanted a free one") from error
     try:
@@ -77,7 +77,7 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
         plans.append(deployment.envoy(gateway))
     listening = Listening(
         # Behind our own gateway, nothing on other machines has to reach the pickers.
-        address="127.0.0.1" if standalone else "0.0.0.0",
+        address="127.0.0.1" if standalone else options.address,
         tls=tls,
         health=bound["health-port"],
         gateway=None if gateway is None else (_reachable(gateway.address), gateway.port),
@@ -131,7 +131,13 @@ def _parser(name: str) -> Parser:
     parser.add_argument(
         "--gateway", choices=("none", "envoy"), default="none", help="run Envoy for the HTTPRoutes (default: none)"
     )
-    parser.add_argument("--gateway-address", default="0.0.0.0", metavar="ADDRESS", help="(default: 0.0.0.0)")
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="of pickers, health and metrics; 0.0.0.0 where others have to reach them (default: 127.0.0.1)",
+    )
+    parser.add_argument("--gateway-address", default="127.0.0.1", metavar="ADDRESS", help="(default: 127.0.0.1)")
     parser.add_argument("--gateway-port", type=_port, default=8080, metavar="PORT", help="(default: 8080)")
     parser.add_argument(
         "--console-address", default="127.0.0.1", metavar="ADDRESS", help="loopback only (default: 127.0.0.1)"

@@ -34,10 +34,16 @@ class Deployment:
         self.gateway = self.data / "gateway"
         self.logs = self.data / "logs" if logs else None
         self._lock = self._page = -1
+        self._umask = 0
         self._temporary = ""
 
     def __enter__(self) -> Self:
+        self._umask = os.umask(
+            0o077
+        )  # logs hold what clients asked for, and sockets take orders: all of it is its owner's alone
         try:
+            if (self.run / "lock").exists():  # ours, from a run that may have left it open to others
+                self.data.chmod(0o700)
             for directory in (self.run, *([self.logs] if self.logs else [])):
                 directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.run / "lock", self.data)
@@ -55,6 +61,7 @@ class Deployment:
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.umask(self._umask)
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
         for descriptor in (self._lock, self._page):

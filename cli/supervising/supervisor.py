@@ -41,6 +41,7 @@ from pointsman.core.processes.leash import (
     Unlisten,
     WantedPorts,
 )
+from pointsman.core.values.printable import printable
 
 TOGETHER = 0.2
 """Seconds before the control process is told of an end: where one cause ended both, the next control process is told."""
@@ -82,7 +83,7 @@ class Supervisor:
         self.children = [Child(plan) for plan in plans]
         self.listening = listening
         self.drain = drain
-        self.report = report
+        self.report: Announce = lambda line: report(printable(line))
         self.pools = dict(listening.fixed)
         self.wanted: dict[str, int] = {}
         self.selector = selectors.DefaultSelector()

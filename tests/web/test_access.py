@@ -248,3 +248,15 @@ def test_no_page_of_ours_is_reachable_by_a_path_of_its_own(console: Running, tmp
         "/static/x\\..\\y",
     ):
         assert console.ask(path.replace("\\", "%5c")).status in (400, 404)
+
+
+def test_a_websocket_handshake_is_refused_before_anything_else(console: Running) -> None:
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    for path in ("/", "/events", "/decisions", "/none"):
+        for host in ("127.0.0.1", "evil.example"):
+            assert console.ask(path, headers=headers | {"Host": host}).status == 403, (path, host)
