@@ -38,6 +38,8 @@ class Refusal(msgspec.Struct, frozen=True):
     """Label `error_code` that `/metrics` counts it under, in the words of GIE."""
     scheduled: bool = False
     """Whether `schedule` decides it, so that it can be computed again; the others are refused before."""
+    brief: str = ""
+    """Reason in about three words, for lists; empty where its name says as much."""
 
     def tell(self, *found: object) -> str:
         """The text for the client, with the values that were found."""
@@ -52,6 +54,7 @@ REFUSALS: dict[RefusalReason, Refusal] = {
         "rejected-no-endpoints",
         "ServiceUnavailable",
         scheduled=True,
+        brief="no ready endpoint",
     ),
     "saturated": Refusal(
         429,
@@ -60,6 +63,7 @@ REFUSALS: dict[RefusalReason, Refusal] = {
         "rejected-saturated",
         "InferencePoolResourceExhausted",
         scheduled=True,
+        brief="pool was saturated",
     ),
     "filtered": Refusal(
         429,
@@ -68,6 +72,7 @@ REFUSALS: dict[RefusalReason, Refusal] = {
         "rejected-saturated",
         "ServiceUnavailable",
         scheduled=True,
+        brief="filters left nobody",
     ),
     # The feed has not brought the pool yet.
     "not-ready": Refusal(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pointsman.core.deciding.decision import Decision
 from pointsman.core.deciding.profile import Profile
+from pointsman.core.deciding.refusals import REFUSALS
 from pointsman.core.deciding.scheduler import Trace
 from pointsman.core.plugin.known_load import words_of_unknown
 from pointsman.core.plugin.shapes import Scorer
@@ -37,13 +38,10 @@ def why(run: Trace, profile: Profile, decision: Decision) -> str:
     return _compared(run, profile, view, choice)
 
 
-_REFUSED = {"saturated": "pool was saturated", "filtered": "filters left nobody", "no-endpoints": "no ready endpoint"}
-
-
 def briefly(run: Trace, profile: Profile, decision: Decision) -> str:
     """Return why in about three words, for a list."""
     if decision.reason is not None:
-        return _REFUSED.get(decision.reason, decision.reason)
+        return REFUSALS[decision.reason].brief or decision.reason
     view, choice = run.view.rewound(), run.picks[0]
     if view.size == 1:
         if run.request_kept:
