@@ -13,6 +13,7 @@ from pointsman.core.deciding.profile import Profile
 from pointsman.core.deciding.scheduler import compile_profile, schedule
 from pointsman.core.events import LabelsChanged, LoadSampled, Origin, RequestFacts, RequestRouted, ServerStarted
 from pointsman.core.parsers.metrics.server_metrics import Reading
+from pointsman.core.plugin.view import UNKNOWN_AFTER
 from pointsman.core.prefix.prompt_blocks import prefix_hashes
 from pointsman.core.state.traffic import TrafficState
 from pointsman.core.values.draws import Draws
@@ -197,5 +198,81 @@ def test_a_restart_of_the_scraper_is_no_restart_of_the_server() -> None:
         samples.follow(1, world.state)
         samples.succeeded(1, Reading(0, 0, 0.0, started_at=1e9), 1.0, 1.0)
         assert not any(isinstance(event, ServerStarted) for event in samples.drain())
+
+    scraped(body)
+
+
+# --- servers of which nothing is known --------------------------------------------------------------
+
+ALL = {"queue": 2.0, "kv_cache_utilization": 2.0, "prefix_cache": 3.0}
+
+
+def test_a_dead_server_gets_no_request_while_others_can_be_read() -> None:
+    async def body(world: World) -> None:
+        first = await world.server(ok(page(0, 0, 0.02).encode()))
+        for _ in range(2):
+            await world.server(ok(page(1, 6, 0.4).encode()))
+        await world.until(lambda: bool((world.state.sampled_at[:3] > 0).all()))
+        assert chosen(world, 30, "m", **ALL)[1] > 0
+
+        async def closes(stream: trio.SocketStream) -> None:
+            await stream.aclose()
+
+        first.answer = closes
+        await world.until(lambda: float(world.state.age[0]) > UNKNOWN_AFTER)
+
+        assert chosen(world, 30, "m", **ALL)[1] == 0
+
+    scraped(body)
+
+
+def test_a_server_without_a_readable_page_gets_no_more_than_its_share() -> None:
+    async def body(world: World) -> None:
+        no_page = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nno"
+        first = await world.server(no_page)
+        others = [await world.server(ok(page(1, 4, 0.2).encode())) for _ in range(2)]
+        await world.until(lambda: bool((world.state.sampled_at[1:3] > 0).all() and world.state.unreadable[0]))
+        assert chosen(world, 30, "m", queue=2, kv_cache_utilization=2)[1] <= 10
+
+        first.answer = ok(page(0, 0, 0.01).encode())
+        await world.until(lambda: float(world.state.sampled_at[0]) > 0)
+        first.answer = no_page
+        for other in others:
+            other.answer = ok(page(3, 0, 0.5).encode())
+        await world.until(lambda: float(world.state.age[0]) > UNKNOWN_AFTER and int(world.state.waiting[1]) == 3)
+
+        assert chosen(world, 30, "m", queue=2, kv_cache_utilization=2)[1] <= 10
+
+    scraped(body)
+
+
+def test_a_redirected_page_is_read_where_it_is() -> None:
+    async def body(world: World) -> None:
+        for waiting in (9, 1):
+            there = ok(page(waiting, 0, 0).encode())
+            away = b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /metrics/\r\ncontent-length: 0\r\n\r\n"
+            server = await world.server(away)
+            server.answers = {b"/metrics/": there}
+        await both_read(world)
+
+        assert chosen(world, 12, "m", queue=1, kv_cache_utilization=1) == {SECOND: 12}
+
+    scraped(body)
+
+
+def test_a_slow_page_of_an_idle_server_saturates_nothing() -> None:
+    async def body(world: World) -> None:
+        async def slowly(stream: trio.SocketStream) -> None:
+            await trio.sleep(0.6)
+            await stream.send_all(ok(page(0, 0, 0).encode()))
+
+        await world.server(slowly)
+        await world.until(lambda: float(world.state.sampled_at[0]) > 0)
+        profile, traffic = profile_of(queue=1), TrafficState()
+        for n in range(20):
+            traffic.follow(world.state)
+            request = RequestFacts(f"r{n}", POOL, model="m", priority=-1)
+            assert schedule(world.state, traffic, profile, request, Draws("p", 1, n)).endpoints == (1,)
+            await trio.sleep(0.2)
 
     scraped(body)

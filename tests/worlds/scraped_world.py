@@ -33,6 +33,8 @@ class Server:
 
     def __init__(self, answer: bytes | Handler) -> None:
         self.answer = answer
+        self.answers: dict[bytes, bytes] = {}
+        """Answers to paths that have one of their own."""
         self.connections = self.requests = 0
         self.paths: list[bytes] = []
 
@@ -47,7 +49,9 @@ class Server:
                         request, _, buffer = buffer.partition(b"\r\n\r\n")
                         self.requests += 1
                         self.paths.append(request.split(b" ")[1])
-                        if isinstance(self.answer, bytes):
+                        if (own := self.answers.get(self.paths[-1])) is not None:
+                            await stream.send_all(own)
+                        elif isinstance(self.answer, bytes):
                             await stream.send_all(self.answer)
                         else:
                             await self.answer(stream)
