@@ -14,6 +14,7 @@ from pointsman.eventlog.errors import LogCorruptError, NotKeptError, ReadModelUn
 from pointsman.web.access import COOKIE, HEADERS, AccessRefused
 from pointsman.web.console import Console, navigation
 from pointsman.web.drawing import words
+from pointsman.web.drawing.isolating import Isolating
 from pointsman.web.pages import (
     decision,
     decisions,
@@ -68,6 +69,7 @@ def create_app(console: Console) -> QuartTrio:
     app.config.update(MAX_CONTENT_LENGTH=FORM_BYTES_MAX, BODY_TIMEOUT=BODY_WITHIN)
     app.url_map.strict_slashes = False
     app.url_map.converters["number"] = _Number
+    app.jinja_env.add_extension(Isolating)
     app.jinja_env.filters["short_time"] = words.short_time
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for path, method, view in PAGES:

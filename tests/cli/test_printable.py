@@ -4,8 +4,8 @@ import io
 import json
 from pathlib import Path
 
-import msgspec
 from hypothesis import given, strategies as st
+from worlds.event_strategies import with_behind
 from worlds.logs import some, write
 from worlds.system import pointsman
 
@@ -44,25 +44,10 @@ def test_a_stream_writes_lines_and_nothing_that_a_terminal_obeys(texts: list[str
 FORGED = "\n9999 forged\r\x1b[2K\x9b1A\u202e"
 
 
-def hostile(value: object) -> object:
-    """The value with that behind every text in it, the same text for the same."""
-    match value:
-        case str():
-            return value + FORGED if value else value
-        case msgspec.Struct():
-            return type(value)(*(hostile(getattr(value, name)) for name in value.__struct_fields__))
-        case tuple():
-            return tuple(hostile(item) for item in value)
-        case dict():
-            return {hostile(key): hostile(item) for key, item in value.items()}
-        case _:
-            return value
-
-
 def test_no_command_shows_what_a_terminal_obeys_wherever_the_log_holds_it(tmp_path: Path) -> None:
     events = some(80)
     routed = next(event for event in events if isinstance(event, RequestRouted))
-    write(tmp_path / "log", [hostile(event) for event in events])  # type: ignore[misc]
+    write(tmp_path / "log", [with_behind(event, FORGED) for event in events])
     commands = [
         ("log", "tail", "--lines", "500"),
         ("log", "tail", "--lines", "500", "--output", "json"),

@@ -88,6 +88,21 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)})
 
 
+def with_behind(value: Any, text: str) -> Any:
+    """The value with the text behind every text in it that is not empty: the same becomes the same."""
+    match value:
+        case str():
+            return value + text if value else value
+        case msgspec.Struct():
+            return type(value)(*(with_behind(getattr(value, name), text) for name in value.__struct_fields__))
+        case tuple():
+            return tuple(with_behind(item, text) for item in value)
+        case dict():
+            return {with_behind(key, text): with_behind(item, text) for key, item in value.items()}
+        case _:
+            return value
+
+
 def entries(events: list[Event], first: int = 1) -> list[Entry]:
     """The entries of a log that holds these events."""
     return [Entry(n, 0.0, class_of(event), encode(event)) for n, event in enumerate(events, first)]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 from msgspec import Struct
 
+from pointsman.web.drawing.isolating import turned_to_words
+
 DATA_COLOURS = 5
 CHART_WIDTH, CHART_HEIGHT = 480, 132
 SMALLEST_TOP = 1e-6
@@ -43,6 +45,11 @@ def colour_of(name: str, names: Sequence[str]) -> int:
     return sorted(names).index(name) % DATA_COLOURS + 1 if name in names else DATA_COLOURS
 
 
+def escaped(text: str) -> Markup:
+    """A text of a picture; in SVG each stands in a place of its own, which only characters of direction leave."""
+    return escape(turned_to_words(text))
+
+
 def number(value: float, digits: int = 1) -> str:
     """A number for people: thousands with commas, no zeros that the measurement does not have."""
     text = f"{value:,.{digits}f}"
@@ -62,7 +69,7 @@ def junction(title: str, source: Sequence[str], branches: Sequence[JunctionBranc
     ]
     for i, line in enumerate(source):
         style = 'font-size="16" font-weight="650"' if i == 0 else 'font-size="13" class="soft"'
-        parts.append(f'<text x="{left + 14}" y="{middle - trunk / 2 + 34 + 24 * i:.1f}" {style}>{escape(line)}</text>')
+        parts.append(f'<text x="{left + 14}" y="{middle - trunk / 2 + 34 + 24 * i:.1f}" {style}>{escaped(line)}</text>')
     top, at = middle - trunk / 2, (height - need) / 2
     for index, branch in enumerate(branches):
         width = trunk * branch.weight / total
@@ -76,7 +83,7 @@ def junction(title: str, source: Sequence[str], branches: Sequence[JunctionBranc
         top += width
         at += block + gap
     return Markup(
-        f'<svg class="wide" viewBox="0 0 1060 {height:.0f}" width="1060" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'<svg class="wide" viewBox="0 0 1060 {height:.0f}" width="1060" role="img" aria-label="{escaped(title)}">{"".join(parts)}</svg>'
         + _junction_tall(title, source, branches, total)
     )
 
@@ -114,9 +121,9 @@ def _observed(branch: JunctionBranch, centre: float, trunk: float, end: int) -> 
 
 def _branch_text(branch: JunctionBranch, at: float, block: float, x: int) -> str:
     y = at + (block - 18 * (1 + len(branch.lines))) / 2 + 13
-    lines = [f'<text x="{x}" y="{y:.1f}" font-size="16" font-weight="650">{escape(branch.name)}</text>']
+    lines = [f'<text x="{x}" y="{y:.1f}" font-size="16" font-weight="650">{escaped(branch.name)}</text>']
     for i, line in enumerate(branch.lines):
-        lines.append(f'<text x="{x}" y="{y + 20 * (i + 1):.1f}" font-size="13" class="soft">{escape(line)}</text>')
+        lines.append(f'<text x="{x}" y="{y + 20 * (i + 1):.1f}" font-size="13" class="soft">{escaped(line)}</text>')
     return "".join(lines)
 
 
@@ -124,8 +131,8 @@ def _junction_tall(title: str, source: Sequence[str], branches: Sequence[Junctio
     """The junction from top to bottom, for narrow screens."""
     width, left = 320.0, 0.0
     parts = ['<rect x="0" y="0" width="320" height="56" class="fill-1" opacity="0.12"/>']
-    parts.append(f'<text x="12" y="24" font-size="14" font-weight="650">{escape(source[0])}</text>')
-    parts.append(f'<text x="12" y="44" font-size="12" class="soft">{escape(" · ".join(source[1:]))}</text>')
+    parts.append(f'<text x="12" y="24" font-size="14" font-weight="650">{escaped(source[0])}</text>')
+    parts.append(f'<text x="12" y="44" font-size="12" class="soft">{escaped(" · ".join(source[1:]))}</text>')
     y, seen = 150, 0.0
     for branch in branches:
         if branch.share is not None:
@@ -139,11 +146,11 @@ def _junction_tall(title: str, source: Sequence[str], branches: Sequence[Junctio
         parts.append(f'<rect x="{left:.1f}" y="112" width="{share:.1f}" height="8" class="fill-{branch.colour}"/>')
         left += share
         parts.append(f'<rect x="0" y="{y - 10}" width="10" height="10" class="fill-{branch.colour}"/>')
-        parts.append(f'<text x="18" y="{y}" font-size="13" font-weight="650">{escape(branch.name)}</text>')
+        parts.append(f'<text x="18" y="{y}" font-size="13" font-weight="650">{escaped(branch.name)}</text>')
         for i, line in enumerate(branch.lines):
-            parts.append(f'<text x="18" y="{y + 18 * (i + 1)}" font-size="12" class="soft">{escape(line)}</text>')
+            parts.append(f'<text x="18" y="{y + 18 * (i + 1)}" font-size="12" class="soft">{escaped(line)}</text>')
         y += 18 * (len(branch.lines) + 1) + 14
-    return f'<svg class="tall" viewBox="0 0 320 {y}" width="100%" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    return f'<svg class="tall" viewBox="0 0 320 {y}" width="100%" role="img" aria-label="{escaped(title)}">{"".join(parts)}</svg>'
 
 
 def chart(title: str, unit: str, times: Sequence[str], series: Sequence[ChartLine], *, labelled: bool = True) -> Markup:
@@ -167,7 +174,7 @@ def chart(title: str, unit: str, times: Sequence[str], series: Sequence[ChartLin
             '<text x="{}" y="{}" font-size="12" class="faint" text-anchor="middle">nothing recorded in this span</text>'
         )
         parts.append(words.format(x, y))
-    name = escape(f"{title}, {unit}")
+    name = escaped(f"{title}, {unit}")
     return Markup(
         f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="100%" role="img" aria-label="{name}">{"".join(parts)}</svg>'
     )
@@ -199,7 +206,7 @@ def _axes(box: _Box, highest: float, times: Sequence[str]) -> str:
         x, _ = box.point(i / max(1, len(times) - 1), 0)
         anchor = "start" if i == 0 else "end" if i == len(times) - 1 else "middle"
         parts.append(
-            f'<text x="{x:.1f}" y="{CHART_HEIGHT - 4}" font-size="10" class="faint" text-anchor="{anchor}">{escape(time)}</text>'
+            f'<text x="{x:.1f}" y="{CHART_HEIGHT - 4}" font-size="10" class="faint" text-anchor="{anchor}">{escaped(time)}</text>'
         )
     return "".join(parts)
 
@@ -223,7 +230,7 @@ def _end_labels(labels: list[tuple[float, ChartLine]], x: float) -> str:
         y = max(wanted + 3, lowest + 11)
         lowest = y
         parts.append(
-            f'<text x="{x}" y="{y:.1f}" font-size="10" font-weight="650" class="fill-{line.colour}">{escape(line.label[:16])}</text>'
+            f'<text x="{x}" y="{y:.1f}" font-size="10" font-weight="650" class="fill-{line.colour}">{escaped(line.label[:16])}</text>'
         )
     return "".join(parts)
 
@@ -262,7 +269,7 @@ def bar(parts: Sequence[tuple[int, float]], scale: float, label: str) -> Markup:
         drawn.append(f'<rect x="{x:.1f}" y="0" width="{width:.1f}" height="12" class="fill-{colour}"/>')
         x += width
     return Markup(
-        f'<svg viewBox="0 0 220 12" width="220" height="12" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f'<svg viewBox="0 0 220 12" width="220" height="12" preserveAspectRatio="none" role="img" aria-label="{escaped(label)}">'
         f'<rect width="220" height="12" class="track"/>{"".join(drawn)}</svg>'
     )
 
@@ -275,5 +282,5 @@ def sparkline(values: Sequence[float | None], label: str, colour: int = 1) -> Ma
         points = " L".join(f"{96 * i / max(1, len(values) - 1):.1f} {22 - 20 * v / highest:.1f}" for i, v in run)
         paths.append(f'<path d="M{points}" class="line stroke-{colour}"/>')
     return Markup(
-        f'<svg viewBox="0 0 96 24" width="96" height="24" role="img" aria-label="{escape(label)}">{"".join(paths)}</svg>'
+        f'<svg viewBox="0 0 96 24" width="96" height="24" role="img" aria-label="{escaped(label)}">{"".join(paths)}</svg>'
     )
