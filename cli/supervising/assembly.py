@@ -43,7 +43,10 @@ class Deployment:
         )  # logs hold what clients asked for, and sockets take orders: all of it is its owner's alone
         try:
             if (self.run / "lock").exists():  # ours, from a run that may have left it open to others
-                self.data.chmod(0o700)
+                with suppress(
+                    PermissionError
+                ):  # of somebody else, as a volume of a Pod is: who may look in is theirs to say
+                    self.data.chmod(0o700)
             for directory in (self.run, *([self.logs] if self.logs else [])):
                 directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.run / "lock", self.data)

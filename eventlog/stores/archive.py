@@ -51,7 +51,7 @@ def archive_path(directory: Path, first: int) -> Path:
 def write_archive(reader: LogReader, drop: SegmentDropped) -> SegmentDropped:
     """Write the file of a segment that is to be dropped, on disk when this returns; the drop, which then names it."""
     path = archive_path(reader.directory, drop.first)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     heading = _Heading(reader.log_id, drop.first, drop.last, drop.previous_digest.hex(), drop.digest.hex())
     lines = [msgspec.json.encode(heading)]
     for entry in reader.entries(drop.first, drop.last, KEPT):
@@ -59,7 +59,9 @@ def write_archive(reader: LogReader, drop: SegmentDropped) -> SegmentDropped:
         lines.append(msgspec.json.encode(_Line(entry.position, entry.recorded_at, entry.kind, body)))
     data = b"\n".join((*lines, b""))
     unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with open(
+        unfinished, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)
+    ) as file:  # its owner's, as the log
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

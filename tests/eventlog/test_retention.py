@@ -1,6 +1,7 @@
 """A log that is kept within limits: what goes, what stays of it, and that nothing goes untold."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,3 +340,17 @@ def test_dropping_what_is_gone_changes_nothing(tmp_path: Path) -> None:
     drop_segment(tmp_path, 1)
 
     assert verify_chain(tmp_path).sound
+
+
+def test_the_archive_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    long_log(tmp_path)
+    before = os.umask(0)
+    try:
+        retain(tmp_path, TWO_SEGMENTS)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / FOLDER).iterdir())
+
+    assert files
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (tmp_path / FOLDER).stat().st_mode & 0o777 == 0o700

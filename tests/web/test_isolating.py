@@ -53,9 +53,7 @@ class Reading(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
             self.stack.append(tag)
-        self.wrong += [
-            f"{tag} {name}={v!r}" for name, v in attrs if name in SHOWN and TURNING.search(v or "")
-        ]
+        self.wrong += [f"{tag} {name}={v!r}" for name, v in attrs if name in SHOWN and TURNING.search(v or "")]
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self.stack:
