@@ -8,6 +8,7 @@ from pointsman.cli.arguments import Parser, log_directory, print_json
 from pointsman.cli.failure import Failure
 from pointsman.core.events import Class
 from pointsman.core.values.plural import plural
+from pointsman.core.values.printable import printable
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import verify_chain
 from pointsman.eventlog.stores.chain_walk import ChainReport
@@ -81,7 +82,7 @@ def _dropped(report: ChainReport) -> str:
 def _print_verdict(report: ChainReport) -> None:
     if (fault := report.fault) is not None:
         where = f", positions {fault.first} to {fault.last}" if fault.last else ""
-        print(f"NOT SOUND: segment {fault.segment}{where}: {fault.problem}")
+        print(printable(f"NOT SOUND: segment {fault.segment}{where}: {fault.problem}"))
         return
     print("sound: every batch has the digest that its entries and the batch before give")
     for position in report.unchecked:

@@ -11,6 +11,7 @@ from pointsman.cli.arguments import Parser, log_directory, position, print_json
 from pointsman.cli.failure import Failure
 from pointsman.core.deciding.verdict import VerdictKind
 from pointsman.core.values.plural import plural
+from pointsman.core.values.printable import printable
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
@@ -177,9 +178,9 @@ def print_decisions(report: VerifyReport, seconds: float) -> None:
         print(f"  {report.not_scheduled} refused before there was anything to decide")
     print(f"  skipped {report.skipped.total()}")
     for cause, count in sorted(report.skipped.items()):
-        print(f"    {count} {cause}")
+        print(printable(f"    {count} {cause}"))
     for difference in report.differences:
-        print(f"  position {difference.position}, request {difference.request_id}: {difference.message}")
+        print(printable(f"  position {difference.position}, request {difference.request_id}: {difference.message}"))
 
 
 def print_rest(found: Proof) -> None:
@@ -198,17 +199,17 @@ def print_rest(found: Proof) -> None:
         for one in complete.listed:
             where = f"position {one.position}" if one.position else "the end"
             who = f"{one.picker} epoch {one.epoch:x}: " if one.picker else ""
-            print(f"    {where}: {who}{one.problem}")
+            print(printable(f"    {where}: {who}{one.problem}"))
         if complete.problems > len(complete.listed):
             print(f"    and {complete.problems - len(complete.listed)} more")
     if (against := found.against) is not None:
         after = f", {against.after_end} of them after the log's last entry" if against.after_end else ""
         print(f"  access log: {against.served} served, {against.without_decision} without a decision{after}")
         for request_id in against.undecided:
-            print(f"    no decision: {request_id}")
+            print(printable(f"    no decision: {request_id}"))
         print(f"  {against.decided} answered by decision, {against.without_line} not in the access log")
         for request_id in against.unserved:
-            print(f"    not in the access log: {request_id}")
+            print(printable(f"    not in the access log: {request_id}"))
         if against.elsewhere:
             print(f"  {against.elsewhere} went to a server that no decision named")
         if against.unread:

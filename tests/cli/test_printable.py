@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from hypothesis import given, strategies as st
-from worlds.event_strategies import with_behind
+from worlds.event_strategies import EVENT_TYPES, full, with_behind
 from worlds.logs import some, write
 from worlds.system import pointsman
 
-from pointsman.core.events import RequestRouted
+from pointsman.core.events import LogCreated, RequestRouted
 from pointsman.core.values.printable import PrintableStream, printable
 
 
@@ -62,5 +62,26 @@ def test_no_command_shows_what_a_terminal_obeys_wherever_the_log_holds_it(tmp_pa
         lines = [*done.stdout.split("\n"), *done.stderr.split("\n")]
 
         assert "forged" in done.stdout + done.stderr or words[-1] in ("verify", "audit"), (words, done)
+        assert "Traceback" not in done.stderr, (words, done.stderr)
+        assert [line for line in lines if not line.isprintable() or line.startswith("9999")] == [], words
+
+
+def test_no_command_lets_the_text_of_any_event_begin_a_line(tmp_path: Path) -> None:
+    events = [full(kind, "text" + FORGED) for kind in EVENT_TYPES if kind is not LogCreated]
+    write(tmp_path / "log", events)
+    tail = ("log", "tail", "--lines", "500")
+    for words in (
+        tail,
+        (*tail, "--output", "json"),
+        ("log", "verify"),
+        ("replay", "verify"),
+        ("replay", "verify", "--output", "json"),
+        ("replay", "explain", "text" + FORGED),
+        ("audit",),
+    ):
+        done = pointsman(*words, "--data-dir", tmp_path)
+        lines = [*done.stdout.split("\n"), *done.stderr.split("\n")]
+
+        assert "forged" in done.stdout + done.stderr, (words, done)
         assert "Traceback" not in done.stderr, (words, done.stderr)
         assert [line for line in lines if not line.isprintable() or line.startswith("9999")] == [], words

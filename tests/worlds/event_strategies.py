@@ -88,6 +88,22 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)})
 
 
+def full(kind: Any, text: str) -> Any:
+    """A value of a type that events use, with the text wherever a text can stand."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is str:
+        return text
+    if kind in (int, float, bool, bytes, types.NoneType):
+        return kind(1) if kind in (int, float) else kind() if kind is not types.NoneType else None
+    if origin in (Union, types.UnionType):
+        return full(arguments[0], text)
+    if origin is tuple:
+        return tuple(full(one, text) for one in arguments if one is not Ellipsis)
+    if origin is dict:
+        return {full(arguments[0], text): full(arguments[1], text)}
+    return kind(**{field.name: full(field.type, text) for field in msgspec.structs.fields(kind)})
+
+
 def with_behind(value: Any, text: str) -> Any:
     """The value with the text behind every text in it that is not empty: the same becomes the same."""
     match value:
