@@ -176,6 +176,7 @@ def _labels(endpoint: int, reading: Reading, before: LabelsChanged) -> LabelsCha
         before.lora_max if lora is None else lora.max,
         before.cache_block_tokens if reading.block_tokens is None else reading.block_tokens,
         before.cache_blocks if reading.blocks is None else reading.blocks,
-        lora is not None,
+        # Only where the family was there before it says something that it is gone.
+        lora is not None or (before.lora_told and before.lora_max == 0),
         reading.asleep,
     )

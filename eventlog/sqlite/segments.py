@@ -171,7 +171,7 @@ def delete_segment(path: Path) -> None:
 
 
 def insert_snapshot(connection: Connection, snapshot: StoredSnapshot) -> None:
-    """Add a snapshot; the same position again is the same snapshot."""
+    """Add a snapshot, in the place of another one of the position."""
     connection.execute(ADD_SNAPSHOT, msgspec.structs.asdict(snapshot))
 
 

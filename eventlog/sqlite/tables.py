@@ -164,8 +164,11 @@ ALL_META = select(META.c.name, META.c.value)
 # --- what is written to a segment -----------------------------------------------------------------
 
 ADD_META = insert(META)
-ADD_SNAPSHOT = sqlite.insert(SNAPSHOTS).on_conflict_do_nothing()
-"""The same position again is the same snapshot."""
+_SNAPSHOT_ROW = sqlite.insert(SNAPSHOTS)
+ADD_SNAPSHOT = _SNAPSHOT_ROW.on_conflict_do_update(
+    index_elements=["position"], set_={name: _SNAPSHOT_ROW.excluded[name] for name in ("version", "state", "digest")}
+)
+"""The same position again is the same snapshot, or one that an older version left at the head, which no batch covers."""
 
 ADD_BATCH = str(insert(BATCHES).compile(dialect=sqlite.dialect()))
 """Statement for the driver's cursor, with the values in the order of the table's columns."""

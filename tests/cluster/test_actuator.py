@@ -1,8 +1,11 @@
 """Weights reach the file only while it is the one that the change rests on."""
 
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,12 +147,13 @@ def test_owner_mode_and_attributes_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may take on another user's rights")
-def test_a_file_whose_owner_would_change_is_not_written_and_that_is_said_when_it_is_read(tmp_path: Path) -> None:
-    directory = tmp_path / "manifests"
-    directory.mkdir()
+def test_a_file_whose_owner_would_change_is_not_written_and_that_is_said_when_it_is_read(
+    request: pytest.FixtureRequest,
+) -> None:
+    directory = Path(tempfile.mkdtemp())  # those of pytest are closed to others
+    request.addfinalizer(partial(shutil.rmtree, directory))
     (directory / "r.yaml").write_bytes(TEXT)
-    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path, directory):
-        path.chmod(0o777)
+    directory.chmod(0o777)
     said = as_user(1234, lambda: obstacles(directory)[0])
     refusal = as_user(1234, lambda: refused_replacing(directory / "r.yaml"))
 
