@@ -5,6 +5,7 @@ from copy import copy
 from typing import cast
 
 import msgspec
+import numpy as np
 
 from pointsman.core.config.effective import EffectiveConfig, decode_config
 from pointsman.core.config.parse import DEFAULT_CONFIG
@@ -115,13 +116,31 @@ def profile_in_force(cluster: ClusterState, pool: str) -> Profile:
 
 def pool_saturation(cluster: ClusterState, pool: str) -> float | None:
     """The saturation that a request to `pool` would find; None where no load is known, or it takes more than that."""
-    slots = cluster.ready(pool)
-    cycle = Cycle(cluster, RecordedTraffic((), slots[:0], False), RequestFacts("", pool), Draws("", 0, 0), slots)
-    view = View(cycle, slots, None).only_known()
-    if not view.size:
-        return None
+    view, request = _known(cluster, pool)
+    return _saturation(profile_in_force(cluster, pool).detector, view, request) if view.size else None
+
+
+def endpoint_saturations(cluster: ClusterState, pool: str) -> dict[int, float]:
+    """The saturation of each ready endpoint taken alone, by slot, as far as its load is known."""
+    view, request = _known(cluster, pool)
+    detector, places = profile_in_force(cluster, pool).detector, np.arange(view.size)
+    found = {
+        int(slot): _saturation(detector, view.narrowed(places == index), request)
+        for index, slot in enumerate(view.slots)
+    }
+    return {slot: value for slot, value in found.items() if value is not None}
+
+
+def _known(cluster: ClusterState, pool: str) -> tuple[View, RequestFacts]:
+    """The ready endpoints of a pool whose load is known, and a request that finds them."""
+    slots, request = cluster.ready(pool), RequestFacts("", pool)
+    cycle = Cycle(cluster, RecordedTraffic((), slots[:0], False), request, Draws("", 0, 0), slots)
+    return View(cycle, slots, None).only_known(), request
+
+
+def _saturation(detector: Detector, view: View, request: RequestFacts) -> float | None:
     try:
-        return profile_in_force(cluster, pool).detector.saturation(cycle.request, view)
+        return detector.saturation(request, view)
     except (KeyError, ValueError, NotRecordedError):
         return None
 

@@ -74,6 +74,7 @@ def journey(found: Visit, console: Running, weight: int, scripts: bool) -> None:
     position = console.request()
     page.goto("/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Vllm-llama3-8b-instruct-new has 2 of 3 endpoints ready")
+    page.get_by_text("What Pointsman does, in four steps").click()
     assert "x-request-id" in page.get_by_role("region", name="Command that sends a request").inner_text()
     page.get_by_role("link", name="All decisions").click()
     page.locator(f'a[href="/decisions/{position}"]').click()

@@ -141,7 +141,7 @@ def test_the_overview_says_what_to_do_and_how_the_whole_is(console: Running) -> 
 
     for words in ("Send a request", "Open its decision", "Move the weight", "Verify", "curl -si http://127.0.0.1:8080"):
         assert words in body
-    for words in ("requests", "refused", "ready endpoints", "behind", "feed", "pointsman replay verify --data-dir "):
+    for words in ("requests", "refused", "headroom", "What happened", "pointsman replay verify --data-dir "):
         assert words in body
     assert f'href="/routes/{ROUTE}/rules/0/weights"' in body
     told = console.ask("/api/v1").json

@@ -75,7 +75,7 @@ def junction(title: str, source: Sequence[str], branches: Sequence[JunctionBranc
         width = trunk * branch.weight / total
         block = max(width, 14 + 18 * (1 + len(branch.lines)))
         to = at + (block - width) / 2
-        parts.append(_ribbon(top, width, to, (join, end), branch.colour))
+        parts.append(ribbon(top, width, to, (join, end), branch.colour))
         parts.append(_observed(branch, to + width / 2, trunk, end))
         if index and width:
             parts.append(f'<circle cx="{join}" cy="{top:.1f}" r="6" fill="var(--card)" class="rule"/>')
@@ -88,7 +88,7 @@ def junction(title: str, source: Sequence[str], branches: Sequence[JunctionBranc
     )
 
 
-def _ribbon(top: float, width: float, to: float, ends: tuple[int, int], colour: int) -> str:
+def ribbon(top: float, width: float, to: float, ends: tuple[int, int], colour: int) -> str:
     """A band from the trunk's edge to its end, and the block there; a weight of 0 is a hairline."""
     join, end = ends
     bend = (join + end) / 2

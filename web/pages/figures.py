@@ -247,8 +247,8 @@ def first_tokens_of(times: Sequence[float | None]) -> FirstTokens:
     return FirstTokens(len(times), len(begun), *shares)
 
 
-async def first_tokens(console: Console, pool: str) -> FirstTokens:
-    """The times to the first token among the latest decisions of a pool."""
+async def first_tokens(console: Console, pool: str | None = None) -> FirstTokens:
+    """The times to the first token among the latest decisions of a pool, or of all."""
 
     def read() -> FirstTokens:
         with open_read_model(console.read_model) as model:

@@ -226,6 +226,21 @@ def _read(console: Console, asked: Range) -> tuple[list[EntryRow], int, int]:
     return _rows(console, found), lowest, head
 
 
+async def latest(console: Console, count: int) -> list[EntryRow]:
+    """The latest entries about people and processes, and where they are fewer than `count`, about pools and routes."""
+
+    def read() -> list[EntryRow]:
+        with open_reader(console.log_directory) as reader:
+            head, lowest = reader.head().position, reader.first()
+            found: list[Entry] = []
+            for kind in PEOPLE:
+                asked = Range(kind=kind.name.lower())
+                found += _newest(reader, head, lowest, asked)[: count - len(found)]
+        return _rows(console, sorted(found, key=lambda entry: -entry.position))
+
+    return await trio.to_thread.run_sync(read)
+
+
 async def entry_page(console: Console, position: int) -> Reply:
     """One entry: its sentence, its fields, its batch, and whether that is as it was committed."""
 

@@ -9,7 +9,8 @@ from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters
 from pointsman.web.console import Console, build, command_line
 from pointsman.web.drawing import words
-from pointsman.web.pages import figures, pools, routes
+from pointsman.web.drawing.wall import cell_bar
+from pointsman.web.pages import figures, pools, routes, wall
 from pointsman.web.pages.judgement import judged
 from pointsman.web.pages.reply import Reply
 from pointsman.web.pages.strip import strip
@@ -38,11 +39,13 @@ WORDS = (
 
 async def page(console: Console) -> Reply:
     """The overview."""
+    found = await judged(console)
+    fills = wall.all_fills(console.state())  # before anything is waited for: what is judged is what is drawn
     pool_rows, rules = await pools.rows(console), await routes.rules(console)
     seen = await figures.observed(console, sorted(console.state().pools))
     latest = await trio.to_thread.run_sync(_latest, console)
     totals = _totals(console, list(seen.values()))
-    found = await judged(console)
+    now = await wall.found(console, rules, found, fills) if latest else None
     context: dict[str, object] = {
         "headline": found.headline,
         "state": found.severity.colour,
@@ -50,6 +53,8 @@ async def page(console: Console) -> Reply:
         "routes": rules,
         "totals": totals,
         "latest": latest,
+        "wall": now,
+        "bar": cell_bar,
         "manifests": console.manifests,
         "curl": _curl(console.gateway),
         "verify": command_line("replay", "verify", "--data-dir", str(console.data_directory)),
@@ -60,6 +65,7 @@ async def page(console: Console) -> Reply:
         "pools": pool_rows,
         "routes": [routes.bare(r) for r in rules],
         "totals": totals,
+        "wall": now.named() if now else None,
         "strip": await strip(console),
     }
     return Reply("overview.html", "_overview.html", context, data)
