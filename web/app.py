@@ -70,7 +70,8 @@ def create_app(console: Console) -> QuartTrio:
     app.url_map.strict_slashes = False
     app.url_map.converters["number"] = _Number
     app.jinja_env.add_extension(Isolating)
-    app.jinja_env.filters["short_time"] = words.short_time
+    for text in (words.short_time, words.count, words.rate, words.percent, words.duration):
+        app.jinja_env.filters[text.__name__] = text
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for path, method, view in PAGES:
         name = f"{view.__module__}.{view.__name__}"

@@ -4,15 +4,13 @@ import argparse
 import json
 import sys
 import time
-from datetime import UTC, datetime
-
-import msgspec
 
 from pointsman.cli.arguments import Parser, log_directory
 from pointsman.cli.failure import Failure
 from pointsman.core.events import Class, Entry, decode
 from pointsman.core.values.printable import printable
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.named_facts import moment, named
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.stores.reading import LogReader
 
@@ -92,27 +90,15 @@ def _last(reader: LogReader, head: int, count: int, classes: list[Class] | None)
 
 
 def _print(entry: Entry, output: str) -> None:
-    when = datetime.fromtimestamp(entry.recorded_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    event = decode(entry.body)
-    tag = event.__struct_config__.tag
-    fields = {
-        name: msgspec.to_builtins(getattr(event, name), builtin_types=(bytes,)) for name in event.__struct_fields__
-    }
-    kind = Class(entry.kind).name.lower()
+    when, kind, fields = moment(entry.recorded_at), Class(entry.kind).name.lower(), named(decode(entry.body))
     if output == "json":
-        line = {"position": entry.position, "recorded_at": when, "class": kind, "event": tag, **fields}
-        print(json.dumps(line, default=_hexadecimal))
+        print(json.dumps({"position": entry.position, "recorded_at": when, "class": kind, **fields}))
         return
-    words = " ".join(
-        f"{name}={_short(value)}" for name, value in fields.items() if value not in (None, "", b"", (), {})
-    )
+    tag = fields.pop("event")
+    words = " ".join(f"{name}={_short(value)}" for name, value in fields.items() if value not in (None, "", [], {}))
     print(printable(f"{entry.position} {when} {kind:10} {tag} {words}"))
 
 
-def _hexadecimal(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
 def _short(value: object) -> str:
-    text = _hexadecimal(value) if isinstance(value, bytes) else json.dumps(value, default=_hexadecimal)
+    text = json.dumps(value)
     return text if len(text) <= VALUE_CHARACTERS else f"{text[: VALUE_CHARACTERS - 1]}…"

@@ -1,10 +1,7 @@
 """`pointsman replay explain`: why a request went where it went."""
 
 import math
-from datetime import UTC, datetime
 from pathlib import Path
-
-import msgspec
 
 from pointsman.cli.arguments import Parser, log_directory, print_json
 from pointsman.cli.failure import Failure
@@ -15,6 +12,7 @@ from pointsman.core.events import RequestRouted
 from pointsman.core.state.projection import ClusterState
 from pointsman.core.values.printable import printable
 from pointsman.eventlog.errors import LogCorruptError, NotKeptError
+from pointsman.eventlog.named_facts import moment, named
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.request_search import RequestHistory, find_decisions, history, index_positions
 from pointsman.eventlog.stores.reading import LogReader
@@ -46,46 +44,31 @@ def _explain(reader: LogReader, read_model: Path, request_id: str, output: str) 
     if not positions:
         raise Failure(f"found no request {request_id!r} in {reader.directory}, wanted the x-request-id of an answer")
     verifier, worst = Verifier(reader), 0
+    documents: list[dict[str, object]] = []
     for position in positions:
         told, found = history(reader, position), verifier.at(position)
         assert found is not None, "positions are of decisions"
         explanation = found.explanation()
         if output == "json":
-            _print_json(told, found, explanation)
+            documents.append(_document(told, found, explanation))
         else:
             print("\n".join(map(printable, _text(told, found, explanation))))
         worst = max(worst, int(found.verdict.kind is VerdictKind.DIFFERS))
+    if output == "json":
+        print_json({"request_id": request_id, "decisions": documents})
     return worst
 
 
-def _print_json(told: RequestHistory, found: Verified, explanation: Explanation | None) -> None:
-    print_json(
-        msgspec.to_builtins(
-            {
-                "position": told.position,
-                "recorded_at": told.recorded_at,
-                "decision": _named(told.decision),
-                "response_started": _named(told.started),
-                "request_finished": _named(told.finished),
-                "verdict": {"kind": found.verdict.kind, "message": found.verdict.message},
-                "explanation": explanation,
-            },
-            builtin_types=(bytes,),
-        )
-    )
-
-
-def _named(event: msgspec.Struct | None) -> dict[str, object] | None:
-    """The fields of an event by name, as its own encoding has them only in order."""
-    if event is None:
-        return None
-    found: dict[str, object] = {"event": event.__struct_config__.tag}
-    for field in event.__struct_fields__:
-        value = getattr(event, field)
-        found[field] = _named(value) if isinstance(value, msgspec.Struct) else value
-        if isinstance(value, tuple) and any(isinstance(one, msgspec.Struct) for one in value):
-            found[field] = [_named(one) for one in value]
-    return found
+def _document(told: RequestHistory, found: Verified, explanation: Explanation | None) -> dict[str, object]:
+    return {
+        "position": told.position,
+        "recorded_at": moment(told.recorded_at),
+        "decision": named(told.decision),
+        "response_started": None if told.started is None else named(told.started),
+        "request_finished": None if told.finished is None else named(told.finished),
+        "verdict": {"kind": found.verdict.kind, "message": found.verdict.message},
+        "explanation": None if explanation is None else named(explanation),
+    }
 
 
 # --- as text ------------------------------------------------------------------------------------
@@ -94,7 +77,7 @@ def _named(event: msgspec.Struct | None) -> dict[str, object] | None:
 def _text(told: RequestHistory, found: Verified, explanation: Explanation | None) -> list[str]:
     event, state = told.decision, found.state
     request, origin = event.request, event.origin
-    when = datetime.fromtimestamp(event.decided_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    when = moment(event.decided_at)
     lines = [
         f"request {request.request_id}",
         f"  {when} · pool {request.pool} · model {request.model or '(none)'}"

@@ -19,7 +19,9 @@ def explained(data: Path, request_id: str) -> Any:
     """What `replay explain` says of a request, as JSON that every reader takes."""
     found = pointsman("replay", "explain", request_id, "--data-dir", data, "--output", "json")
     assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    told = json.loads(found.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    [decision] = told["decisions"]
+    return decision
 
 
 async def looked_at(data: Path, positions: list[int]) -> tuple[NewestVerified, list[VerdictKind | None]]:
@@ -66,7 +68,7 @@ def test_an_explanation_can_be_read_by_programs(tmp_path: Path) -> None:
     explanation = told["explanation"]
     assert explanation["digest"] == told["decision"]["digest"]
     assert [candidate["waiting"] for candidate in explanation["candidates"]] == [9, 8, 7, 6, 0]
-    assert [candidate["sample_age"] for candidate in explanation["candidates"]] == [0, 0, 0, 0, None]
+    assert [candidate["sample_age_seconds"] for candidate in explanation["candidates"]] == [0, 0, 0, 0, None]
     assert explanation["candidates"][3]["scored"]["chosen"] == 1
     assert explanation["candidates"][4]["rejection"]["reason"] == "never-sampled"
     assert explanation["why"].startswith("It had 6 requests waiting")

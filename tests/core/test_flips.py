@@ -51,16 +51,16 @@ def default_flips(events: list[Event], traffic: Readings | None = None) -> dict[
 def test_a_longer_queue_would_have_changed_it() -> None:
     found = default_flips(pool_of([1, 3, 9], [1, 1, 1], [0.1, 0.1, 0.1]))
 
-    assert found["requests waiting at it"].was == "1"
-    assert found["requests waiting at it"].needed in ("3", "4")
+    assert found["requests waiting at it"].was == 1
+    assert found["requests waiting at it"].needed in (3, 4)
     assert found["requests waiting at it"].outcome == "llama-0002"
 
 
 def test_less_of_the_prefix_would_have_changed_it() -> None:
     found = default_flips(pool_of([3, 3, 3]), Readings({Column.PREFIX_BLOCKS: {0: 10, 1: 90}}))
 
-    assert found["prompt's beginning that it held"].was == "90 blocks"
-    assert found["prompt's beginning that it held"].needed in ("10 blocks", "9 blocks")
+    assert found["prompt's beginning that it held"].was_words == "90 blocks"
+    assert found["prompt's beginning that it held"].needed_words in ("10 blocks", "9 blocks")
     assert found["prompt's beginning that it held"].outcome == "llama-0001"
 
 
@@ -71,7 +71,7 @@ def test_a_higher_priority_would_have_routed_it() -> None:
 
     assert isinstance(event, RequestRefused)
     [flip] = flips_of(state, event)
-    assert (flip.what, flip.was, flip.needed) == ("priority", "-1", "0 or above")
+    assert (flip.what, flip.was_words, flip.needed_words) == ("priority", "-1", "0 or above")
 
 
 @given(configs(), st.integers(0, 2**32), st.integers(2, 8))

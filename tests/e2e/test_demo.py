@@ -157,7 +157,7 @@ def agree_one_to_one(data: Path) -> None:
     decided: Counter[tuple[str, str]] = Counter()
     for entry in map(json.loads, entries.splitlines()):
         if entry["event"] == "request-routed":
-            decided[entry["request"][0], address[entry["endpoints"][0]]] += 1
+            decided[entry["request"]["request_id"], address[entry["endpoints"][0]]] += 1
     served = Counter((line["request_id"], line["server"]) for line in lines(data / "logs/requests.jsonl"))
     passed = Counter(
         (line["request_id"], line["endpoint"]) for line in lines(data / "logs/access.log") if line["status"] == 200

@@ -68,8 +68,8 @@ def listed(console: Running, query: str = "") -> list[dict[str, str]]:
 
 
 def test_people_and_control_come_first_and_all_is_a_click_away(console: Running) -> None:
-    assert {e["kind"] for e in listed(console)} == {"control", "membership"}
-    assert {e["kind"] for e in listed(console, "?class=all")} >= {"traffic", "load"}
+    assert {e["class"] for e in listed(console)} == {"control", "membership"}
+    assert {e["class"] for e in listed(console, "?class=all")} >= {"traffic", "load"}
     assert len(listed(console, "?first=1&last=40")) == 40
 
 

@@ -2,26 +2,31 @@
 
 from datetime import UTC, datetime
 
-
-def count(value: float) -> str:
-    """A whole number with thousands."""
-    return f"{value:,.0f}"
+NOTHING = "–"  # noqa: RUF001  # a dash, as in a table of figures
+"""Sign in the place of a number that nobody knows."""
 
 
-def rate(value: float) -> str:
-    """A number a second, with one digit after the point below ten."""
+def count(value: float | None) -> str:
+    """A whole number with thousands; a dash where there is none."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def rate(value: float | None) -> str:
+    """A number a second, with one digit after the point below ten; a dash where there is none."""
+    if value is None:
+        return NOTHING
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A share of 0 to 1."""
-    return f"{100 * share:.{digits}f} %"
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 0 to 1; a dash where there is none."""
+    return NOTHING if share is None else f"{100 * share:.{digits}f} %"
 
 
 def duration(seconds: float | None) -> str:
     """Seconds in the unit that fits; a dash where nothing was measured."""
     if seconds is None:
-        return "–"  # noqa: RUF001  # a dash, as in a table of figures
+        return NOTHING
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:

@@ -7,6 +7,7 @@ from quart import request
 from pointsman.core.deciding.telling.in_force import InForce
 from pointsman.core.deciding.telling.trouble import trouble
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted, ResponseStarted
+from pointsman.eventlog.named_facts import named
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import Filters
@@ -16,7 +17,7 @@ from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import words
 from pointsman.web.drawing.matrix import RECOMPUTING, Matrix, matrix, verdict_tag
 from pointsman.web.pages.decisions import DecisionRow, decision_row
-from pointsman.web.pages.reply import Missing, Reply, plain
+from pointsman.web.pages.reply import Missing, Reply
 from pointsman.web.recomputing.replayer import ANSWER_WITHIN, ReplayerBusy
 from pointsman.web.recomputing.worker import unavailable
 
@@ -99,14 +100,19 @@ async def page(console: Console, position: int) -> Reply:
         "title": title,
         "why": why,
         "verdict": verdict,
-        "decision": plain(decision),
-        "started": plain(told.started),
-        "finished": plain(told.finished),
-        "matrix": picture,
+        "decision": named(decision),
+        "started": _named(told.started),
+        "finished": _named(told.finished),
+        "explanation": named(explanation) if explanation else None,
         "in_force": here,
         "flips": replayed.flips if replayed else (),
     }
     return Reply("decision.html", "_decision.html", context, data)
+
+
+def _named(entry: tuple[int, msgspec.Struct] | None) -> dict[str, object] | None:
+    """The fields of an entry that belongs to the decision, with its position."""
+    return None if entry is None else {"position": entry[0], **named(entry[1])}
 
 
 def _patience() -> float:

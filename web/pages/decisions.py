@@ -53,9 +53,9 @@ class DecisionRow(msgspec.Struct, frozen=True):
     """Reason in a few words; None where it is not known yet, empty where it is not any more."""
     status: int | None
     open_word: str
-    first_token: str
-    duration: str
-    tokens: str
+    first_token_seconds: float | None
+    duration_seconds: float | None
+    completion_tokens: int | None
     degraded: bool
     failed: bool
 
@@ -68,7 +68,6 @@ class DecisionRow(msgspec.Struct, frozen=True):
 def decision_row(row: RequestRow, names: dict[int, EndpointRow], why: str | None = None) -> DecisionRow:
     """What a list shows of a decision."""
     member = names.get(row.endpoint) if row.endpoint is not None else None
-    tokens = "–" if row.completion_tokens is None else words.count(row.completion_tokens)  # noqa: RUF001
     return DecisionRow(
         row.position,
         words.moment(row.decided_at),
@@ -80,9 +79,9 @@ def decision_row(row: RequestRow, names: dict[int, EndpointRow], why: str | None
         why,
         row.status,
         row.cause or "under way",
-        words.duration(row.first_token),
-        words.duration(row.duration),
-        tokens,
+        row.first_token,
+        row.duration,
+        row.completion_tokens,
         row.degraded,
         row.failed,
     )

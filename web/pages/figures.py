@@ -40,8 +40,19 @@ class Chart(msgspec.Struct, frozen=True):
     title: str
     unit: str
     series: tuple[svg.ChartLine, ...]
+    starts: tuple[float, ...]
+    """Times at which the values' spans begin, in seconds since 1970."""
     rows: tuple[ChartRow, ...]
     picture: Markup
+
+    def named(self) -> dict[str, object]:
+        """The values by name, for the JSON twin."""
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "starts": [words.moment(start) for start in self.starts],
+            "series": [{"label": line.label, "values": line.values} for line in self.series],
+        }
 
 
 class Measure(msgspec.Struct, frozen=True):
@@ -98,7 +109,7 @@ def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int
     labels = [words.clock(starts[0]), words.clock(starts[len(starts) // 2]), words.clock(starts[-1])]
     solo = len(series) == 1
     picture = svg.chart(measure.title, measure.unit, labels, series, labelled=not solo)
-    return Chart(measure.title, measure.unit, tuple(series), rows, picture)
+    return Chart(measure.title, measure.unit, tuple(series), tuple(map(float, starts)), rows, picture)
 
 
 class Counted(msgspec.Struct, frozen=True):

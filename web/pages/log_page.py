@@ -13,13 +13,14 @@ from pointsman.core.events import Class, Entry, Event, LoadSampled, RequestRefus
 from pointsman.core.values.packing import unpack, unpack_floats
 from pointsman.eventlog.chain import check_batch
 from pointsman.eventlog.errors import ReadModelUnavailableError
+from pointsman.eventlog.named_facts import named
 from pointsman.eventlog.opening import open_reader
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.stores.reading import LogReader
 from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.console import Console
 from pointsman.web.drawing import words
-from pointsman.web.pages.reply import BadQuery, Missing, Reply, number, plain
+from pointsman.web.pages.reply import BadQuery, Missing, Reply, number
 from pointsman.web.pages.sentences import numbers_in, sentence
 from pointsman.web.pages.strip import strip
 
@@ -54,6 +55,13 @@ class EntryRow(msgspec.Struct, frozen=True):
     tag: str
     words: str
     decision: bool
+    fields: dict[str, object]
+    """Fields of its event by name, for the JSON twin."""
+
+    def named(self) -> dict[str, object]:
+        """The entry as the JSON twins give it."""
+        told = {"position": self.position, "recorded_at": self.at, "class": self.kind, "words": self.words}
+        return told | self.fields
 
 
 class BatchProof(msgspec.Struct, frozen=True):
@@ -80,12 +88,13 @@ def _rows(console: Console, entries: Sequence[Entry]) -> list[EntryRow]:
     for entry, event in decoded:
         row = (entry.position, words.moment(entry.recorded_at))
         if isinstance(event, str):
-            found.append(EntryRow(*row, "?", "unknown", event, False))
+            found.append(EntryRow(*row, "?", "unknown", event, False, {"error": event}))
             continue
         text = sentence(event, names)
         said = text[:TEXT_MAX] + ("…" if len(text) > TEXT_MAX else "")
         decision = isinstance(event, RequestRouted | RequestRefused)
-        found.append(EntryRow(*row, Class(entry.kind).name.lower(), tag_of(type(event)), said, decision))
+        kind, tag = Class(entry.kind).name.lower(), tag_of(type(event))
+        found.append(EntryRow(*row, kind, tag, said, decision, named(event)))
     return found
 
 
@@ -171,7 +180,7 @@ async def page(console: Console) -> Reply:
         "health": _health(console, head, state.trouble),
         "facts": _facts(console),
     }
-    data = {"entries": listed, "head": head, "digest": state.digest, "first": lowest}
+    data = {"entries": [e.named() for e in listed], "head": head, "digest": state.digest, "first": lowest}
     return Reply("log.html", "_log.html", context, data)
 
 
@@ -266,7 +275,7 @@ async def entry_page(console: Console, position: int) -> Reply:
         "after": position + 1 if position < head else 0,
         "verify": f"pointsman log verify --data-dir {shlex.quote(str(console.data_directory))}",
     }
-    return Reply("entry.html", "", context, {"entry": row, "fields": fields, "proof": proof})
+    return Reply("entry.html", "", context, {"entry": row.named(), "proof": proof})
 
 
 class LoadLine(msgspec.Struct, frozen=True):
@@ -290,7 +299,7 @@ def _loads(console: Console, event: LoadSampled) -> list[LoadLine]:
 
 def json_text(event: Event) -> str:
     """The fields of an event as JSON, as long as a page shows."""
-    return msgspec.json.format(msgspec.json.encode(plain(event)), indent=2).decode()[:WHOLE_MAX]
+    return msgspec.json.format(msgspec.json.encode(named(event)), indent=2).decode()[:WHOLE_MAX]
 
 
 def _proof(reader: LogReader, position: int) -> BatchProof:

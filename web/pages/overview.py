@@ -77,16 +77,19 @@ def _totals(console: Console, seen: list[figures.PoolTraffic]) -> dict[str, obje
     stalled = f"no commit for {words.duration(time.time() - log.stalled_since)}" if log.stalled_since else ""
     pickers = words.plural(feed.connected, "picker process", "picker processes")
     return {
-        "rate": words.rate(sum(o.rate for o in seen)),
+        "requests_per_second": sum(o.rate for o in seen),
         "requests": sum(o.requests_minute for o in seen),
         "refused": sum(o.refused_minute for o in seen),
         "ready": sum(m.ready for m in members),
         "members": len(members),
-        "pools": words.plural(len(state.pools), "pool"),
-        "lag": words.duration(log.commit_duration),
+        "pools": len(state.pools),
+        "behind_seconds": log.commit_duration,
         "stalled": stalled,
         "feed": "connected" if feed.connected else "not connected",
         "feed_note": f"{pickers}, {words.plural(feed.backlog, 'entry', 'entries')} behind, {feed.entries_lost} lost",
+        "pickers": feed.connected,
+        "entries_behind": feed.backlog,
+        "entries_lost": feed.entries_lost,
     }
 
 

@@ -24,6 +24,23 @@ SAID = 3
 """Findings that a sentence tells, worst first."""
 
 
+class AdapterUse(msgspec.Struct, frozen=True):
+    """A LoRA adapter in a pool."""
+
+    name: str
+    running_on: int
+    """Number of endpoints on which it runs."""
+    waiting_on: int
+    endpoints: int
+    """Number of the pool's endpoints."""
+
+    @property
+    def words(self) -> str:
+        """Where it runs and waits."""
+        queued = f", waiting on {self.waiting_on}" if self.waiting_on else ""
+        return f"{self.name} on {self.running_on} of {self.endpoints}{queued}"
+
+
 class PoolRow(msgspec.Struct, frozen=True):
     """A pool in a table."""
 
@@ -35,13 +52,19 @@ class PoolRow(msgspec.Struct, frozen=True):
     state: str
     word: str
     """Words for the state."""
-    waiting: str
-    kv: str
+    waiting: int | None
+    """Requests in its servers' queues; None where none of them was sampled."""
+    kv_cache_share: float | None
     in_flight: int
-    rate: str
+    requests_per_second: float
     refused: int
-    adapters: str
+    adapters: tuple[AdapterUse, ...]
     spark: Markup
+
+    @property
+    def adapter_words(self) -> str:
+        """The adapters, and on how many endpoints each runs or waits."""
+        return "; ".join(a.words for a in self.adapters)
 
 
 class EndpointLine(msgspec.Struct, frozen=True):
@@ -53,12 +76,15 @@ class EndpointLine(msgspec.Struct, frozen=True):
     word: str
     state: str
     stale: bool
-    waiting: str
-    running: str
-    kv: str
+    waiting: int | None
+    """Requests in its queue; None where it was never sampled."""
+    running: int | None
+    kv_cache_share: float | None
     in_flight: int
-    adapters: str
-    age: str
+    adapters: tuple[str, ...]
+    """Adapters with what they do there, in words."""
+    sample_age_seconds: float | None
+    """Age of the latest sample; None where there is none."""
 
 
 async def rows(console: Console) -> list[PoolRow]:
@@ -84,27 +110,21 @@ def _row(
         len(members),
         found.severity.colour if found else "good",
         found.word if found else f"{len(ready)} of {len(members)} ready",
-        words.count(sum(int(state.waiting[s]) for s in sampled)) if sampled else "not sampled",
-        words.percent(math.fsum(float(state.kv_cache[s]) for s in sampled) / len(sampled), 0)
-        if sampled
-        else "not sampled",
+        sum(int(state.waiting[s]) for s in sampled) if sampled else None,
+        math.fsum(float(state.kv_cache[s]) for s in sampled) / len(sampled) if sampled else None,
         sum(in_flight.get(m.number, 0) for m in members),
-        words.rate(seen.rate),
+        seen.rate,
         seen.refused,
         _adapters(state, members),
         svg.sparkline(seen.spark, f"requests a second of {name}", svg.colour_of(pool, list(state.pools))),
     )
 
 
-def _adapters(state: ClusterState, members: list[Endpoint]) -> str:
+def _adapters(state: ClusterState, members: list[Endpoint]) -> tuple[AdapterUse, ...]:
     """Each LoRA adapter of a pool, and on how many of its endpoints it runs or waits."""
     running = Counter(name for m in members for name in state.adapters[m.slot].running)
     waiting = Counter(name for m in members for name in state.adapters[m.slot].waiting)
-    told = []
-    for name in sorted(running | waiting):
-        queued = f", waiting on {waiting[name]}" if waiting[name] else ""
-        told.append(f"{name} on {running[name]} of {len(members)}{queued}")
-    return "; ".join(told)
+    return tuple(AdapterUse(name, running[name], waiting[name], len(members)) for name in sorted(running | waiting))
 
 
 async def list_page(console: Console) -> Reply:
@@ -173,9 +193,23 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
         "now_href": f"/pools/{key}?span={span}#charts",
         "config": config,
         "spec": spec,
+        "parameter_words": _parameter_words,
     }
-    data = {"pool": view, "endpoints": endpoints, "spec": dict(spec), "config": config, "charts": charts}
-    data["first_tokens"] = begun
+    data = {
+        "pool": view,
+        "endpoints": endpoints,
+        "spec": {
+            "selector": pool.selector,
+            "target_ports": pool.target_ports,
+            "endpoint_picker": {"name": pool.picker_name, "port": pool.picker_port},
+            "failure_mode": pool.failure_mode,
+            "application_protocol": pool.app_protocol,
+            "source": pool.source,
+        },
+        "config": config,
+        "charts": [c.named() for c in charts],
+        "first_tokens": begun,
+    }
     return Reply("pool.html", "_pool.html", context, data)
 
 
@@ -219,7 +253,6 @@ def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoin
         *(f"{a} (waiting)" for a in sorted(adapters.waiting)),
         *(f"{a} (idle)" for a in sorted(adapters.recent)),
     ]
-    since = words.duration(max(0.0, now - float(state.sampled_at[slot])))
     return EndpointLine(
         member.full_name,
         member.authority,
@@ -227,12 +260,12 @@ def _endpoint(state: ClusterState, in_flight: Mapping[int, int], member: Endpoin
         word,
         kind,
         stale,
-        "–" if never else words.count(int(state.waiting[slot])),  # noqa: RUF001
-        "–" if never else words.count(int(state.running[slot])),  # noqa: RUF001
-        "–" if never else words.percent(float(state.kv_cache[slot]), 0),  # noqa: RUF001
+        None if never else int(state.waiting[slot]),
+        None if never else int(state.running[slot]),
+        None if never else float(state.kv_cache[slot]),
         in_flight.get(member.number, 0),
-        ", ".join(held) or "none",
-        "never" if never else f"{since} old",
+        tuple(held),
+        None if never else max(0.0, now - float(state.sampled_at[slot])),
     )
 
 
@@ -245,7 +278,7 @@ def _config(state: ClusterState, pool: str) -> dict[str, object]:
         {
             "name": placed.plugin,
             "type": config.declared(placed.plugin).type,
-            "weight": svg.number(placed.weight, 2) if any(placed.plugin == s[0] for s in profile.scorers) else "",
+            "weight": placed.weight if any(placed.plugin == s[0] for s in profile.scorers) else None,
             "parameters": _parameters(config.parameters(placed.plugin)),
         }
         for placed in config.profiles[0].plugins
@@ -253,7 +286,12 @@ def _config(state: ClusterState, pool: str) -> dict[str, object]:
     return {"source": accepted.source if accepted else "the built-in default", "plugins": plugins}
 
 
-def _parameters(plugin: msgspec.Struct) -> str:
-    """The parameters that are set, each as `name value`."""
-    told = {k: v for k, v in msgspec.to_builtins(plugin).items() if v is not None and v not in ("", [], {})}
-    return ", ".join(f"{k} {v if isinstance(v, str) else msgspec.json.encode(v).decode()}" for k, v in told.items())
+def _parameters(plugin: msgspec.Struct) -> dict[str, object]:
+    """The parameters that are set."""
+    return {k: v for k, v in msgspec.to_builtins(plugin).items() if v is not None and v not in ("", [], {})}
+
+
+def _parameter_words(parameters: dict[str, object]) -> str:
+    """The parameters, each as `name value`."""
+    told = parameters.items()
+    return ", ".join(f"{k} {v if isinstance(v, str) else msgspec.json.encode(v).decode()}" for k, v in told)

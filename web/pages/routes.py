@@ -51,15 +51,36 @@ class BackendView(msgspec.Struct, frozen=True):
     href: str
     """Address of the pool's page; empty where there is none."""
     weight: int
-    desired: str
-    observed: str
+    desired_share: float
     requests: int
-    share: float | None
+    observed_share: float | None
+    """Share of the requests that were observed; None where nothing was, or nothing can be seen here."""
     margin: float
-    ready: str
-    rate: str
-    first_token: str
+    """Half of the 95 % interval of that share."""
+    known: bool
+    """Whether it is a pool that is known."""
+    ready: int
+    members: int
+    requests_per_second: float
+    first_token_seconds: float | None
     refused: int
+
+    @property
+    def desired(self) -> str:
+        """Share that is wanted, in words."""
+        return words.percent(self.desired_share)
+
+    @property
+    def observed(self) -> str:
+        """Share that was observed, in words."""
+        if not self.known:
+            return "not seen here"
+        return "nothing yet" if self.observed_share is None else _observed(self.observed_share, self.margin)
+
+    @property
+    def endpoints(self) -> str:
+        """Readiness of its endpoints, in words."""
+        return f"{self.ready} of {self.members} ready" if self.known else "no such pool"
 
 
 class RuleView(msgspec.Struct, frozen=True):
@@ -83,7 +104,7 @@ class RuleView(msgspec.Struct, frozen=True):
     """Words for the time that shares are observed over: the last 5 minutes, or since the weights changed."""
     shared: bool
     """Whether another rule sends requests to one of these pools too, so that shares are those of both rules."""
-    rate: str
+    requests_per_second: float
     unwritable: str
     """Reason why the weights cannot be changed here; empty where they can, as far as is known."""
     picture: Markup
@@ -146,7 +167,7 @@ def _rule(
         requests=verdict.requests,
         observed_over=counted.over,
         shared=told.shared,
-        rate=words.rate(rate),
+        requests_per_second=rate,
         unwritable=rule.unwritable,
         picture=_junction(source, views, list(console.state().pools)),
     )
@@ -163,7 +184,6 @@ def _backend(
     count, total = counted[0].requests.get(ref.pool, 0), counted[1]
     share, margin = interval(count, total)
     known = ref.pool in state.pools
-    ready = f"{len(state.ready(ref.pool))} of {len(state.members(ref.pool))} ready" if known else "no such pool"
     return BackendView(
         key=backend_key(ref),
         pool=ref.pool,
@@ -171,20 +191,21 @@ def _backend(
         short=_short(ref, backends),
         href=f"/pools/{ref.pool}" if known else "",
         weight=ref.weight,
-        desired=words.percent(wanted.desired),
-        observed=_observed(share, margin, total) if known else "not seen here",
+        desired_share=wanted.desired,
         requests=count,
-        share=share if total and known else None,
+        observed_share=share if total and known else None,
         margin=margin,
-        ready=ready,
-        rate=words.rate(told.rate) if told else "0",
-        first_token=words.duration(told.first_token) if told and told.first_token is not None else "",
+        known=known,
+        ready=len(state.ready(ref.pool)) if known else 0,
+        members=len(state.members(ref.pool)) if known else 0,
+        requests_per_second=told.rate if told else 0.0,
+        first_token_seconds=told.first_token if told else None,
         refused=told.refused if told else 0,
     )
 
 
-def _observed(share: float, margin: float, total: int) -> str:
-    return f"{words.percent(share)} ± {100 * margin:.1f}" if total else "nothing yet"
+def _observed(share: float, margin: float) -> str:
+    return f"{words.percent(share)} ± {100 * margin:.1f}"
 
 
 def _short(ref: BackendRef, backends: Sequence[BackendRef]) -> str:
@@ -200,10 +221,15 @@ def _short(ref: BackendRef, backends: Sequence[BackendRef]) -> str:
 def _junction(source: tuple[str, str, str], views: Sequence[BackendView], pools: list[str]) -> Markup:
     branches = []
     for view in views:
-        first = f" · first token {view.first_token}" if view.first_token else ""
-        lines = (f"weight {view.weight} · observed {view.observed}", f"{view.ready}{first} · refused {view.refused}")
+        first = ""
+        if view.first_token_seconds is not None:
+            first = f" · first token {words.duration(view.first_token_seconds)}"
+        lines = (
+            f"weight {view.weight} · observed {view.observed}",
+            f"{view.endpoints}{first} · refused {view.refused}",
+        )
         colour = svg.colour_of(view.pool, pools)
-        branches.append(svg.JunctionBranch(view.name, view.weight, colour, view.share, view.margin, lines))
+        branches.append(svg.JunctionBranch(view.name, view.weight, colour, view.observed_share, view.margin, lines))
     told = ", ".join(f"{v.name} {v.desired} wanted, {v.observed} observed" for v in views)
     return svg.junction(f"{source[0]}: {told}", source, branches)
 
@@ -237,13 +263,30 @@ def route_of(console: Console, namespace: str, name: str) -> RouteObserved:
     return found
 
 
+class WeightMove(msgspec.Struct, frozen=True):
+    """A backend's weight before and after a change."""
+
+    backend: str
+    """Key of the backend."""
+    before: int | None
+    """Weight before; None where it was not there, or nobody knows."""
+    after: int | None
+
+    @property
+    def words(self) -> str:
+        """The change, such as `90 → 50`; one number where there is none."""
+        if self.after is None:
+            return ""
+        return str(self.after) if self.before in (None, self.after) else f"{self.before} → {self.after}"
+
+
 class ChangeView(msgspec.Struct, frozen=True):
     """A line of a route's history."""
 
     at: str
     actor: str
     reason: str
-    weights: tuple[str, ...]
+    weights: tuple[WeightMove, ...]
     word: str
     state: str
     cause: str
@@ -266,14 +309,11 @@ def _moved(row: MoveRow, keys: Sequence[str], source: str) -> ChangeView:
 
 def _arrows(
     before: Sequence[Sequence[BackendRef]], after: Sequence[Sequence[BackendRef]], keys: Sequence[str]
-) -> tuple[str, ...]:
-    """The change of each backend's weight, such as `90 → 50`."""
+) -> tuple[WeightMove, ...]:
+    """The change of each backend's weight."""
     old = {backend_key(b): b.weight for rule in before for b in rule}
     new = {backend_key(b): b.weight for rule in after for b in rule}
-    return tuple(
-        "" if key not in new else str(new[key]) if old.get(key, new[key]) == new[key] else f"{old[key]} → {new[key]}"
-        for key in keys
-    )
+    return tuple(WeightMove(key, old.get(key), new.get(key)) for key in keys)
 
 
 async def route_page(console: Console, namespace: str, name: str) -> Reply:

@@ -14,7 +14,7 @@ class Strip(msgspec.Struct, frozen=True):
     """What the strip says."""
 
     now: str
-    behind: str
+    behind_seconds: float
     position: int
     digest: str
     trouble: str
@@ -27,9 +27,17 @@ class Strip(msgspec.Struct, frozen=True):
     """Address of the page that tells more of the worst."""
     since: str = ""
     """Time at which the trouble began."""
-    verified: str = ""
-    """Words for what replay found of the newest decisions; empty where it has not looked."""
+    replayed: int = 0
+    """Count of the newest decisions that replay made again; 0 where it has not looked."""
     differing: int = 0
+
+    @property
+    def verified(self) -> str:
+        """Share of them that came out the same, in words; empty where replay has not looked."""
+        if not self.replayed:
+            return ""
+        share = (self.replayed - self.differing) / self.replayed
+        return f"{words.percent(share, 0 if not self.differing else 2)} of the last {self.replayed:,}"
 
 
 async def strip(console: Console) -> Strip:
@@ -41,13 +49,9 @@ async def strip(console: Console) -> Strip:
     if log.stalled_since is not None:
         since, stalled = log.stalled_since, max(0.0, now - log.stalled_since)
     newest = console.replayer.newest
-    verified = ""
-    if newest.decisions:
-        share = (newest.decisions - newest.differing) / newest.decisions
-        verified = f"{words.percent(share, 0 if not newest.differing else 2)} of the last {newest.decisions:,}"
     return Strip(
         now=words.moment(now),
-        behind=words.duration(max(log.commit_duration, stalled)),
+        behind_seconds=max(log.commit_duration, stalled),
         position=log.head,
         digest=log.digest.hex(),
         trouble=worst.sentence if worst else "",
@@ -55,7 +59,7 @@ async def strip(console: Console) -> Strip:
         more=max(0, len(found.findings) - 1),
         href=worst.href if worst else "",
         since=words.moment(since) if worst else "",
-        verified=verified,
+        replayed=newest.decisions,
         differing=newest.differing,
     )
 

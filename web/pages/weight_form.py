@@ -44,7 +44,7 @@ class FormBackend(msgspec.Struct, frozen=True):
     name: str
     value: int
     seen: int
-    share: str
+    share: float
 
 
 class FormAttempt(msgspec.Struct, frozen=True):
@@ -114,7 +114,7 @@ async def _form(console: Console, route: RouteObserved, rule: int, attempt: Form
             backend_name(s.backend),
             asked.get(backend_key(s.backend), s.backend.weight),
             s.backend.weight,
-            words.percent(s.desired),
+            s.desired,
         )
         for s in shares(route.rules[rule].backends)
     )

@@ -38,11 +38,29 @@ class Flip(msgspec.Struct, frozen=True):
 
     what: str
     """Name of the value, such as `weight of queue-scorer` or `requests waiting at it`."""
-    was: str
-    needed: str
+    was: float
+    needed: float
     """Value that is nearest to what it was, as far as values are told in this many digits."""
     outcome: str
     """Endpoint that would have been picked, or what else would have come of it."""
+    unit: str = ""
+    """Unit of both values: `%` or `blocks`, `or above` where all higher values have the same outcome; empty for none."""
+
+    @property
+    def was_words(self) -> str:
+        """What it was, with its unit."""
+        return _words(self.was, "" if self.unit == "or above" else self.unit)
+
+    @property
+    def needed_words(self) -> str:
+        """What would have been needed, with its unit."""
+        return _words(self.needed, self.unit)
+
+
+def _words(value: float, unit: str) -> str:
+    if unit == "blocks":
+        return plural(int(value), "block")
+    return f"{round(value, 2):,.10g} {unit}".rstrip()
 
 
 class Again:
@@ -114,10 +132,10 @@ def _priority(again: Again, decision: Decision) -> Iterator[Flip]:
     try:
         other, run = again.decide(request=msgspec.structs.replace(request, priority=0))
     except NotRecordedError:  # a refused request read nothing of what choosing needs
-        yield Flip("priority", str(request.priority), "0 or above", "it would have been routed")
+        yield Flip("priority", request.priority, 0, "it would have been routed", "or above")
         return
     if other.endpoints:
-        yield Flip("priority", str(request.priority), "0 or above", short(run.view.rewound(), run.picks[0]))
+        yield Flip("priority", request.priority, 0, short(run.view.rewound(), run.picks[0]), "or above")
 
 
 def _weights(again: Again, decision: Decision, run: Trace) -> Iterator[Flip]:
@@ -135,7 +153,7 @@ def _weights(again: Again, decision: Decision, run: Trace) -> Iterator[Flip]:
             for needed in side:
                 found = again.winner(_reweighed(again.profile, name, needed))
                 if found != decision.endpoints[0]:
-                    yield Flip(f"weight of {name}", f"{weight:g}", f"{needed:g}", again.name(found))
+                    yield Flip(f"weight of {name}", weight, needed, again.name(found))
                     break
 
 
@@ -176,16 +194,15 @@ def _readings(again: Again, decision: Decision, run: Trace) -> Iterator[Flip]:
         return again.with_read(Column.IN_FLIGHT, at, read[Column.IN_FLIGHT] + more)
 
     if (found := _nearest(try_waiting, chosen, 0, WAITING_MAX)) is not None:
-        yield Flip("requests waiting at it", f"{waiting:,}", f"{waiting + found[0]:,}", again.name(found[1]))
+        yield Flip("requests waiting at it", waiting, waiting + found[0], again.name(found[1]))
     percent = math.ceil(kv_cache * 100)
     if (found := _nearest(try_kv_cache, chosen, percent, 100)) is not None:
-        yield Flip("KV cache used at it", f"{100 * kv_cache:.1f} %", f"{found[0]} %", again.name(found[1]))
+        yield Flip("KV cache used at it", round(100 * kv_cache, 1), found[0], again.name(found[1]), "%")
     blocks, flying = read.get(Column.PREFIX_BLOCKS, 0), read.get(Column.IN_FLIGHT)
     if blocks and (found := _nearest(try_prefix, chosen, 0, blocks)) is not None:
-        fewer = plural(blocks - found[0], "block")
-        yield Flip("prompt's beginning that it held", plural(blocks, "block"), fewer, again.name(found[1]))
+        yield Flip("prompt's beginning that it held", blocks, blocks - found[0], again.name(found[1]), "blocks")
     if flying is not None and (found := _nearest(try_in_flight, chosen, 0, WAITING_MAX)) is not None:
-        yield Flip("requests in flight to it", f"{flying:,}", f"{flying + found[0]:,}", again.name(found[1]))
+        yield Flip("requests in flight to it", flying, flying + found[0], again.name(found[1]))
 
 
 def _nearest(winner: Callable[[int], int], chosen: int, low: int, high: int) -> tuple[int, int] | None:
