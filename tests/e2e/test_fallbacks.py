@@ -115,4 +115,5 @@ def test_thirty_of_thirty_requests_are_answered_while_a_third_of_the_servers_is_
         by = served[one.origin.epoch, one.origin.n]
         assert by == (named[1] if named[0] == dead else named[0])
         fallbacks += named[0] == dead
-    assert fallbacks > 0
+    # A machine that is slow to ask finds the dead server left out already.
+    assert fallbacks > 0 or all(one.rejections for one in asked)

@@ -269,11 +269,11 @@ def unread_bytes(site: Site, attackers: list[Attacker]) -> None:
 
 
 def probes_without_end(site: Site, attackers: list[Attacker]) -> None:
-    for _ in attackers:
+    for _ in range(8):
         attacker = Attacker(site.health)
+        attackers.append(attacker)
         (stream,) = attacker.open(1, request(CHECK))
         attacker.send(data(stream, prefixed(2**31, bytes(60 * MIB))), 5)
-        attackers.append(attacker) if len(attackers) < 8 else None
 
 
 def streams(site: Site, attackers: list[Attacker]) -> None:
@@ -298,7 +298,10 @@ def test_all_that_peers_have_the_picker_hold_is_within_its_limit(
 ) -> None:
     before = site.resident
     with served(site, cpu_max=20), ExitStack() as stack:
-        hoard(site, [stack.enter_context(Attacker(site.port)) for _ in range(4)])
+        attackers = [Attacker(site.port) for _ in range(4)]
+        hoard(site, attackers)
+        for one in attackers:
+            stack.callback(one.socket.close)
         time.sleep(0.5)
         grown = site.resident - before
     print(f"grown by {grown >> 20} MiB against a limit of {HELD_MAX >> 20}")
