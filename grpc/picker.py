@@ -151,7 +151,12 @@ class PickerProcess:
                 self._pending.append((order, sock))
             case ListenHealth():
                 assert sock is not None
-                server = GrpcServer([HealthService(self._condition)], self._options.engine, held=self._load.held)
+                server = GrpcServer(
+                    [HealthService(self._condition)],
+                    self._options.engine,
+                    held=self._load.held,
+                    patience=self._options.patience,
+                )
                 await server.listen(sock)
                 self._health.append(server)
             case Unlisten(pool):
@@ -177,7 +182,7 @@ class PickerProcess:
             PoolPicking(order.pool, self._feed), self._feed, self._load, self._options.message_bytes_max
         )
         more = [HealthService(self._condition)] if self._options.health_checking else []
-        server = GrpcServer([epp, *more], self._options.engine)
+        server = GrpcServer([epp, *more], self._options.engine, patience=self._options.patience)
         if order.tls and self._tls is None:
             self._tls = server_context(self._options.cert_path, self._options.tls_min_version)
             if self._options.cert_path and self._options.reload_certificates:

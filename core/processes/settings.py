@@ -77,6 +77,36 @@ class StreamLimits(msgspec.Struct, frozen=True):
     """Streams in flight, their responses included; beyond it 503.  Four connections full of them."""
 
 
+class Patience(msgspec.Struct, frozen=True):
+    """How long a picker process waits for the peers of its ports."""
+
+    greeting: float = 10.0
+    """Seconds for TLS, and for HTTP/2's preface and first SETTINGS after it: gateways send them with their first packets."""
+    message: float = 60.0
+    """Seconds for the first message of a stream, for the rest of a message, of a frame or of a block of headers that has begun.
+
+    Gateways open a stream to send its first message, and pass on what has come to them.
+    """
+    unread: float = 60.0
+    """Seconds for which nothing of what is written to a connection may be read: a gateway that works reads all the time."""
+    stream_unread: float = 300.0
+    """Seconds for which nothing of one stream may be read, while others of its connection are.
+
+    Some gateways hand the slowness of a client on; Envoy ends a request on which nothing moves after as long.
+    """
+    idle: float = 300.0
+    """Seconds for which a connection without a stream is kept; a gateway that has work again opens another."""
+    leaving: float = 5.0
+    """Seconds between telling a peer to open nothing more and closing, so that what is under way is not lost."""
+    vanished: int = 60
+    """Seconds for which a peer's system may answer nothing at all, be it asked to or not: its machine is gone, or the way to it.
+
+    What it had open counts as load until then.
+    """
+    look: float = 1.0
+    """Seconds between two looks at all of these: what each may be late by."""
+
+
 class PickerOptions(msgspec.Struct, frozen=True):
     """What an operator chooses for pickers."""
 
@@ -95,6 +125,7 @@ class PickerOptions(msgspec.Struct, frozen=True):
     """Seconds without a turn of its loop after which the supervisor ends a picker; 0 for never."""
     reload_certificates: bool = False
     """Whether a certificate that is renewed in `cert_path` is taken up."""
+    patience: Patience = Patience()
 
 
 class PickerSettings(msgspec.Struct, frozen=True):

@@ -56,6 +56,11 @@ class ServerConnection:
         self._receiver.accept = accept
 
     @property
+    def unfinished(self) -> int | None:
+        """What has begun and not come whole: a number for each; None for nothing."""
+        return self._receiver.unfinished
+
+    @property
     def max_outbound_frame_size(self) -> int:
         """Bytes of data in one frame."""
         return self._sender.frame_bytes

@@ -85,6 +85,8 @@ class Receiver:
         self._reader = HeaderReader()
         self._input = b""
         """Bytes of a frame that has not come whole."""
+        self._whole = 0
+        """Bytes of all frames that have."""
         self._preface_seen = False
         self._settings_seen = False
         self._block: tuple[int, int, bytearray] | None = None
@@ -136,11 +138,19 @@ class Receiver:
                     self._nuisance()  # RFC 9113, section 5.5: unknown types are ignored
                 position = end
             self._input = data[position:] if position < size else b""
+            self._whole += position
         except ProtocolError as error:
             self._sender.go_away(error.error_code)
             self.state_machine.state = ConnectionState.CLOSED
             raise
         return events
+
+    @property
+    def unfinished(self) -> int | None:
+        """What has begun and not come whole, a block of headers or a frame: a number for each; None for nothing."""
+        if self._block is not None:
+            return -self._block[0]
+        return self._whole if self._input else None
 
     def _read_preface(self, data: bytes) -> int:
         """Where frames begin; 0 while the preface has not come whole."""

@@ -22,8 +22,6 @@ PAUSE = 0.1
 """Seconds without accepting where there is no room; connections wait in the kernel meanwhile."""
 SAID_EVERY = 60.0
 """Seconds between two lines that say so."""
-HANDSHAKE_MAX = 10.0
-"""Seconds that a peer has for its part of TLS."""
 DESCRIPTORS_KEPT = 64
 """Descriptors that connections leave for all else: the feed, the listening sockets, certificates."""
 
@@ -51,13 +49,19 @@ class Accepting:
         protocol: Callable[[], asyncio.Protocol],
         room: Callable[[int], bool],
         tls: ssl.SSLContext | None,
+        *,
+        handshake: float,
     ) -> None:
-        """`room` says whether one more connection can be had beside as many that begin, and may see to it."""
+        """`room` says whether one more connection can be had beside as many that begin, and may see to it.
+
+        `handshake` is how many seconds a peer has for its part of TLS.
+        """
         listening.setblocking(False)
         self._listening = listening
         self._protocol = protocol
         self._room = room
         self._tls = tls
+        self._handshake = handshake if tls else None
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -93,7 +97,7 @@ class Accepting:
     async def _begin(self, taken: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._protocol, taken, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_MAX if self._tls else None
+                self._protocol, taken, ssl=self._tls, ssl_handshake_timeout=self._handshake
             )
         except (OSError, TimeoutError) as error:  # a peer that went, or speaks no TLS
             _logger.debug("a connection came to nothing: %s", error)

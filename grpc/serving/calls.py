@@ -52,6 +52,8 @@ class Http2Engine(Protocol):
     def max_outbound_frame_size(self) -> int: ...
     @property
     def outbound_flow_control_window(self) -> int: ...
+    @property
+    def unfinished(self) -> int | None: ...
     def send_headers(self, stream_id: int, headers: Headers, end_stream: bool = False) -> None: ...
     def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None: ...
     def reset_stream(self, stream_id: int, error_code: ErrorCodes | int = 0) -> None: ...
@@ -72,6 +74,8 @@ class Calls:
         self.message_bytes_max = message_bytes_max
         self.unfinished: dict[Call, float] = {}
         """Calls of which no message, or not the whole of one, has come, by the time since when; the oldest first."""
+        self.unread: dict[Call, float] = {}
+        """Calls whose answers wait for a window, by the time since when nothing of them went out; the oldest first."""
         self.paused = False
         """Whether the transport has enough to write."""
         self._send_whole = engine.send_whole if isinstance(engine, ServerConnection) else None
@@ -81,6 +85,8 @@ class Calls:
         self._touched: list[Call] = []
         self._starved: dict[Call, None] = {}
         """Calls whose answers wait for the connection's window, those that wait longest first."""
+        self._waited = 0
+        """Bytes sent of answers that had to wait."""
         self._room = 0
         """Bytes that may still be written in this turn."""
         self._deadlines: list[tuple[float, int]] = []
@@ -121,6 +127,7 @@ class Calls:
             call.let_go()
             self.account.give(STREAM_BYTES)
             self._starved.pop(call, None)
+            self.unread.pop(call, None)
 
     def window_opened(self, stream_id: int) -> None:
         """The peer reads again, on one stream; 0 for the whole connection."""
@@ -184,6 +191,7 @@ class Calls:
         self._touched.clear()
         self._starved.clear()
         self.unfinished.clear()
+        self.unread.clear()
         self.turn.forget(self)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -204,6 +212,19 @@ class Calls:
             if call.ended is None and not call.gone:
                 call.fail(Status.DEADLINE_EXCEEDED, "no whole message came in time", "deadline", monotonic())
                 self.touch(call)
+
+    def end_unread(self, since: float) -> None:
+        """Give up the calls of whose answers nothing was read since before that time."""
+        while self.unread:
+            call, began = next(iter(self.unread.items()))
+            if began > since:
+                return
+            self.give_up(call)
+
+    @property
+    def starving(self) -> int | None:
+        """A mark that stays the same while answers wait for the connection's window and none goes out; None without any."""
+        return self._waited if self._starved and self.engine.outbound_flow_control_window <= 0 else None
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -287,6 +308,7 @@ class Calls:
             data = out[0]
             room = min(engine.local_flow_control_window(stream_id), frame_bytes)
             if room <= 0:
+                self.unread.setdefault(call, monotonic())
                 if engine.outbound_flow_control_window <= 0:
                     self._starved[call] = None
                 return
@@ -296,6 +318,8 @@ class Calls:
                 data, out[0] = data[:room], data[room:]
             engine.send_data(stream_id, bytes(data))
             self._room -= len(data)
+            self._waited += len(data)
+            self.unread.pop(call, None)
             call.sent(len(data))
 
     # --- deadlines --------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
+from pointsman.core.processes.settings import Patience
 from pointsman.grpc.http2.header_blocks import Headers
 from pointsman.grpc.http2.machine import ServerConnection
 from pointsman.grpc.serving.call import Answering, Call
-from pointsman.grpc.serving.calls import Calls
+from pointsman.grpc.serving.calls import Calls, Http2Engine
 from pointsman.grpc.serving.grpc_messages import acceptable, refusal
 from pointsman.grpc.serving.held import Account, Held
 from pointsman.grpc.serving.turn import Turn
@@ -33,19 +34,8 @@ HIGHEST_STREAM = 2**31 - 1
 """Stream id that in a GOAWAY says: open nothing more here, what is open goes on (RFC 9113, 6.8)."""
 UNREAD_MAX = 2 * 2**20
 """Bytes written to a peer that does not read them: what answers may add in a turn, and much of what control frames may."""
-GREETING_MAX = 10.0
-"""Seconds that a peer has for HTTP/2's preface and its first SETTINGS: gateways send both with their first packet."""
-IDLE_MAX = 300.0
-"""Seconds without a stream after which a connection is closed; a gateway that has work again opens another."""
-LEAVING = 5.0
-"""Seconds between telling a peer to open nothing more and closing, so that what is under way is not lost."""
-MESSAGE_MAX = 60.0
-"""Seconds for the first message of a stream, and for the rest of a message that has begun.
-
-Gateways open a stream to send its first message, and pass on what has come to them.
-"""
-UNREAD_WITHIN = 60.0
-"""Seconds for which a peer may read nothing of what is written to it."""
+PROBES = 6
+"""Questions of the kernel to a silent peer, evenly over the time that it has."""
 
 Answers = Mapping[str, Callable[[Account], Answering]]
 """Paths of methods, and what begins a call of each, for the account of its connection."""
@@ -56,13 +46,30 @@ class ConnectionOwner(Protocol):
 
     settings: "Configuration"
     http2_settings: "H2Configuration"
-    engine: Callable[["H2Configuration", int], object]
+    engine: Callable[["H2Configuration", int], Http2Engine]
     streams_max: int
     answers: Answers
     turn: Turn
     held: Held
     message_bytes_max: int
+    patience: Patience
     connections: "set[GrpcConnection]"
+
+
+class Unchanged:
+    """Since when a mark is what it is."""
+
+    __slots__ = ("_mark", "_since")
+
+    def __init__(self) -> None:
+        self._mark: int | None = None
+        self._since = 0.0
+
+    def seconds(self, mark: int | None, now: float) -> float:
+        """Look at the mark: for how long it has been the same; 0 where there is none."""
+        if mark is None or mark != self._mark:
+            self._mark, self._since = mark, now
+        return now - self._since
 
 
 class ServerEvents(EventsProcessor):
@@ -142,9 +149,9 @@ class GrpcConnection(H2Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As grpclib does it, with the engine chosen."""
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         server = self._server
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            _set_options(sock, server.patience.vanished)
         engine = server.engine(self.h2_config, server.streams_max)
         assert isinstance(transport, asyncio.Transport)
         self.connection = Connection(engine, transport, config=self.config)  # type: ignore[arg-type]  # h2's shape
@@ -155,7 +162,7 @@ class GrpcConnection(H2Protocol):
         self.engine.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: self.config.http2_stream_window_size})
         self.connection.flush()
         self.transport = transport
-        self.calls = Calls(self.engine, transport.write, server.turn, server.held, server.message_bytes_max)
+        self.calls = Calls(engine, transport.write, server.turn, server.held, server.message_bytes_max)
         self.processor: ServerEvents = ServerEvents(self.handler, self.connection, server.answers, self.calls)
         if isinstance(self.engine, ServerConnection):
             self.engine.hand_over(self.processor.accept)
@@ -165,6 +172,7 @@ class GrpcConnection(H2Protocol):
         self._begun = 0
         self._discouraged = False
         self._paused_since = self._closing_since = 0.0
+        self._piece, self._starving = Unchanged(), Unchanged()
         server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -218,21 +226,25 @@ class GrpcConnection(H2Protocol):
 
     def look(self, now: float) -> None:
         """End what has taken too long: the peer's greeting, its messages, its reading, its silence."""
+        times, calls = self._server.patience, self.calls
         if self.transport.is_closing():
             self._closing_since = self._closing_since or now
-            if now - self._closing_since > LEAVING:
+            if now - self._closing_since > times.leaving:
                 self.transport.abort()  # what it does not read keeps nobody
             return
-        deaf = self.calls.paused and now - self._paused_since > UNREAD_WITHIN
-        dumb = not self.processor.greeted and now - self._made > GREETING_MAX
-        if deaf or dumb or self.transport.get_write_buffer_size() > UNREAD_MAX:
+        deaf = calls.paused and now - self._paused_since > times.unread
+        starving = self._starving.seconds(calls.starving, now) > times.unread
+        dumb = not self.processor.greeted and now - self._made > times.greeting
+        halting = self._piece.seconds(calls.engine.unfinished, now) > times.message
+        if deaf or starving or dumb or halting or self.transport.get_write_buffer_size() > UNREAD_MAX:
             self.transport.abort()
-        elif self.calls or self.processor.begun != self._begun:
+        elif calls or self.processor.begun != self._begun:
             self._begun, self.busy = self.processor.begun, now
-            self.calls.end_unfinished(now - MESSAGE_MAX)
-        elif now - self.busy > IDLE_MAX + LEAVING:
+            calls.end_unfinished(now - times.message)
+            calls.end_unread(now - times.stream_unread)
+        elif now - self.busy > times.idle + times.leaving:
             self.leave()
-        elif now - self.busy > IDLE_MAX and not self._discouraged:
+        elif now - self.busy > times.idle and not self._discouraged:
             self.discourage()
 
     def discourage(self) -> None:
@@ -247,3 +259,14 @@ class GrpcConnection(H2Protocol):
             self.engine.close_connection()
             self.connection.flush()
             self.processor.close("Server closed")
+
+
+def _set_options(sock: socket.socket, vanished: int) -> None:
+    """Send at once, and have the kernel end the connection whose other end answers nothing for `vanished` seconds."""
+    tcp = socket.IPPROTO_TCP
+    sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(tcp, socket.TCP_KEEPIDLE, vanished)
+    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, vanished // PROBES))
+    sock.setsockopt(tcp, socket.TCP_KEEPCNT, PROBES)
+    sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, vanished * 1000)

@@ -17,20 +17,26 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from grpclib.protocol import H2Protocol
 from grpclib.server import Handler, Server
 from h2.connection import H2Connection
+from h2.events import Event
 from h2.settings import SettingCodes, Settings
 
-from pointsman.core.processes.settings import MESSAGE_BYTES_MAX, OWN_ENGINE, STOCK_ENGINE, StreamLimits
+from pointsman.core.processes.settings import MESSAGE_BYTES_MAX, OWN_ENGINE, STOCK_ENGINE, Patience, StreamLimits
 from pointsman.grpc.http2.machine import STREAMS_MAX, ServerConnection
 from pointsman.grpc.serving.accepting import Accepting
+from pointsman.grpc.serving.calls import Http2Engine
 from pointsman.grpc.serving.connection import Answers, GrpcConnection
 from pointsman.grpc.serving.held import Held
 from pointsman.grpc.serving.turn import Turn
 
 if TYPE_CHECKING:
+    from h2._typing import Buffer
     from h2.config import H2Configuration
 
-LOOK = 1.0
-"""Seconds between two looks at the times of connections."""
+STOOD = 1.0
+"""Seconds by which a look at peers' times is so late that the process must have stood: stopped, or asleep.
+
+For as long, what peers sent meanwhile is read before anybody is let go of.
+"""
 
 
 class AnsweringService(Protocol):
@@ -66,9 +72,31 @@ def quiet_grpclib() -> None:
     logging.getLogger("grpclib").setLevel(logging.WARNING)
 
 
-def _stock_engine(config: "H2Configuration", streams_max: int) -> H2Connection:
-    """h2's own machine; its limit of 100 streams applies until the peer has acknowledged another, so it starts so."""
-    engine = H2Connection(config=config)
+class StockConnection(H2Connection):
+    """h2's own machine, which tells what has not come whole as ours does."""
+
+    def __init__(self, config: "H2Configuration") -> None:
+        super().__init__(config=config)
+        self._received = 0
+
+    def receive_data(self, data: "Buffer") -> "list[Event]":
+        """As h2 does it, counting."""
+        self._received += memoryview(data).nbytes
+        return super().receive_data(data)
+
+    @property
+    def unfinished(self) -> int | None:
+        """What has begun and not come whole, as `Receiver.unfinished` tells it."""
+        buffer = self.incoming_buffer
+        if buffer._headers_buffer:
+            return -int(buffer._headers_buffer[0].stream_id)
+        left = len(buffer._data)
+        return self._received - left if left else None
+
+
+def _stock_engine(config: "H2Configuration", streams_max: int) -> StockConnection:
+    """Its limit of 100 streams applies until the peer has acknowledged another, so it starts so."""
+    engine = StockConnection(config)
     engine.local_settings = Settings(
         client=False,
         initial_values={
@@ -83,7 +111,10 @@ def _own_engine(config: "H2Configuration", streams_max: int) -> ServerConnection
     return ServerConnection(config, streams_max)
 
 
-ENGINES: dict[str, Callable[["H2Configuration", int], object]] = {OWN_ENGINE: _own_engine, STOCK_ENGINE: _stock_engine}
+ENGINES: dict[str, Callable[["H2Configuration", int], Http2Engine]] = {
+    OWN_ENGINE: _own_engine,
+    STOCK_ENGINE: _stock_engine,
+}
 """What makes the machine of a connection, by the values of `--http2`."""
 
 
@@ -96,11 +127,14 @@ class GrpcServer(Server):
         engine: str = OWN_ENGINE,
         streams_max: int = STREAMS_MAX,
         held: Held | None = None,
+        *,
+        patience: Patience | None = None,
     ) -> None:
         """`held` is what the process holds for peers, where no service tells; by default an account of its own."""
         super().__init__([])
         self.engine = ENGINES[engine]
         self.streams_max = streams_max
+        self.patience = patience or Patience()
         self.settings = self._config
         self.http2_settings = self._h2_config
         self.connections: set[GrpcConnection] = set()
@@ -115,13 +149,18 @@ class GrpcServer(Server):
                 self.held = service.held
                 self.message_bytes_max = service.message_bytes_max
         self._accepting: Accepting | None = None
+        self._looked = 0.0
+        self._lenient_until = 0.0
+        """Time before which nobody is let go of, because this process has stood; 0 where it has not."""
 
     def _protocol_factory(self) -> H2Protocol:
         return GrpcConnection(self, Handler({}, self._codec, self._status_details_codec, self.__dispatch__))
 
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections from here on."""
-        self._accepting = Accepting(sock, self._protocol_factory, self._room, tls)
+        patience = self.patience
+        self._accepting = Accepting(sock, self._protocol_factory, self._room, tls, handshake=patience.greeting)
+        self._looked = monotonic()
         self._look()
 
     def _room(self, beginning: int) -> bool:
@@ -134,11 +173,16 @@ class GrpcServer(Server):
         return bool(idle)
 
     def _look(self) -> None:
-        now = monotonic()
-        for connection in list(self.connections):
-            connection.look(now)
+        now, look = monotonic(), self.patience.look
+        late, self._looked = now - self._looked > look + STOOD, now
+        if late and not self._lenient_until:
+            self._lenient_until = now + STOOD
+        elif now >= self._lenient_until:
+            self._lenient_until = 0.0
+            for connection in list(self.connections):
+                connection.look(now)
         if self._accepting is not None or self.connections:
-            asyncio.get_running_loop().call_later(LOOK, self._look)
+            asyncio.get_running_loop().call_later(look, self._look)
 
     @property
     def open_streams(self) -> int:

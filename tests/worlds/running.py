@@ -11,7 +11,7 @@ from worlds.wire import (
     MemoryFeed,
 )
 
-from pointsman.core.processes.settings import StreamLimits
+from pointsman.core.processes.settings import Patience, StreamLimits
 from pointsman.core.state.projection import ClusterState
 from pointsman.grpc.epp import ExternalProcessor
 from pointsman.grpc.ext_proc.protocol import Load
@@ -21,12 +21,14 @@ from pointsman.grpc.serving.grpc_server import GrpcServer
 class Running:
     """A server with one fixed decision behind it."""
 
-    def __init__(self, engine: str, limits: StreamLimits, message_bytes_max: int, streams_max: int) -> None:
+    def __init__(
+        self, engine: str, limits: StreamLimits, message_bytes_max: int, streams_max: int, *, patience: Patience
+    ) -> None:
         self.feed = MemoryFeed(ClusterState())
         self.load = Load(limits)
         picking = FixedPicking(self.feed, "10.0.0.1:8000")
         self.epp = ExternalProcessor(picking, self.feed, self.load, message_bytes_max)
-        self.server = GrpcServer([self.epp], engine, streams_max)
+        self.server = GrpcServer([self.epp], engine, streams_max, patience=patience)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
 
@@ -38,8 +40,10 @@ async def running(
     tls: ssl.SSLContext | None = None,
     message_bytes_max: int = 4 * 2**20,
     streams_max: int = 4096,
+    *,
+    patience: Patience | None = None,
 ) -> AsyncIterator[Running]:
-    run = Running(engine, limits or StreamLimits(), message_bytes_max, streams_max)
+    run = Running(engine, limits or StreamLimits(), message_bytes_max, streams_max, patience=patience or Patience())
     await run.server.listen(run.socket, tls)
     try:
         yield run
