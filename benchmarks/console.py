@@ -52,9 +52,9 @@ from pointsman.eventlog.stores.log import Log
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch
-from pointsman.web.console_server import serve
 from pointsman.web.loopback import listen
 from pointsman.web.recomputing.replayer import Replayer
+from pointsman.web.serving.console_server import serve
 from pointsman.web.stream import Broadcast
 
 POOLS = ("bench/stable", "bench/new")

@@ -17,8 +17,8 @@ from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch
-from pointsman.web.console_server import serve
 from pointsman.web.recomputing.replayer import Replayer
+from pointsman.web.serving.console_server import serve
 from pointsman.web.stream import Broadcast
 
 LOOK = 1.0

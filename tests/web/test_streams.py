@@ -13,7 +13,8 @@ import trio.lowlevel
 from worlds.console_world import OLD, World, served, world
 from worlds.waiting import HUNG
 
-from pointsman.web import console_server as server
+from pointsman.web.serving.console_server import LIMITS
+from pointsman.web.serving.http_limits import HttpLimits
 from pointsman.web.stream import GAPS, HEARTBEAT, STREAMS_MAX, Broadcast, Subscription
 
 
@@ -179,11 +180,10 @@ def test_beyond_the_limit_a_stream_is_refused_and_room_comes_back(tmp_path: Path
 
 def test_a_reader_that_never_reads_costs_nothing_and_is_let_go(tmp_path: Path) -> None:
     async def body(made: World) -> None:
-        patience, gaps = server.WRITE_WITHIN, dict(GAPS)
-        server.WRITE_WITHIN = 1.0
+        gaps = dict(GAPS)
         GAPS.update(dict.fromkeys(GAPS, 0.0))
         try:
-            async with served(made) as url, opened(url) as reader:
+            async with served(made, limits=HttpLimits(write=1.0)) as url, opened(url) as reader:
                 reader.stream.setsockopt(1, 8, 2048)  # SOL_SOCKET, SO_RCVBUF
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 while not made.broadcast.statistics().streams:
@@ -195,7 +195,6 @@ def test_a_reader_that_never_reads_costs_nothing_and_is_let_go(tmp_path: Path) -
                     await trio.lowlevel.checkpoint()
                 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
         finally:
-            server.WRITE_WITHIN = patience
             GAPS.update(gaps)
 
     run(tmp_path, body)
@@ -220,7 +219,7 @@ def test_a_server_that_ends_waits_for_nobody_who_does_not_read(tmp_path: Path) -
                         await trio.lowlevel.checkpoint()
                     begun = trio.current_time()
                 nursery.cancel_scope.cancel()
-                assert trio.current_time() - begun < server.GRACE + 1.0
+                assert trio.current_time() - begun < LIMITS.grace + 1.0
         finally:
             GAPS.update(gaps)
 

@@ -53,9 +53,10 @@ from pointsman.eventlog.stores.retention import Kept
 from pointsman.web.access import Access
 from pointsman.web.app import create_app
 from pointsman.web.console import Console, Watch
-from pointsman.web.console_server import serve
 from pointsman.web.loopback import listen
 from pointsman.web.recomputing.replayer import Replayer
+from pointsman.web.serving.console_server import LIMITS, serve
+from pointsman.web.serving.http_limits import HttpLimits
 from pointsman.web.stream import Broadcast
 
 T = TypeVar("T")
@@ -178,7 +179,8 @@ class World:
 WORKER = """
 import sys
 from pathlib import Path
-from pointsman.web.recomputing.worker import serve
+from pointsman.web.recomputing.worker import LIMITS, serve
+from pointsman.web.serving.http_limits import HttpLimits
 serve(Path(sys.argv[1]))
 """
 
@@ -256,11 +258,11 @@ async def world(home: Path, requests: int = 30, seed: int = 1, *, fresh: bool = 
 
 
 @asynccontextmanager
-async def served(made: World, port: int = 0) -> AsyncIterator[str]:
+async def served(made: World, port: int = 0, limits: HttpLimits = LIMITS) -> AsyncIterator[str]:
     """The console on a port of its own; its URL."""
     listening = listen("127.0.0.1", port)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, create_app(made.console()), listening, made.broadcast)
+        nursery.start_soon(serve, create_app(made.console()), listening, made.broadcast, limits)
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:

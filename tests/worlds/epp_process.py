@@ -30,6 +30,8 @@ class EppProcess:
         self.config = home / "config.yaml"
         self.data = home / "data"
         self.port = free_port("127.0.0.1")
+        self.supervisor = 0
+        """Process id of the command while it runs."""
         self._output = home / "output"
 
     def said(self) -> str:
@@ -66,6 +68,7 @@ class EppProcess:
                 env=os.environ,
                 cwd=self.home,
             )
+        self.supervisor = process.pid
         try:
             yield
         finally:

@@ -1,13 +1,17 @@
 """Serves `/metrics` from the control process."""
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from quart import Response
 from quart_trio import QuartTrio
 
+from pointsman.web.serving.http_limits import HttpLimits
+from pointsman.web.serving.http_server import serve_http
+
+LIMITS = HttpLimits(connections=100, grace=0.5)
+"""Limits of the port: those who scrape are few."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -30,12 +34,6 @@ async def _sent(pieces: Iterator[str]) -> AsyncIterator[bytes]:
         await trio.lowlevel.checkpoint()
 
 
-async def serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> None:
+async def serve_metrics(page: Callable[[], Iterator[str]], descriptor: int, limits: HttpLimits = LIMITS) -> None:
     """Serve on the listening socket `descriptor` until cancelled."""
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.accesslog = None
-    config.errorlog = None
-    config.graceful_timeout = 0.5
-    config.include_server_header = False
-    await serve(metrics_app(page), config, shutdown_trigger=trio.sleep_forever)
+    await serve_http(metrics_app(page), socket.socket(fileno=descriptor), limits)
