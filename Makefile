@@ -2,13 +2,14 @@
 #   make demo          the whole system on this machine, with simulated model servers
 #   make demo-reset    forget what the demo recorded
 #   make test          all tests, side by side on all cores; with TESTS="PATH ..." these, one after the other
+#   make test-kubernetes  the cluster's tests against a real API server; KUBEBUILDER_ASSETS names its folder
 #   make check         formatting, lint, types, import rules, layout
 #   make attack        changed input for everything that reads what others wrote; ARGS="--minutes 30"
 #   make bench         what a request costs, beside a bare gRPC echo
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset test check attack bench fix lock wheel
+.PHONY: help demo demo-reset test test-kubernetes check attack bench fix lock wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +33,11 @@ test: $(VENV)/.dev
 	@.ci/packages chromium
 	$(BIN)/pytest -q --durations=10 $(SIDE_BY_SIDE) $(TESTS)
 
+test-kubernetes: $(VENV)/.dev
+	@[ -x "$$KUBEBUILDER_ASSETS/kube-apiserver" ] && [ -x "$$KUBEBUILDER_ASSETS/etcd" ] || { \
+	    echo "found no kube-apiserver and etcd, wanted KUBEBUILDER_ASSETS with the folder that holds them"; exit 2; }
+	$(BIN)/pytest -q tests/kube
+
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -54,11 +60,11 @@ fix: $(VENV)/.dev
 
 # One pinned version of everything, with hashes, for all supported Pythons.
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate pyproject.toml --extra gateway
+	--no-emit-index-url --no-header --no-annotate pyproject.toml --extra gateway --extra kubernetes
 lock:
 	$(LOCK) --group build -o requirements/runtime.txt
 	$(LOCK) --group build --group dev -c requirements/runtime.txt -o requirements/dev.txt
-	$(subst pyproject.toml --extra gateway,--group bench,$(LOCK)) -c requirements/runtime.txt -o requirements/bench.txt
+	$(subst pyproject.toml --extra gateway --extra kubernetes,--group bench,$(LOCK)) -c requirements/runtime.txt -o requirements/bench.txt
 
 wheel: $(VENV)/.runtime
 	$(PIP) wheel -q --no-deps --no-build-isolation -w dist .

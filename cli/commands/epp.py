@@ -4,18 +4,21 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 from pointsman.cli.arguments import DEFAULT_DATA
 from pointsman.cli.commands.epp_flags import EppFlags, environment_thresholds, help_text, parse_flags
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.certificate import check_certificate
 from pointsman.cli.supervising.child import ChildPlan
+from pointsman.cli.supervising.cluster_access import check_cluster
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.ports import bind_everywhere
 from pointsman.cli.supervising.supervisor import Listening
 from pointsman.cluster.manifests.endpoints_file import POOL
 from pointsman.core.config.parse import ConfigError, EffectiveConfig, PickingFlags, default_config
-from pointsman.core.processes.settings import ControlSettings, KeepLimits, PickerOptions
+from pointsman.core.processes.settings import ClusterSettings, ControlSettings, KeepLimits, PickerOptions
 
 
 def run(name: str, words: list[str]) -> int:
@@ -35,14 +38,14 @@ def run(name: str, words: list[str]) -> int:
         **environment_thresholds(os.environ),  # type: ignore[arg-type]  # names and numbers are of that Struct
     )
     config = _config(flags, picking)
-    pool = _pool(flags, config)
+    source = _source(flags, config)
     data = Path(flags.data_dir or DEFAULT_DATA)
-    print(f"{name}: picks for {pool}; data directory {data.absolute()}", file=sys.stderr)
+    print(f"{name}: picks for {source.pool}, from {source.words}; data directory {data.absolute()}", file=sys.stderr)
     with Deployment(data, logs=False) as deployment:
-        return _run(name, flags, picking, pool, deployment)
+        return _run(name, flags, picking, source, deployment)
 
 
-def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deployment: Deployment) -> int:
+def _run(name: str, flags: EppFlags, picking: PickingFlags, source: "_Source", deployment: Deployment) -> int:
     bound = {}
     for flag, port in (
         ("grpc-port", flags.grpc_port),
@@ -58,11 +61,12 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
     control = ControlSettings(
         data=str(deployment.data),
         feed=deployment.feed,
-        manifests=flags.manifests,
+        manifests=source.manifests,
+        cluster=source.cluster,
         config_file=str(Path(flags.config_file).absolute()) if flags.config_file else "",
         config_text=flags.config_text,
         flags=picking,
-        pool=pool,
+        pool=source.pool,
         refresh_interval=max(0.05, flags.refresh_metrics_interval),
         metrics=bound["metrics-port"].fileno(),
         legacy_metrics=flags.legacy_metrics,
@@ -79,9 +83,11 @@ def _run(name: str, flags: EppFlags, picking: PickingFlags, pool: str, deploymen
         hung_after=flags.hung_after,
     )
     plans: list[ChildPlan] = [deployment.control(control), deployment.picker(options)]
-    listening = Listening(tls=flags.secure_serving, fixed={pool: bound["grpc-port"]}, health=bound["grpc-health-port"])
-    # Draining gives time to be taken out of a list of endpoints; without Kubernetes nothing does that.
-    drain = flags.drain_timeout if flags.manifests else 0.0
+    listening = Listening(
+        tls=flags.secure_serving, fixed={source.pool: bound["grpc-port"]}, health=bound["grpc-health-port"]
+    )
+    # Draining gives time to be taken out of a list of endpoints; beside an endpoints file nothing does that.
+    drain = flags.drain_timeout if source.manifests or source.cluster else 0.0
 
     def report(line: str) -> None:
         print(f"{name}: {line}", file=sys.stderr, flush=True)
@@ -106,18 +112,35 @@ def _config(flags: EppFlags, picking: PickingFlags) -> EffectiveConfig:
     return read_config(text, flags.config_file, picking)
 
 
-def _pool(flags: EppFlags, config: EffectiveConfig) -> str:
+class _Source(msgspec.Struct, frozen=True):
+    """Where endpoints come from: manifests, a cluster, or else a file that the configuration names."""
+
+    pool: str
     """`namespace/name` of the pool to pick for."""
+    manifests: str = ""
+    cluster: ClusterSettings | None = None
+
+    @property
+    def words(self) -> str:
+        """The source as a message names it."""
+        if self.cluster is not None:
+            return "the cluster of " + (self.cluster.kubeconfig or "its surroundings")
+        return self.manifests or "the endpoints file of the configuration"
+
+
+def _source(flags: EppFlags, config: EffectiveConfig) -> _Source:
+    """The pool to pick for, and where its endpoints come from."""
     namespace = flags.pool_namespace or os.environ.get("NAMESPACE") or "default"
     in_file = config.discovery() is not None
-    if not flags.manifests and not in_file:
-        raise Failure(
-            "found no source of endpoints, wanted --manifests DIR with the InferencePool and its Pods as YAML, or a"
-            " config file with the plugin file-discovery (reading from Kubernetes is not part of this version)",
-            2,
-        )
+    if flags.manifests and flags.kubeconfig:
+        raise Failure("found --manifests and --kubeconfig, wanted one of them", 2)
     if flags.manifests and not Path(flags.manifests).is_dir():
         raise Failure(f"--manifests: found no directory {flags.manifests}, wanted one with YAML files", 2)
     if not flags.pool_name and not in_file:
         raise Failure("found no --pool-name, wanted the name of an InferencePool", 2)
-    return f"{namespace}/{flags.pool_name or POOL}"
+    pool = f"{namespace}/{flags.pool_name or POOL}"
+    if flags.manifests or in_file:
+        return _Source(pool, flags.manifests)
+    cluster = ClusterSettings(flags.kubeconfig)
+    check_cluster(cluster)
+    return _Source(pool, cluster=cluster)

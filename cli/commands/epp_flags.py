@@ -83,7 +83,8 @@ FLAGS = (
     Flag("grpc-max-recv-msg-size", "size", "4Mi", "largest ext_proc message taken"),
     Flag("drain-timeout", "duration", "30s", "serving time after SIGTERM"),
     Flag("allow-experimental-plugins", "bool", "false", "take plugins that are not stable yet"),
-    Flag("manifests", "text", "", "directory of YAML manifests with the pool and its pods (ours)"),
+    Flag("kubeconfig", "text", "", "cluster and credentials (then KUBECONFIG, the pod's own, ~/.kube/config)"),
+    Flag("manifests", "text", "", "directory of YAML manifests with the pool and its pods, for no cluster (ours)"),
     Flag("data-dir", "text", "", "where the log is kept, .pointsman by default (ours)"),
     Flag("keep-age", "duration", "168h", "how long the log is kept; 0 for ever (ours)"),
     Flag("keep-size", "room", "20Gi", "size of log and read model together, at most; 0 for any (ours)"),
@@ -113,8 +114,8 @@ FLAGS = (
         _WARNED,
         "envoy.lb",
     ),
-    Flag("endpoint-selector", "text", "", "the pods are those of the InferencePool in --manifests", _WARNED),
-    Flag("endpoint-target-ports", "text", "", "the ports are those of the InferencePool in --manifests", _WARNED),
+    Flag("endpoint-selector", "text", "", "the pods are those of the InferencePool", _WARNED),
+    Flag("endpoint-target-ports", "text", "", "the ports are those of the InferencePool", _WARNED),
     Flag("grpc-max-send-msg-size", "size", "", "messages are sent whatever their size", _WARNED),
     Flag("ha-enable-leader-election", "bool", "false", "every replica picks, none leads", _WARNED, "false"),
     Flag(
@@ -176,6 +177,7 @@ class EppFlags(msgspec.Struct, frozen=True, rename="kebab"):
     grpc_max_recv_msg_size: int = MESSAGE_BYTES_MAX
     drain_timeout: float = 30.0
     allow_experimental_plugins: bool = False
+    kubeconfig: str = ""
     manifests: str = ""
     data_dir: str = ""
     keep_age: float = KeepLimits().age

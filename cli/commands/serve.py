@@ -8,6 +8,7 @@ from pointsman.cli.arguments import DEFAULT_DATA, Parser, duration, size
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.assembly import Deployment, supervise
 from pointsman.cli.supervising.certificate import check_certificate
+from pointsman.cli.supervising.cluster_access import check_cluster
 from pointsman.cli.supervising.config_file import read_config
 from pointsman.cli.supervising.console_place import CONSOLE_PORT, url_of
 from pointsman.cli.supervising.ports import bind
@@ -18,6 +19,7 @@ from pointsman.core.processes.settings import (
     HTTP2_ENGINES,
     HUNG_AFTER,
     OWN_ENGINE,
+    ClusterSettings,
     ControlSettings,
     KeepLimits,
     PickerOptions,
@@ -29,7 +31,13 @@ from pointsman.web.loopback import NotLoopback, listen
 def run(name: str, words: list[str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     options = _parser(name).parse_args(words)
-    if not options.manifests.is_dir():
+    cluster = None
+    if options.kubernetes:
+        cluster = ClusterSettings(options.kubeconfig, options.context, tuple(dict.fromkeys(options.namespace)))
+        check_cluster(cluster)
+    elif options.kubeconfig or options.context or options.namespace:
+        raise Failure("--kubeconfig, --context and --namespace: found no --kubernetes, wanted it beside them", 2)
+    elif not options.manifests.is_dir():
         raise Failure(f"--manifests: found no directory {options.manifests}, wanted one with YAML files", 2)
     if options.config_file is not None:
         try:
@@ -37,10 +45,10 @@ def run(name: str, words: list[str]) -> int:
         except (OSError, UnicodeDecodeError) as error:
             raise Failure(f"--config-file {options.config_file}: {error}") from error
     with Deployment(options.data_dir, logs=False) as deployment:
-        return _run(name, options, deployment)
+        return _run(name, options, cluster, deployment)
 
 
-def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
+def _run(name: str, options: argparse.Namespace, cluster: ClusterSettings | None, deployment: Deployment) -> int:
     standalone = options.gateway == "envoy"
     gateway = deployment.gateway_at(options.gateway_address, options.gateway_port) if standalone else None
     tls = not standalone if options.secure_serving is None else options.secure_serving
@@ -63,7 +71,8 @@ def _run(name: str, options: argparse.Namespace, deployment: Deployment) -> int:
     control = ControlSettings(
         data=str(deployment.data),
         feed=deployment.feed,
-        manifests=str(options.manifests.absolute()),
+        manifests="" if options.manifests is None else str(options.manifests.absolute()),
+        cluster=cluster,
         config_file=str(options.config_file.absolute()) if options.config_file else "",
         picker_tls=tls,
         metrics=bound["metrics-port"].fileno(),
@@ -118,11 +127,24 @@ def _reachable(address: str) -> str:
 def _parser(name: str) -> Parser:
     parser = Parser(
         name,
-        "Pick endpoints for every InferencePool in a directory of YAML manifests, which is watched.\n"
+        "Pick endpoints for every InferencePool in a directory of YAML manifests, which is watched, or in a cluster.\n"
         "Each pool is served on the port of its endpointPickerRef (9002 without one).",
         f"{name} --manifests deploy/ --gateway envoy --gateway-port 8080",
     )
-    parser.add_argument("--manifests", type=Path, required=True, metavar="DIR", help="InferencePools, Pods, HTTPRoutes")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--manifests", type=Path, metavar="DIR", help="InferencePools, Pods, HTTPRoutes")
+    source.add_argument("--kubernetes", action="store_true", help="those of a cluster")
+    parser.add_argument(
+        "--kubeconfig", default="", metavar="FILE", help="(default: KUBECONFIG, the pod's own, ~/.kube/config)"
+    )
+    parser.add_argument("--context", default="", metavar="NAME", help="of the kubeconfig (default: its current one)")
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="followed in the cluster, again for more (default: all)",
+    )
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", default=Path(DEFAULT_DATA), help="(default: .pointsman)"
     )

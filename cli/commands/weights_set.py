@@ -17,7 +17,7 @@ def run(name: str, words: list[str]) -> int:
     """Ask for the change and print the weights before and after; return 1 where it was not made, or may not have been."""
     parser = Parser(
         name,
-        "Change weights of a route's rule as the console's form does: recorded, written into the manifest, read back.",
+        "Change weights of a route's rule as the console's form does: recorded, written where the route comes from, read back.",
         f"{name} --route default/llm-route --reason 'half of it' vllm-old=50 vllm-new=50\n"
         f"{name} --route default/llm-route --rule 2 --reason 'back again' vllm-new=0 --output json",
     )

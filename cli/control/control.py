@@ -25,7 +25,7 @@ from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.control.gateway_part import follow_routes
 from pointsman.cli.control.retaining import Retention
 from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
-from pointsman.cli.control.weight_changes import WeightChanges
+from pointsman.cli.control.weight_changes import WeightActuator, WeightChanges
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
 from pointsman.cli.version import build
@@ -170,8 +170,7 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
     config = ConfigFollower(settings, appender, log.state, leash.tell)
     await config.begin()
     recorder = Recorder(appender, hub, leash.tell)
-    manifests = Path(settings.manifests) if settings.manifests else None
-    changes = WeightChanges(appender, ManifestActuator(manifests))
+    changes = WeightChanges(appender, await _actuator(settings))
     retention = Retention(settings.keep, appender, control.model.path, leash.tell)
     listener = listen_at(Path(settings.feed))
     async with trio.open_nursery() as nursery:
@@ -204,6 +203,15 @@ async def _serve(settings: ControlSettings, control: Control) -> str:
         _bound_the_end()
         nursery.cancel_scope.cancel()
     return causes[-1]
+
+
+async def _actuator(settings: ControlSettings) -> WeightActuator:
+    """What writes weights where this process's routes come from."""
+    if settings.cluster is None:
+        return ManifestActuator(Path(settings.manifests) if settings.manifests else None)
+    module = await trio.to_thread.run_sync(import_module, "pointsman.cluster.kubernetes.actuator")
+    actuator: WeightActuator = module.ClusterActuator(settings.cluster)
+    return actuator
 
 
 async def _say_ready(leash: ControlLeash, ready: trio.Event) -> None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -96,6 +97,15 @@ async def follow_sources(
 
     `ready` is set when there is something to pick from: a broken endpoints file leaves it as it is.
     """
+    if settings.cluster is not None:
+        ready.set()
+        # Importing the client takes half a second and 40 MB, so only who needs it pays.
+        source = await trio.to_thread.run_sync(import_module, "pointsman.cluster.kubernetes.source")
+        followed = source.Followed(settings.cluster.namespaces, settings.pool)
+        await source.watch_cluster(
+            settings.cluster, followed, lambda: log.state, recorder.membership, task_status=task_status
+        )
+        return
     if settings.manifests:
         ready.set()
         await watch_manifests(Path(settings.manifests), lambda: log.state, recorder.membership, task_status=task_status)

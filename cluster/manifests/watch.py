@@ -6,7 +6,7 @@ Reading and parsing happen in a thread: a slow disk or a large file holds up not
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -18,14 +18,12 @@ from pointsman.cluster.manifests.actuator import read_with_obstacles
 from pointsman.cluster.manifests.endpoints_file import EndpointsFile, read_endpoints, wanted_of_endpoints
 from pointsman.cluster.manifests.regular_files import NO_REGULAR_FILE, regular_bytes, why_unread
 from pointsman.cluster.manifests.source_files import FileFault, SourceFile, settle, wanted_of
-from pointsman.cluster.objects.difference import Roster
+from pointsman.cluster.objects.difference import Emit, Roster
 from pointsman.cluster.objects.manifest import Manifest
 from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
 from pointsman.core.events import Event, SourceAccepted, SourceRejected
 from pointsman.core.state.projection import ClusterState
 
-Emit: TypeAlias = Callable[[Sequence[Event], Sequence[int]], Awaitable[None]]
-"""Takes events in the order to record them, and the endpoints to avoid before they are recorded."""
 State: TypeAlias = Callable[[], ClusterState]
 ReadManifest: TypeAlias = Callable[[str, bytes], Manifest]
 TellLate: TypeAlias = Callable[[SourceRejected], Awaitable[None]]

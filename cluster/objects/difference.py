@@ -4,7 +4,8 @@ A roster is what the log will say when all that was made of it has committed, so
 while a commit is under way.  It assigns the numbers of endpoints, each once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -20,6 +21,9 @@ from pointsman.core.state.objects import ObjectKind, Objects, deletion_of
 from pointsman.core.state.projection import ClusterState
 
 Identity = tuple[str, str, int]
+
+Emit: TypeAlias = Callable[[Sequence[Event], Sequence[int]], Awaitable[None]]
+"""Takes events in the order to record them, and the endpoints to avoid before they are recorded."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -62,12 +66,16 @@ class Roster:
         removals: list[int] = []
         for number, member in sorted(self.members.items()):
             other = by_identity.get(member.identity)
+            if other is member:
+                continue
             if other is None or _place(other) != _place(member):
                 left.append(EndpointLeft(number, "gone" if other is None else "moved"))
                 removals.append(number)
                 del self.members[number]
-            elif other != member:
-                changed.append(EndpointChanged(number, other.ready, other.labels, _news(member, other)))
+            elif msgspec.structs.replace(other, version=member.version) == member:
+                self.members[number] = other
+            else:
+                changed.append(EndpointChanged(number, other.ready, other.labels, _news(member, other), other.version))
                 if member.ready and not other.ready:
                     removals.append(number)
                 self.members[number] = other
@@ -75,13 +83,12 @@ class Roster:
 
     def _join(self, by_identity: dict[Identity, Member]) -> Iterable[Event]:
         here = {member.identity for member in self.members.values()}
-        for identity, m in sorted(by_identity.items()):
-            if identity not in here:
-                number, self.next_endpoint = self.next_endpoint, self.next_endpoint + 1
-                self.members[number] = m
-                yield EndpointJoined(
-                    number, m.pool, m.uid, m.namespace, m.name, m.address, m.port, m.rank, m.labels, m.ready, m.source
-                )
+        for identity in sorted(by_identity.keys() - here):
+            m = by_identity[identity]
+            number, self.next_endpoint = self.next_endpoint, self.next_endpoint + 1
+            self.members[number] = m
+            place = (m.namespace, m.name, m.address, m.port, m.rank)
+            yield EndpointJoined(number, m.pool, m.uid, *place, m.labels, m.ready, m.source, m.version)
 
     def _objects(self, kind: ObjectKind, wanted: Objects) -> Iterable[Event]:
         for known in self.objects.of_kind(kind):

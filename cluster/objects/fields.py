@@ -43,7 +43,9 @@ class Part:
         return _dotted(self._path) or "the document"
 
     def line(self, name: str | None = None) -> int:
-        """The line of a field, of the part itself without a name or where the field is absent."""
+        """The line of a field, of the part itself without a name or where the field is absent; 0 without a text."""
+        if not self._lines:
+            return 0
         path = self._path if name is None else (*self._path, name)
         while path not in self._lines and path:
             path = path[:-1]
@@ -57,7 +59,8 @@ class Part:
     def warn(self, name: str | None, message: str) -> None:
         """Say something about a field that does not keep the object from being used."""
         place = self.where if name is None else _dotted((*self._path, name))
-        self._warnings.append(f"line {self.line(name)}: {place}: {message}")
+        line = self.line(name)
+        self._warnings.append(f"line {line}: {place}: {message}" if line else f"{place}: {message}")
 
     def text(
         self, name: str, default: str | None = None, *, pattern: re.Pattern[str] | None = None, form: str = ""
@@ -176,7 +179,10 @@ class Part:
             return self.error(name, f"found {shown(value)}, wanted {form}")
         near = nearest(name, set(self.value) - self._asked)
         found = f"is missing, wanted {form}"
-        return self.error(name, f"{found}; line {self.line(near)} has {near!r} instead" if near else found)
+        if not near:
+            return self.error(name, found)
+        line = self.line(near)
+        return self.error(name, f"{found}; {f'line {line} has' if line else 'there is'} {near!r} instead")
 
     def _wrong_item(self, name: str, index: int, value: object, form: str) -> DocumentError:
         path = (*self._path, name, index)

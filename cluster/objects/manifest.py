@@ -6,7 +6,7 @@ What has no `kind` belongs to another program that keeps its files here, and is 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -71,6 +71,19 @@ class FoundObject(msgspec.Struct, frozen=True):
         return (*own, ("Pod with uid", uid)) if uid else own
 
 
+class ReadObject(msgspec.Struct, frozen=True):
+    """An object as an API server has it."""
+
+    kind: str
+    name: str
+    """Name of the object, as `namespace/name`."""
+    found: FoundObject | None = None
+    """What it says; None where it is wrong or is left alone."""
+    warnings: tuple[str, ...] = ()
+    fault: str = ""
+    """Why it cannot be understood; empty where it can."""
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What one file says."""
 
@@ -101,6 +114,33 @@ def manifest_of(source: str, documents: Sequence[YamlDocument], version: str) ->
     if len(warnings) > WARNINGS_MAX:
         warnings[WARNINGS_MAX:] = [f"and {len(warnings) - WARNINGS_MAX:,} more"]
     return Manifest(source, tuple(found), tuple(warnings))
+
+
+API_SOURCE = "the cluster"
+"""Source of the objects that an API server has."""
+
+
+def read_object(value: Mapping[str, object]) -> ReadObject:
+    """Return an object of an API server.
+
+    Its version is that of its spec: a status that a controller writes does not make it another one.
+    """
+    metadata = value.get("metadata")
+    known: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    kind, name = str(value.get("kind")), f"{known.get('namespace', 'default')}/{known.get('name')}"
+    warnings: list[str] = []
+    try:
+        found = _read(Part(value, {}, (), warnings), API_SOURCE, object_version(value))
+    except DocumentError as error:
+        return ReadObject(kind, name, fault=error.message)
+    return ReadObject(kind, name, found, tuple(warnings[:WARNINGS_MAX]))
+
+
+def object_version(value: Mapping[str, object]) -> str:
+    """The version of an object's spec: the object's uid, and how often the spec was changed."""
+    metadata = value.get("metadata")
+    known: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    return f"{known.get('uid', '')}.{known.get('generation', '')}"
 
 
 def _check_unique(found: list[FoundObject]) -> None:
@@ -186,7 +226,8 @@ def _pod(root: Part, metadata: Part, name: str, source: str) -> Pod:
         root.warn("status", f"pod {name} has no status.podIP: it is no endpoint")
     elif ready is None:
         root.warn("status", f"pod {name} has no condition of type Ready: it gets no traffic")
-    return Pod(namespace, own, uid, address, bool(ready), labels, ports, deleted, source)
+    version = str(metadata.value.get("resourceVersion") or "") if source == API_SOURCE else ""
+    return Pod(namespace, own, uid, address, bool(ready), labels, ports, deleted, source, version)
 
 
 def _pod_address(status: Part) -> str:

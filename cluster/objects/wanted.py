@@ -34,6 +34,8 @@ class Pod(msgspec.Struct, frozen=True):
     """Whether the pod is being terminated."""
     source: str = ""
     """File that the pod stands in."""
+    version: str = ""
+    """Version of the object at its API server; empty where it comes from a file."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -51,6 +53,8 @@ class Member(msgspec.Struct, frozen=True):
     ready: bool
     source: str = ""
     """File that names the pod; empty where the log does not say."""
+    version: str = ""
+    """The pod's resourceVersion, recorded with what else changed: another one alone is no change."""
 
     @property
     def identity(self) -> tuple[str, str, int]:
@@ -83,7 +87,19 @@ def members_of(pool: PoolApplied, pods: Iterable[Pod]) -> list[Member]:
             continue
         uid = pod.uid or f"{pod.namespace}/{pod.name}"
         found.extend(
-            Member(pool.pool, uid, pod.namespace, pod.name, pod.address, port, rank, pod.labels, pod.ready, pod.source)
+            Member(
+                pool.pool,
+                uid,
+                pod.namespace,
+                pod.name,
+                pod.address,
+                port,
+                rank,
+                pod.labels,
+                pod.ready,
+                pod.source,
+                pod.version,
+            )
             for rank, port in enumerate(pool.target_ports)
             if pod.active_ports is None or port in pod.active_ports
         )

@@ -44,6 +44,8 @@ class EndpointJoined(Fact, frozen=True, tag="endpoint-joined"):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     ready: bool = True
     source: str = ""
+    version: str = ""
+    """The pod's resourceVersion when that was so; empty where it comes from a file."""
 
 
 class EndpointChanged(Fact, frozen=True, tag="endpoint-changed"):
@@ -53,6 +55,8 @@ class EndpointChanged(Fact, frozen=True, tag="endpoint-changed"):
     ready: bool
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     source: str = ""
+    version: str = ""
+    """The pod's resourceVersion when that was so; empty where it comes from a file."""
 
 
 class EndpointLeft(Fact, frozen=True, tag="endpoint-left"):

@@ -40,6 +40,17 @@ class KeepLimits(msgspec.Struct, frozen=True):
     """Bytes of all that grows with the log: segments, archive, read model."""
 
 
+class ClusterSettings(msgspec.Struct, frozen=True):
+    """The API server that endpoints come from."""
+
+    kubeconfig: str = ""
+    """File with its address and credentials; empty for KUBECONFIG, the pod's own, or the file in the home directory."""
+    context: str = ""
+    """Context of that file; empty for its current one."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces that are followed; none for all, or for that of the one pool."""
+
+
 class ControlSettings(msgspec.Struct, frozen=True):
     """All that the control process is told."""
 
@@ -48,6 +59,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Path of the feed's socket."""
     manifests: str = ""
     """Directory of YAML manifests; empty where endpoints come from a file that the configuration names."""
+    cluster: ClusterSettings | None = None
+    """API server that endpoints come from; None where they come from files."""
     config_file: str = ""
     config_text: str = ""
     flags: PickingFlags = PickingFlags()

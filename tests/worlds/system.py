@@ -244,15 +244,18 @@ def demo(home: Path, *words: str, **how: Any) -> Iterator[System]:
 
 
 @contextmanager
-def serve(home: Path, *words: str, **how: Any) -> Iterator[System]:
-    """`pointsman serve` with a gateway, and `pointsman sim` beside it."""
+def serve(home: Path, *words: str, kubeconfig: Path | None = None, **how: Any) -> Iterator[System]:
+    """`pointsman serve` with a gateway, and `pointsman sim` beside it; with `kubeconfig` it follows that cluster."""
     data, mark = home / "data", secrets.token_hex(8)
     if not (data / "manifests").exists():
         manifests(data / "manifests", **how)
     (data / "logs").mkdir(exist_ok=True)
     ports = {name: free_port("127.0.0.1") for name in ("gateway-port", "console-port", "metrics-port", "health-port")}
     flags = [f"--{name}={port}" for name, port in ports.items()]
-    flags += ["--manifests", str(data / "manifests"), "--data-dir", str(data), "--drain-timeout=0s"]
+    source = ["--manifests", str(data / "manifests")]
+    if kubeconfig is not None:
+        source = ["--kubernetes", "--kubeconfig", str(kubeconfig), "--namespace", "default"]
+    flags += [*source, "--data-dir", str(data), "--drain-timeout=0s"]
     log = str(data / "logs" / "requests.jsonl")
     simulators = ["sim", "--manifests", str(data / "manifests"), "--request-log", log]
     with (
