@@ -136,11 +136,10 @@ def _source(flags: EppFlags, config: EffectiveConfig) -> _Source:
         raise Failure("found --manifests and --kubeconfig, wanted one of them", 2)
     if flags.manifests and not Path(flags.manifests).is_dir():
         raise Failure(f"--manifests: found no directory {flags.manifests}, wanted one with YAML files", 2)
+    cluster = None if flags.manifests or in_file else ClusterSettings(flags.kubeconfig)
+    if cluster is not None:
+        check_cluster(cluster)
     if not flags.pool_name and not in_file:
         raise Failure("found no --pool-name, wanted the name of an InferencePool", 2)
     pool = f"{namespace}/{flags.pool_name or POOL}"
-    if flags.manifests or in_file:
-        return _Source(pool, flags.manifests)
-    cluster = ClusterSettings(flags.kubeconfig)
-    check_cluster(cluster)
-    return _Source(pool, cluster=cluster)
+    return _Source(pool, flags.manifests, cluster)

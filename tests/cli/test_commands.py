@@ -1,6 +1,7 @@
 """The commands as an operator meets them: help, version, and errors in one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,12 @@ schedulingProfiles:
 
 def pointsman(*words: str | Path, home: Path | None = None, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "pointsman.cli", *map(str, words)]
-    return subprocess.run(command, cwd=home, input=text, capture_output=True, text=True, timeout=30, check=False)
+    # Whoever runs the tests may have a cluster.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+    env |= {} if home is None else {"HOME": str(home)}
+    return subprocess.run(
+        command, cwd=home, input=text, capture_output=True, text=True, timeout=30, check=False, env=env
+    )
 
 
 def one_line(found: subprocess.CompletedProcess[str], code: int) -> str:
@@ -94,6 +100,13 @@ def test_what_is_not_there_is_named(words: list[str], wanted: str, tmp_path: Pat
     ("words", "wanted"),
     [
         (["epp"], "wanted --manifests DIR"),
+        (["epp", "--pool-name", "x"], "or a cluster: --kubeconfig FILE, KUBECONFIG"),
+        (["epp", "--pool-name", "x", "--kubeconfig", "nowhere"], "--kubeconfig: found no file nowhere"),
+        (["epp", "--manifests", ".", "--kubeconfig", "x"], "found --manifests and --kubeconfig, wanted one of them"),
+        (["serve", "--kubernetes"], "or a cluster: --kubeconfig FILE, KUBECONFIG"),
+        (["serve", "--kubernetes", "--kubeconfig", "nowhere"], "--kubeconfig: found no file nowhere"),
+        (["serve", "--kubernetes", "--manifests", "."], "not allowed with argument --kubernetes"),
+        (["serve", "--manifests", ".", "--namespace", "a"], "found no --kubernetes, wanted it beside them"),
         (["epp", "--manifests", "nowhere"], "found no directory nowhere"),
         (["epp", "--grpc-prot=1"], "did you mean 'grpc-port'"),
         (["serve"], "--manifests"),
