@@ -179,8 +179,7 @@ class World:
 WORKER = """
 import sys
 from pathlib import Path
-from pointsman.web.recomputing.worker import LIMITS, serve
-from pointsman.web.serving.http_limits import HttpLimits
+from pointsman.web.recomputing.worker import serve
 serve(Path(sys.argv[1]))
 """
 
