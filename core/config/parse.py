@@ -150,6 +150,10 @@ def _data_layer(
         if given:
             raise remarks.error((key, field), f"{key}.{field} is known and not yet available")
     remarks.check_duration(layer.cross_replica_sync_interval, (key, "crossReplicaSyncInterval"))
+    if layer.cross_replica_sync_interval is not None:
+        remarks.warn(
+            (key, "crossReplicaSyncInterval"), "crossReplicaSyncInterval has no effect: nothing syncs replicas"
+        )
     if layer.discovery is None:
         return "", tuple(sources), tuple(extractors)
     discovery = plugins.refer(layer.discovery.plugin_ref, (key, "discovery", "pluginRef"), "discovery")

@@ -1,6 +1,6 @@
 """What each field of a kind of object does, held to the list of its fields and to what reading an example says.
 
-A kind has a list of its fields, made of its CRD (`tests/vendor/crds/`), a table in the documents that says of each field
+A kind has a list of its fields, made of its CRD or of its types (`tests/vendor/crds/`), a table in the documents that says of each field
 what it does, and an example that has all of them.  `check_fields` says where they do not agree: a field that the next
 version of the CRD has is in the list, and fails until table and example have it too.
 """
@@ -8,7 +8,7 @@ version of the CRD has is in the list, and fails until table and example have it
 import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeAlias
@@ -19,10 +19,12 @@ from pointsman.cluster.objects.manifest import read_manifest
 from pointsman.cluster.objects.yaml_document import DocumentError
 
 ROOT = Path(__file__).parent.parent.parent
-WORKS, WARNED, ANSWERS_500, NO_DIFFERENCE = "works", "warned", "500", "no difference"
+WORKS, WARNED, REFUSED, ANSWERS_500, NO_DIFFERENCE = "works", "warned", "refused", "500", "no difference"
 Steps: TypeAlias = tuple[str | int, ...]
 Fields: TypeAlias = dict[str, list[str]]
 Example: TypeAlias = dict[str, object]
+Read: TypeAlias = Callable[[Example], tuple[str, tuple[str, ...]]]
+"""What an example says, as text that begins with `error` where it is wrong, and the warnings, each with its place first."""
 
 
 def fields_of(kind: str) -> Fields:
@@ -40,13 +42,19 @@ def rows(page: str, heading: str) -> list[tuple[str, ...]]:
     return [(field.strip("`"), *effects) for field, *effects in cells]
 
 
-def check_fields(kind: str, effects: dict[str, str], *examples: Example) -> list[str]:
+def check_fields(
+    kind: str,
+    effects: dict[str, str],
+    *examples: Example,
+    read: Read | None = None,
+    roots: Sequence[str] = ("spec",),
+) -> list[str]:
     """What does not agree; `effects` are the table's, by field, in which `*` stands for any end."""
     fields = fields_of(kind)
     problems = [f"{row} is no field of {kind}" for row in effects if not any(_means(row, f) for f in fields)]
     places: dict[str, list[tuple[Example, Steps]]] = {field: [] for field in fields}
     for example in examples:
-        for steps, _ in _leaves(example):
+        for steps, _ in _leaves(example, roots):
             place = _field(steps, fields)
             if (example, place) not in places.setdefault(_name(place), []):
                 places[_name(place)].append((example, place))
@@ -58,7 +66,7 @@ def check_fields(kind: str, effects: dict[str, str], *examples: Example) -> list
             problems.append(f"{field} stands in {len(told)} rows of the table, wanted one")
         elif not shown or (missing := set(values) - shown):
             problems.append(f"{field}: no example has {', '.join(sorted(missing)) if shown else 'it'}")
-        elif why := _differs(places[field], told[0]):
+        elif why := _differs(places[field], told[0], read or _read):
             problems.append(f"{field} is said to be {told[0]!r}, but {why}")
     return problems
 
@@ -73,10 +81,13 @@ def _means(row: str, field: str) -> bool:
     return fnmatchcase(field.replace("[]", "…"), row.replace("[]", "…"))
 
 
-def _differs(places: list[tuple[Example, Steps]], effect: str) -> str:
+def _differs(places: list[tuple[Example, Steps]], effect: str, read: Read) -> str:
     """Why a field does not have the effect that the table tells; empty where it has."""
-    wholes = {id(example): _read(example) for example, _ in places}
-    told = [(wholes[id(example)], _read(_without(example, place))) for example, place in places]
+    wholes = {id(example): read(example) for example, _ in places}
+    told = [(wholes[id(example)], read(_without(example, place))) for example, place in places]
+    if effect == REFUSED:
+        refused = [whole[0].startswith("error") > without[0].startswith("error") for whole, without in told]
+        return "" if any(refused) else "it is taken"
     changed = [whole[0] != without[0] for whole, without in told]
     if effect == WORKS:
         return "" if any(changed) else "nothing changes without it"
@@ -109,17 +120,17 @@ def _read(example: Example) -> tuple[str, tuple[str, ...]]:
     return repr(value), tuple(re.sub(r"line \d+ already", "", one) for one in manifest.warnings)
 
 
-def _leaves(value: object, at: Steps = ()) -> Iterator[tuple[Steps, object]]:
-    """The places of an example's spec that hold no others."""
+def _leaves(value: object, roots: Sequence[str], at: Steps = ()) -> Iterator[tuple[Steps, object]]:
+    """The places of an example that hold no others, in the parts of it that are asked for."""
     children: list[tuple[str | int, object]] = []
     if isinstance(value, dict):
-        children = [(name, inner) for name, inner in value.items() if at or name == "spec"]
+        children = [(name, inner) for name, inner in value.items() if at or name in roots]
     elif isinstance(value, list):
         children = list(enumerate(value))
     else:
         yield at, value
     for step, inner in children:
-        yield from _leaves(inner, (*at, step))
+        yield from _leaves(inner, roots, (*at, step))
 
 
 def _name(steps: Steps) -> str:
