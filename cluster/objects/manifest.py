@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 import msgspec
 
-from pointsman.cluster.objects.fields import Part, shown
+from pointsman.cluster.objects.fields import Part
 from pointsman.cluster.objects.forms import FORMS
 from pointsman.cluster.objects.forms.form import ManifestPlace
+from pointsman.cluster.objects.pod import read_pod
 from pointsman.cluster.objects.unread import warn_unread
-from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM, Pod, active_ports, address_of
+from pointsman.cluster.objects.wanted import NAME, NAME_FORM, NAMESPACE, NAMESPACE_FORM, Pod
 from pointsman.cluster.objects.yaml_document import DocumentError, YamlDocument, YamlPath, load_documents
 from pointsman.core.events import AppliedEvent
 
@@ -190,7 +191,7 @@ def _read(root: Part, source: str, version: str) -> FoundObject | None:
     namespace = metadata.text("namespace", "default", pattern=NAMESPACE, form=NAMESPACE_FORM)
     name = f"{namespace}/{metadata.text('name', pattern=NAME, form=NAME_FORM)}"
     if form is None:
-        value: ManifestObject = _pod(root, metadata, name, source)
+        value: ManifestObject = read_pod(root, metadata, name, source, by_hand=source != API_SOURCE)
     elif metadata.value.get("deletionTimestamp") is not None:
         return None
     else:
@@ -212,38 +213,3 @@ def _check_spelling(root: Part, kind: str) -> None:
     for known in ("Pod", *(form.kind for form in FORMS.values())):
         if known.lower() == kind.lower():
             raise root.error("kind", f"found {kind!r}, did you mean {known!r}?")
-
-
-def _pod(root: Part, metadata: Part, name: str, source: str) -> Pod:
-    namespace, _, own = name.partition("/")
-    labels = metadata.labels("labels")
-    ports = active_ports(metadata.labels("annotations"))
-    deleted = metadata.value.get("deletionTimestamp") is not None
-    status = root.part("status")
-    address, ready = ("", False) if status is None else (_pod_address(status), _pod_ready(status))
-    uid = metadata.text("uid", "")
-    if status is None or not address:
-        root.warn("status", f"pod {name} has no status.podIP: it is no endpoint")
-    elif ready is None:
-        root.warn("status", f"pod {name} has no condition of type Ready: it gets no traffic")
-    version = str(metadata.value.get("resourceVersion") or "") if source == API_SOURCE else ""
-    return Pod(namespace, own, uid, address, bool(ready), labels, ports, deleted, source, version)
-
-
-def _pod_address(status: Part) -> str:
-    written = status.text("podIP", "")
-    if not written:
-        return ""
-    try:
-        return address_of(written)
-    except ValueError:
-        raise status.error("podIP", f"found {shown(written)}, wanted an IP address") from None
-
-
-def _pod_ready(status: Part) -> bool | None:
-    """Whether the condition Ready is true; None where there is none."""
-    for condition in status.parts("conditions", 1000):
-        if condition.value.get("type") == "Ready":
-            # YAML makes a truth of the text that a hand leaves without quotes.
-            return condition.value.get("status") in ("True", True)
-    return None
