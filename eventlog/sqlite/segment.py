@@ -19,6 +19,7 @@ from pointsman.eventlog.sqlite.segments import (
     read_meta,
     reason,
     segment_size,
+    wal_path,
 )
 from pointsman.eventlog.sqlite.tables import (
     ALL_ENTRIES,
@@ -35,6 +36,7 @@ from pointsman.eventlog.sqlite.tables import (
     SqlRow,
     rows,
 )
+from pointsman.eventlog.sqlite.wal import lost_commits
 from pointsman.eventlog.stores.reading import SegmentMeta
 from pointsman.eventlog.stores.snapshots import StoredSnapshot
 
@@ -179,7 +181,9 @@ class Segment:
         return StoredSnapshot(*found[0]) if found else None  # type: ignore[arg-type]  # the digest is what checks it
 
     def stray_entry(self) -> str | None:
-        """What is wrong with the segment's first or last entry, where that is in no batch."""
+        """What is wrong at the segment's ends: an entry in no batch, or commits that SQLite does not reach."""
+        if (lost := lost_commits(wal_path(self.path))) is not None:
+            return lost
         begins = self.meta().first
         lowest, highest, last = self._rows(ENDS, {"otherwise": begins - 1})[0]
         if isinstance(highest, int) and isinstance(last, int) and highest > last:

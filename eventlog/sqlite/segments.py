@@ -68,12 +68,13 @@ def _connect(path: Path, *, write: bool) -> Connection:
     return connect(target, mode)
 
 
-def _wal(path: Path) -> Path:
+def wal_path(path: Path) -> Path:
+    """Where the WAL of a segment lies, if it has one."""
     return path.with_name(path.name + "-wal")
 
 
 def _has_wal(path: Path) -> bool:
-    wal = _wal(path)
+    wal = wal_path(path)
     return wal.exists() and wal.stat().st_size > 0
 
 
@@ -132,7 +133,7 @@ def create_segment(directory: Path, meta: SegmentMeta, snapshot: StoredSnapshot)
 
 def settle(path: Path) -> None:
     """Have on disk all that is read of a segment: whoever wrote it may not have come to its sync."""
-    wal = _wal(path)
+    wal = wal_path(path)
     if wal.exists():
         sync(wal)  # no locks go with this descriptor: SQLite's are on the files beside the WAL
 
@@ -159,13 +160,13 @@ def sync(path: Path) -> None:
 
 def segment_size(path: Path) -> int:
     """The bytes of a segment and its WAL."""
-    wal = _wal(path)
+    wal = wal_path(path)
     return path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
 
 
 def delete_segment(path: Path) -> None:
     """Delete a segment that is complete; whoever reads it may go on until it closes it."""
-    for one in (path, _wal(path), path.with_name(path.name + "-shm")):  # without the first nobody opens the others
+    for one in (path, wal_path(path), path.with_name(path.name + "-shm")):  # without the first nobody opens the others
         one.unlink(missing_ok=True)
     sync(path.parent)
 

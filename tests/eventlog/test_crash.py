@@ -9,40 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from worlds.logs import SMALL
+from worlds.logs import CHILD, SMALL
 
 from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.sqlite.segments import segment_paths
 
 KILLS = 12
-
-CHILD = """
-import sys
-from pathlib import Path
-import trio
-import msgspec
-from worlds.logs import SMALL, some
-from pointsman.eventlog.appender import Appender
-from pointsman.eventlog.opening import open_log
-
-async def main():
-    log = open_log(Path(sys.argv[1]), "test", msgspec.structs.replace(SMALL, segment_bytes=70_000))
-    print("open", log.head.position, flush=True)
-    def told(commit):
-        print(commit.last, commit.digest.hex(), flush=True)
-    async with trio.open_nursery() as nursery:
-        appender = Appender(log, told)
-        await nursery.start(appender.run)
-        events = some(2000, seed=int(sys.argv[2]))
-        while True:
-            for start in range(0, 2000, 25):
-                for event in events[start : start + 25]:
-                    # membership of this world may not fit what earlier lives left behind
-                    if type(event).__name__.startswith(("Request", "Response", "Load")):
-                        appender.append_nowait(event)
-                await trio.sleep(0.001)
-trio.run(main)
-"""
 
 
 def test_killed_under_load_nothing_acknowledged_is_lost(tmp_path: Path) -> None:

@@ -148,3 +148,33 @@ def same(mine: Projection, theirs: Projection) -> bool:
     mine_open = {key: value for key, value in mine.open_requests.by_epoch.items() if value}
     theirs_open = {key: value for key, value in theirs.open_requests.by_epoch.items() if value}
     return encode_snapshot(mine.cluster) == encode_snapshot(theirs.cluster) and mine_open == theirs_open
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import trio
+import msgspec
+from worlds.logs import SMALL, some
+from pointsman.eventlog.appender import Appender
+from pointsman.eventlog.opening import open_log
+
+async def main():
+    log = open_log(Path(sys.argv[1]), "test", msgspec.structs.replace(SMALL, segment_bytes=70_000))
+    print("open", log.head.position, flush=True)
+    def told(commit):
+        print(commit.last, commit.digest.hex(), flush=True)
+    async with trio.open_nursery() as nursery:
+        appender = Appender(log, told)
+        await nursery.start(appender.run)
+        events = some(2000, seed=int(sys.argv[2]))
+        while True:
+            for start in range(0, 2000, 25):
+                for event in events[start : start + 25]:
+                    # membership of this world may not fit what earlier lives left behind
+                    if type(event).__name__.startswith(("Request", "Response", "Load")):
+                        appender.append_nowait(event)
+                await trio.sleep(0.001)
+trio.run(main)
+"""
+"""A process that appends to a log until it is killed; it prints each commit."""
