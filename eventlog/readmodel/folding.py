@@ -25,7 +25,7 @@ from pointsman.eventlog.readmodel.storing import ReadModelEnd
 from pointsman.eventlog.stores.archive import dropped_before, drops
 from pointsman.eventlog.stores.writing import Commit
 
-VERSION = 8
+VERSION = 9
 """Version of the tables and the fold; where the store has another one, it is built again."""
 
 BATCHES = 64

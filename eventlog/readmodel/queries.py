@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
+from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, IncidentRow, MoveRow, RequestRow, Span
 
 PAGE_MAX = 500
 """Decisions to a page, whatever is asked for: what a browser shows without effort."""
@@ -105,6 +105,12 @@ class ReadModel(Protocol):
 
     def moves(self, route: str, limit: int) -> list[MoveRow]:
         """The latest times at which a route's weights became others, newest first."""
+
+    def moved(self, since: float, until: float, limit: int) -> list[MoveRow]:
+        """The latest times, of a time, at which the weights of any route became others, newest first."""
+
+    def incidents(self, since: float, until: float, limit: int) -> list[IncidentRow]:
+        """The latest incidents of a time, newest first."""
 
     def counts_since(self, at: float) -> dict[str, int]:
         """Decisions by pool that were made at `at` or later."""

@@ -10,12 +10,15 @@ Nothing happens after it was recorded: where clocks say otherwise, it counts as 
 from collections.abc import Iterable
 
 from pointsman.core.events import (
+    ControlStarted,
     EndpointJoined,
     EndpointLeft,
+    EntriesLost,
     Event,
     LoadSampled,
     OpenRequestsListed,
     PickerEnded,
+    PickerStarted,
     RouteObserved,
     WeightsIntended,
     WeightsRefused,
@@ -29,6 +32,7 @@ from pointsman.eventlog.readmodel.rows import (
     SPAN,
     ChangeRow,
     EndpointRow,
+    IncidentRow,
     Moment,
     MoveRow,
     RefusalCount,
@@ -62,6 +66,7 @@ class Summary:
         self.open = OpenByEpoch[RequestRow]()
         self.changes: dict[str, ChangeRow] = {}
         self.moves: list[MoveRow] = []
+        self.incidents: list[IncidentRow] = []
         self._routes: dict[str, MoveRow] = {}
         """The last move of each route."""
         self._wanted: dict[str, ChangeRow] = {}
@@ -103,6 +108,7 @@ class Summary:
         self._latest.clear()
         self.changes.clear()
         self.moves.clear()
+        self.incidents.clear()
         self.endpoints.clear()
         self.moments.clear()
         self._moment = _NOWHERE
@@ -171,6 +177,13 @@ class Summary:
         match event:
             case LoadSampled():
                 self._sampled(event, min(event.sampled_at, recorded_at))
+            case PickerStarted(origin):
+                self._incident(position, recorded_at, "started", f"{origin.picker} started")
+            case ControlStarted():
+                self._incident(position, recorded_at, "started", "the control process started")
+            case EntriesLost(picker, _, first, last):
+                count = f"{last - first + 1:,} entries" if last > first else "an entry"
+                self._incident(position, recorded_at, "lost", f"{count} of {picker} lost")
             case OpenRequestsListed() | PickerEnded():
                 for _, row in self.open.take_ended(event):
                     end = FinishedMark(row.origin, row.origin.n, "lost", 0, 0.0)
@@ -195,6 +208,9 @@ class Summary:
                     self.endpoints[number] = left
             case _:
                 pass
+
+    def _incident(self, position: int, at: float, kind: str, words: str) -> None:
+        self.incidents.append(IncidentRow(position, at, kind, words))
 
     def _intended(self, position: int, event: WeightsIntended) -> None:
         row = ChangeRow(
@@ -291,7 +307,11 @@ class Summary:
             span.samples += 1
             span.waiting_sum += queue
             span.waiting_max = max(span.waiting_max, queue)
+            if span.waiting_min is None or queue < span.waiting_min:
+                span.waiting_min = queue
             span.running_sum += busy
             span.running_max = max(span.running_max, busy)
             span.kv_cache_sum += kv_cache + _GRID - _GRID
             span.kv_cache_max = max(span.kv_cache_max, kv_cache)
+            if span.kv_cache_min is None or kv_cache < span.kv_cache_min:
+                span.kv_cache_min = kv_cache

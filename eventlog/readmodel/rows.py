@@ -67,6 +67,9 @@ class Span(msgspec.Struct):
     kv_cache_sum: float = 0.0
     kv_cache_max: float = 0.0
     in_flight_max: int = 0
+    waiting_min: int | None = None
+    """Lowest sample of an endpoint; None without samples."""
+    kv_cache_min: float | None = None
 
 
 class RefusalCount(msgspec.Struct):
@@ -76,6 +79,16 @@ class RefusalCount(msgspec.Struct):
     start: int
     reason: str
     refused_count: int = 0
+
+
+class IncidentRow(msgspec.Struct):
+    """Something that a chart marks: a process began, or entries were lost."""
+
+    position: int
+    at: float
+    kind: str
+    """`started` or `lost`."""
+    words: str
 
 
 class Moment(msgspec.Struct):

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 from hypothesis import given, strategies as st
 
 from pointsman.web.drawing import svg as drawing, words
-from pointsman.web.drawing.svg import ChartLine, JunctionBranch
+from pointsman.web.drawing.svg import MARK_SIGNS, ChartLine, ChartMark, JunctionBranch
 
 VALUES = st.lists(st.none() | st.floats(0, 1e9), min_size=1, max_size=60)
 # What XML can hold, since the pictures are read back as XML: no control characters, surrogates or U+FFFE and U+FFFF.
@@ -21,7 +21,7 @@ def parsed(markup: str) -> ElementTree.Element:
 @given(st.lists(VALUES, min_size=1, max_size=3), TEXT)
 def test_a_chart_draws_every_stretch_and_no_gap(lines: list[list[float | None]], title: str) -> None:
     series = [ChartLine(f"line {i}", i + 1, tuple(values)) for i, values in enumerate(lines)]
-    root = parsed(drawing.chart(title, "unit", ["a", "b", "c"], series))
+    root = parsed(drawing.chart((title, "unit"), ["a", "b", "c"], series))
     drawn = [e for e in root.iter("path") if "line" in str(e.get("class"))]
     dots = list(root.iter("circle"))
     wanted = 0
@@ -32,6 +32,31 @@ def test_a_chart_draws_every_stretch_and_no_gap(lines: list[list[float | None]],
     assert len(drawn) + len(dots) == wanted
     points = sum(len(str(e.get("d")).split("L")) for e in drawn) + len(dots)
     assert points == sum(v is not None for values in lines for v in values)
+
+
+@given(
+    st.lists(st.none() | st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=40)
+)
+def test_a_band_is_over_every_stretch_and_within_the_axis(found: list[tuple[float, float, float] | None]) -> None:
+    low, mean, high = (tuple(None if one is None else sorted(one)[at] for one in found) for at in range(3))
+    root = parsed(drawing.chart(("a", "b"), ["x"], [ChartLine("l", 1, mean, low, high)]))
+    bands = [e for e in root.iter("path") if "band" in str(e.get("class"))]
+    marks = "".join("." if v is None else "x" for v in mean)
+    assert len(bands) == len(re.findall("x+", marks))
+    places = [float(y) for e in bands for y in re.findall(r"[\d.]+ ([\d.]+)", str(e.get("d")))]
+    assert len(places) == 2 * sum(v is not None for v in mean)
+    assert all(9.9 <= y <= 112.1 for y in places)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(sorted(MARK_SIGNS)), TEXT), max_size=8))
+def test_marks_of_one_point_are_one_sign_with_all_words(found: list[tuple[int, str, str]]) -> None:
+    marks = [ChartMark(index, kind, words) for index, kind, words in found]
+    root = parsed(drawing.chart(("a", "b"), ["x"], [ChartLine("l", 1, (1.0,) * 10)], marks))
+    drawn = [e for e in root.iter("g") if "mark" in str(e.get("class"))]
+    assert len(drawn) == len({index for index, _, _ in found})
+    said = " ".join(str(e.findtext("title")) for e in drawn)
+    assert all(str(drawing.escaped(words)) in str(drawing.escaped(said)) or words in said for _, _, words in found)
+    assert [e.get("class") for e in drawn].count("mark lost") == len({i for i, kind, _ in found if kind == "lost"})
 
 
 @given(st.floats(0, 1e12))
@@ -70,12 +95,12 @@ def test_no_text_becomes_markup(text: str) -> None:
     branch = JunctionBranch(text, 1, 1, None, 0.0, (text,))
     for picture in (
         drawing.junction(text, (text, text, text), [branch]),
-        drawing.chart(text, text, [text, text], [ChartLine(text, 1, (1.0, 2.0))]),
+        drawing.chart((text, text), [text, text], [ChartLine(text, 1, (1.0, 2.0))], [ChartMark(1, "lost", text)]),
         drawing.bar([(1, 1.0)], 1.0, text),
         drawing.sparkline([1.0, None, 2.0], text),
     ):
         for element in parsed(picture).iter():
-            assert element.tag in {"all", "svg", "g", "path", "rect", "line", "text", "circle"}
+            assert element.tag in {"all", "svg", "g", "path", "rect", "line", "text", "circle", "title"}
 
 
 def test_numbers_have_the_digits_that_people_read() -> None:

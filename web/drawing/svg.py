@@ -13,6 +13,8 @@ from pointsman.web.drawing.isolating import turned_to_words
 
 DATA_COLOURS = 5
 CHART_WIDTH, CHART_HEIGHT = 480, 132
+MARK_SIGNS = {"lost": "M-4 -4L4 4M-4 4L4 -4", "weights": "M0 -5L5 0L0 5L-5 0Z", "started": "M-4 4L0 -4L4 4Z"}
+"""The sign of each kind of mark, the gravest first: a cross, a diamond, a triangle."""
 SMALLEST_TOP = 1e-6
 """Value below which an axis counts as empty: it is nothing in any unit that charts show."""
 
@@ -38,6 +40,19 @@ class ChartLine(Struct, frozen=True):
     label: str
     colour: int
     values: tuple[float | None, ...]
+    lowest: tuple[float | None, ...] = ()
+    """Lowest of what each value is the mean of; none where it is the mean of nothing."""
+    highest: tuple[float | None, ...] = ()
+
+
+class ChartMark(Struct, frozen=True):
+    """Something that happened at one of a chart's points in time."""
+
+    index: int
+    """Index of the point."""
+    kind: str
+    """`weights`, `started` or `lost`."""
+    words: str
 
 
 def colour_of(name: str, names: Sequence[str]) -> int:
@@ -153,17 +168,31 @@ def _junction_tall(title: str, source: Sequence[str], branches: Sequence[Junctio
     return f'<svg class="tall" viewBox="0 0 320 {y}" width="100%" role="img" aria-label="{escaped(title)}">{"".join(parts)}</svg>'
 
 
-def chart(title: str, unit: str, times: Sequence[str], series: Sequence[ChartLine], *, labelled: bool = True) -> Markup:
-    """Lines over time with labels at their ends; gaps are gaps.  `times` are the labels of first, middle and last."""
+def chart(
+    named: tuple[str, str],
+    times: Sequence[str],
+    series: Sequence[ChartLine],
+    marks: Sequence[ChartMark] = (),
+    *,
+    labelled: bool = True,
+) -> Markup:
+    """Lines over time with labels at their ends, over bands from lowest to highest; gaps are gaps.
+
+    `named` is title and unit; `times` are the labels of first, middle and last.
+    Where the lines are drawn stands in `data-plot`, left edge and width, so that a pointer finds its point.
+    """
+    title, unit = named
     box = _Box(42, 10, CHART_WIDTH - 42 - (96 if labelled else 12), CHART_HEIGHT - 30)
-    highest = nice_top(max((v for s in series for v in s.values if v is not None), default=0.0))
-    parts = [_axes(box, highest, times)]
+    seen = (v for s in series for v in (*s.values, *s.highest) if v is not None)
+    highest = nice_top(max(seen, default=0.0))
+    count = max((len(line.values) for line in series), default=0)
+    parts = [_axes(box, highest, times), *(_band(box, line, highest) for line in series), _marks(box, marks, count)]
     labels: list[tuple[float, ChartLine]] = []
     for line in series:
         points: list[tuple[float, float]] = []
         for run in _runs(line.values):
             points = [box.point(i / max(1, len(line.values) - 1), value / highest) for i, value in run]
-            parts.append(_stretch(points, line.colour, box.top + box.height))
+            parts.append(_stretch(points, line.colour, None if line.highest else box.top + box.height))
         if points:
             labels.append((points[-1][1], line))
     if labelled:
@@ -174,9 +203,10 @@ def chart(title: str, unit: str, times: Sequence[str], series: Sequence[ChartLin
             '<text x="{}" y="{}" font-size="12" class="faint" text-anchor="middle">nothing recorded in this span</text>'
         )
         parts.append(words.format(x, y))
-    name = escaped(f"{title}, {unit}")
+    name, plot = escaped(f"{title}, {unit}"), f"{box.left:.0f} {box.width:.0f} {CHART_WIDTH}"
     return Markup(
-        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="100%" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="100%" role="img" aria-label="{name}" '
+        f'data-plot="{plot}">{"".join(parts)}</svg>'
     )
 
 
@@ -211,16 +241,43 @@ def _axes(box: _Box, highest: float, times: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _stretch(points: Sequence[tuple[float, float]], colour: int, base: float) -> str:
-    """A line without a gap, with its area; a single value is a dot."""
+def _band(box: _Box, line: ChartLine, highest: float) -> str:
+    """The areas between the lowest and the highest of a line, a stretch without a gap each."""
+    count, parts = max(1, len(line.values) - 1), []
+    for run in _runs(line.highest):
+        top = [box.point(i / count, value / highest) for i, value in run]
+        low = [box.point(i / count, (line.lowest[i] or 0.0) / highest) for i, _ in reversed(run)]
+        outline = " L".join(f"{x:.1f} {y:.1f}" for x, y in (*top, *low))
+        parts.append(f'<path d="M{outline} Z" class="band fill-{line.colour}"/>')
+    return "".join(parts)
+
+
+def _marks(box: _Box, marks: Sequence[ChartMark], count: int) -> str:
+    """A rule for each point at which something happened, with a sign of its kind at the top."""
+    parts = []
+    for index in sorted({mark.index for mark in marks}):
+        there = [mark for mark in marks if mark.index == index]
+        kind = next((one for one in MARK_SIGNS if any(mark.kind == one for mark in there)), "started")
+        x, top = box.point(index / max(1, count - 1), 1.0)
+        words = escaped("; ".join(mark.words for mark in there))
+        parts.append(
+            f'<g class="mark {kind}"><title>{words}</title>'
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 2:.1f}" y2="{top + box.height:.1f}"/>'
+            f'<path transform="translate({x:.1f} {top - 4:.1f})" d="{MARK_SIGNS[kind]}"/></g>'
+        )
+    return "".join(parts)
+
+
+def _stretch(points: Sequence[tuple[float, float]], colour: int, base: float | None) -> str:
+    """A line without a gap, with its area down to `base` where it has no band; a single value is a dot."""
     (first, y), (last, _) = points[0], points[-1]
     if len(points) == 1:
         return f'<circle cx="{first:.1f}" cy="{y:.1f}" r="1.6" class="fill-{colour}"/>'
     path = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return (
-        f'<path d="M{first:.1f} {base} L{path} L{last:.1f} {base} Z" class="area fill-{colour}"/>'
-        f'<path d="M{path}" class="line stroke-{colour}"/>'
-    )
+    drawn = f'<path d="M{path}" class="line stroke-{colour}"/>'
+    if base is None:
+        return drawn
+    return f'<path d="M{first:.1f} {base} L{path} L{last:.1f} {base} Z" class="area fill-{colour}"/>{drawn}'
 
 
 def _end_labels(labels: list[tuple[float, ChartLine]], x: float) -> str:

@@ -14,8 +14,8 @@ from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.core.rollout.conformity import ENOUGH, Conformity, conformity
 from pointsman.eventlog.readmodel.opening import open_read_model
 from pointsman.eventlog.readmodel.queries import PAGE_MAX, Filters
-from pointsman.eventlog.readmodel.rows import Span
-from pointsman.web.console import Console
+from pointsman.eventlog.readmodel.rows import MoveRow, Span
+from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
 
 SPANS = {"5m": (300, 10), "hour": (3600, 60), "day": (86400, 900)}
@@ -27,11 +27,16 @@ GRACE = 3.0
 """Seconds after a change of weights whose requests are not counted: a gateway needs them to load the route."""
 
 
+MARKS_MAX = 50
+"""Marks of a chart, the latest."""
+
+
 class ChartRow(msgspec.Struct, frozen=True):
-    """A chart's values at one time, as text."""
+    """A chart's values at one time, as text, and what happened then."""
 
     time: str
     values: tuple[str, ...]
+    happened: str = ""
 
 
 class Chart(msgspec.Struct, frozen=True):
@@ -44,6 +49,7 @@ class Chart(msgspec.Struct, frozen=True):
     """Times at which the values' spans begin, in seconds since 1970."""
     rows: tuple[ChartRow, ...]
     picture: Markup
+    marks: tuple[svg.ChartMark, ...] = ()
 
     def named(self) -> dict[str, object]:
         """The values by name, for the JSON twin."""
@@ -51,8 +57,17 @@ class Chart(msgspec.Struct, frozen=True):
             "title": self.title,
             "unit": self.unit,
             "starts": [words.moment(start) for start in self.starts],
-            "series": [{"label": line.label, "values": line.values} for line in self.series],
+            "series": [self._line(line) for line in self.series],
+            "marks": [
+                {"start": words.moment(self.starts[mark.index]), "kind": mark.kind, "words": mark.words}
+                for mark in self.marks
+            ],
         }
+
+    @staticmethod
+    def _line(line: svg.ChartLine) -> dict[str, object]:
+        spread = {"lowest": line.lowest, "highest": line.highest} if line.highest else {}
+        return {"label": line.label, "values": line.values, **spread}
 
 
 class Measure(msgspec.Struct, frozen=True):
@@ -61,6 +76,13 @@ class Measure(msgspec.Struct, frozen=True):
     title: str
     unit: str
     of: Callable[[Span, int], float | None]
+    lowest: Callable[[Span], float | None] | None = None
+    """Lowest of what `of` is the mean of; None where it is no mean over endpoints."""
+    highest: Callable[[Span], float | None] | None = None
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value
 
 
 def _mean(total: float, count: float) -> float | None:
@@ -69,8 +91,20 @@ def _mean(total: float, count: float) -> float | None:
 
 REQUESTS = Measure("Requests", "per second", lambda s, width: (s.routed + s.refused_count) / width)
 REFUSED = Measure("Refused and failed", "per second", lambda s, width: (s.refused_count + s.errors) / width)
-WAITING = Measure("Waiting requests", "mean per endpoint", lambda s, width: _mean(s.waiting_sum, s.samples))
-KV_CACHE = Measure("KV cache", "mean used, %", lambda s, width: _mean(100 * s.kv_cache_sum, s.samples))
+WAITING = Measure(
+    "Waiting requests",
+    "mean per endpoint, and lowest to highest",
+    lambda s, width: _mean(s.waiting_sum, s.samples),
+    lambda s: s.waiting_min,
+    lambda s: s.waiting_max if s.samples else None,
+)
+KV_CACHE = Measure(
+    "KV cache",
+    "% used: mean, and lowest to highest endpoint",
+    lambda s, width: _mean(100 * s.kv_cache_sum, s.samples),
+    lambda s: _scaled(s.kv_cache_min, 100),
+    lambda s: 100 * s.kv_cache_max if s.samples else None,
+)
 FIRST_TOKEN = Measure(
     "Time to first token", "mean, ms", lambda s, width: _mean(1e3 * s.first_token_sum, s.first_tokens)
 )
@@ -88,28 +122,96 @@ async def spans(console: Console, pools: Sequence[str], span: str, until: float)
     return await trio.to_thread.run_sync(read)
 
 
-def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int], span: str, until: float) -> Chart:
+class Window(msgspec.Struct, frozen=True):
+    """The time that charts show, and what happened in it."""
+
+    span: str
+    """One of SPANS."""
+    until: float
+    happened: tuple[tuple[float, str, str], ...] = ()
+    """Time, kind of mark and words of each thing."""
+
+    @property
+    def starts(self) -> list[int]:
+        """Times at which the points begin; the last is the one before that which is not over."""
+        seconds, width = SPANS[self.span]
+        last = int(self.until // width)
+        return [index * width for index in range(last - seconds // width + 1, last)]
+
+    def marks(self) -> tuple[svg.ChartMark, ...]:
+        """What happened, by point; what happened before the first or in the present one is left out."""
+        width, starts = SPANS[self.span][1], self.starts
+        found = []
+        for at, kind, told in self.happened:
+            index = int(at // width) - starts[0] // width
+            if 0 <= index < len(starts):
+                found.append(svg.ChartMark(index, kind, f"{words.moment(at)[11:19]} {told}"))
+        return tuple(found)
+
+
+async def window(console: Console, span: str, until: float, pools: Sequence[str]) -> Window:
+    """The time before `until`, with the incidents, and the moves of weights that concern these pools."""
+    wanted = set(pools)
+
+    def read() -> list[tuple[float, str, str]]:
+        since = until - SPANS[span][0]
+        with open_read_model(console.read_model) as model:
+            happened = [(one.at, one.kind, one.words) for one in model.incidents(since, until, MARKS_MAX)]
+            for move in model.moved(since, until, MARKS_MAX):
+                named = {b.pool for rules in (move.before, move.backends) for rule in rules for b in rule}
+                if move.before and named & wanted:
+                    happened.append((move.recorded_at, "weights", _moved_words(move)))
+        return sorted(happened)[-MARKS_MAX:]
+
+    return Window(span, until, tuple(await trio.to_thread.run_sync(read)))
+
+
+def _moved_words(move: MoveRow) -> str:
+    """A move of weights, as `llm-route: 90/10 to 50/50`."""
+    pairs = [
+        f"{'/'.join(str(b.weight) for b in before)} to {'/'.join(str(b.weight) for b in after)}"
+        for before, after in zip(move.before, move.backends, strict=False)
+        if before != after
+    ]
+    return f"weights of {short_name(move.route)}: {', '.join(pairs) or 'other rules'}"
+
+
+def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int], window: Window) -> Chart:
     """One measure of one or more pools; points without a roll-up are gaps."""
-    seconds, width = SPANS[span]
-    last = int(until // width)
-    starts = [index * width for index in range(last - seconds // width + 1, last)]
+    width, starts, marks = SPANS[window.span][1], window.starts, window.marks()
     series = []
     for label, found in lines.items():
         by_start = {s.start: s for s in found}
-        values = tuple(measure.of(by_start[start], width) if start in by_start else None for start in starts)
-        series.append(svg.ChartLine(label, colours[label], values))
-    step = max(1, len(starts) // 60)
+        there = [by_start.get(start) for start in starts]
+        values = tuple(None if s is None else measure.of(s, width) for s in there)
+        low, high = (
+            () if of is None else tuple(None if s is None else of(s) for s in there)
+            for of in (measure.lowest, measure.highest)
+        )
+        series.append(svg.ChartLine(label, colours[label], values, low, high))
     rows = tuple(
         ChartRow(
-            words.clock(starts[i]) if width >= 60 else words.moment(starts[i])[11:19],
-            tuple("none" if s.values[i] is None else svg.number(s.values[i] or 0.0, 2) for s in series),
+            words.clock(start) if width >= 60 else words.moment(start)[11:19],
+            tuple(_shown(line, i) for line in series),
+            "; ".join(mark.words for mark in marks if mark.index == i),
         )
-        for i in range(0, len(starts), step)
+        for i, start in enumerate(starts)
     )
     labels = [words.clock(starts[0]), words.clock(starts[len(starts) // 2]), words.clock(starts[-1])]
     solo = len(series) == 1
-    picture = svg.chart(measure.title, measure.unit, labels, series, labelled=not solo)
-    return Chart(measure.title, measure.unit, tuple(series), tuple(map(float, starts)), rows, picture)
+    picture = svg.chart((measure.title, measure.unit), labels, series, marks, labelled=not solo)
+    return Chart(measure.title, measure.unit, tuple(series), tuple(map(float, starts)), rows, picture, marks)
+
+
+def _shown(line: svg.ChartLine, index: int) -> str:
+    """A line's value at a point, with its spread where it has one."""
+    value = line.values[index]
+    if value is None:
+        return "none"
+    told = svg.number(value, 2)
+    if not line.highest or line.highest[index] is None:
+        return told
+    return f"{told} ({svg.number(line.lowest[index] or 0.0, 2)} to {svg.number(line.highest[index] or 0.0, 2)})"
 
 
 class Counted(msgspec.Struct, frozen=True):

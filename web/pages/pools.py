@@ -165,7 +165,8 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
     endpoints = [_endpoint(state, console.in_flight(), member) for member in state.members(key)]
     lines = {name: (await figures.spans(console, [key], span, until or time.time()))[key]}
     colours = {name: svg.colour_of(key, list(state.pools))}
-    charts = [figures.chart(m, lines, colours, span, until or time.time()) for m in MEASURES]
+    window = await figures.window(console, span, until or time.time(), [key])
+    charts = [figures.chart(m, lines, colours, window) for m in MEASURES]
     at = f"&until={until:.0f}" if until else ""
     about = (await judged(console)).about(key)
     view = PoolView(name, namespace, *_sentence(state, key, about), _selector(pool))

@@ -17,7 +17,7 @@ from pointsman.eventlog.readmodel.rows import ChangeRow, MoveRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures
-from pointsman.web.pages.reply import Missing, Reply
+from pointsman.web.pages.reply import BadQuery, Missing, Reply
 from pointsman.web.pages.rule_words import match_words, rule_words
 
 CHANGES = 20
@@ -323,27 +323,37 @@ async def route_page(console: Console, namespace: str, name: str) -> Reply:
     keys = [view.key for view in found[0].backends] if found else []
     history = await trio.to_thread.run_sync(_history, console, route, keys)
     word, kind, sentence = _words(console, route, found, history)
+    span = request.args.get("span", "5m")
+    if span not in figures.SPANS:
+        raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(figures.SPANS)}")
+    charts = await _charts(console, found, span)
     context: dict[str, object] = {
         "route": {"name": name, "namespace": namespace, "word": word, "state": kind, "sentence": sentence},
         "rules": found,
-        "charts": await _charts(console, found),
+        "charts": charts,
+        "spans": [
+            {"name": text, "href": f"/routes/{route.route}?span={value}#charts", "current": value == span}
+            for value, text in figures.SPAN_NAMES.items()
+        ],
         "changes": history,
-        "here": f"/routes/{route.route}",
+        "here": f"/routes/{route.route}?span={span}",
         "done": "The weights were changed: recorded, written and read back." if request.args.get("done") else "",
     }
     data = {"route": route.route, "version": route.version, "rules": [bare(r) for r in found], "changes": history}
+    data["charts"] = [one.named() for one in charts]
     return Reply("route.html", "_route.html", context, data | {"state": word, "sentence": sentence})
 
 
-async def _charts(console: Console, found: Sequence[RuleView]) -> list[figures.Chart]:
+async def _charts(console: Console, found: Sequence[RuleView], span: str) -> list[figures.Chart]:
     names = list(console.state().pools)
     labels = {view.pool: view.short for rule in found for view in rule.backends if view.pool in names}
     until = time.time()
-    lines = await figures.spans(console, sorted(labels), "5m", until)
+    lines = await figures.spans(console, sorted(labels), span, until)
     colours = {label: svg.colour_of(pool, names) for pool, label in labels.items()}
     named = {labels[pool]: spans for pool, spans in lines.items()}
     measures = (figures.REQUESTS, figures.FIRST_TOKEN, figures.WAITING, figures.REFUSED)
-    return [figures.chart(m, named, colours, "5m", until) for m in measures]
+    window = await figures.window(console, span, until, sorted(labels))
+    return [figures.chart(m, named, colours, window) for m in measures]
 
 
 def _history(console: Console, route: RouteObserved, keys: Sequence[str]) -> list[ChangeView]:

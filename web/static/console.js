@@ -113,6 +113,7 @@
   document.addEventListener("htmx:beforeSwap", (event) => {
     const old = event.detail.target;
     if (!old || !old.id) return;
+    if (old.contains(document.activeElement) && document.activeElement.matches(".plot")) focused = document.activeElement.id;
     kept.set(old.id, {
       newest: Number(old.dataset.newest || 0),
       open: [...old.querySelectorAll("details[open][id]")].map((one) => one.id),
@@ -186,6 +187,99 @@
     apply(chosen);
   });
 
+  // --- charts: read by pointing, and by arrow keys where they have the focus --------------------------------
+  // A point of a chart is a row of the table beneath it, so what is said is what stands there.
+  let read = null;
+  let focused = "";
+  const points = (plot) => [...plot.closest("figure").querySelectorAll("tbody tr")];
+  const told = (plot, row) => {
+    const names = [...plot.closest("figure").querySelectorAll("thead th")].slice(1, -1);
+    const cells = [...row.querySelectorAll("td")].map((cell) => cell.textContent);
+    const happened = cells.pop();
+    const values = cells.map((value, at) => cells.length > 1 ? `${names[at].textContent} ${value}` : value);
+    const time = row.querySelector("th").textContent;
+    return `${time} UTC: ${values.join(" · ")}${happened ? ` · ${happened}` : ""}`;
+  };
+  const hint = "point at it, or use the arrow keys";
+  const unread = (plot) => {
+    plot.querySelector(".cross")?.remove();
+    plot.querySelector(".readout").textContent = hint;
+    if (read && read.id === plot.id) read = null;
+  };
+  const show = (plot, index, by, x) => {
+    const rows = points(plot);
+    if (!rows.length) return;
+    const at = Math.max(0, Math.min(rows.length - 1, index));
+    if (read && read.id !== plot.id) { const other = byId(read.id); if (other) unread(other); }
+    const svg = plot.querySelector("svg[data-plot]");
+    const [left, width] = svg.dataset.plot.split(" ").map(Number);
+    let cross = svg.querySelector(".cross");
+    if (!cross) {
+      cross = document.createElementNS("http://www.w3.org/2000/svg", "line");
+      cross.setAttribute("class", "cross");
+      cross.setAttribute("y1", "6");
+      cross.setAttribute("y2", "112");
+      svg.append(cross);
+    }
+    for (const end of ["x1", "x2"]) cross.setAttribute(end, left + width * at / Math.max(1, rows.length - 1));
+    const text = told(plot, rows[at]);
+    plot.querySelector(".readout").textContent = text;
+    plot.setAttribute("aria-valuenow", at);
+    plot.setAttribute("aria-valuetext", text);
+    read = { id: plot.id, index: at, time: rows[at].querySelector("th").textContent, by, x };
+  };
+  const pointed = (plot, clientX) => {
+    const svg = plot.querySelector("svg[data-plot]");
+    const [left, width, whole] = svg.dataset.plot.split(" ").map(Number);
+    const place = svg.getBoundingClientRect();
+    const along = ((clientX - place.left) * whole / place.width - left) / width;
+    return Math.round(along * (points(plot).length - 1));
+  };
+  const plotOf = (event) => event.target instanceof Element ? event.target.closest(".plot") : null;
+  document.addEventListener("pointermove", (event) => {
+    const plot = plotOf(event);
+    if (plot) show(plot, pointed(plot, event.clientX), "pointer", event.clientX);
+    else if (read && read.by === "pointer" && byId(read.id)) unread(byId(read.id));
+  });
+  document.addEventListener("focusout", (event) => {
+    const plot = plotOf(event);
+    // A refresh takes the place of the chart that has the focus: that is no leaving.
+    if (plot) setTimeout(() => { if (plot.isConnected && read && read.by === "keys" && read.id === plot.id) unread(plot); });
+  });
+  document.addEventListener("keydown", (event) => {
+    const plot = plotOf(event);
+    if (!plot || event.ctrlKey || event.metaKey || event.altKey) return;
+    const last = points(plot).length - 1;
+    const at = read && read.id === plot.id ? read.index : last + 1;
+    const moves = { ArrowLeft: at - 1, ArrowDown: at - 1, ArrowRight: at + 1, ArrowUp: at + 1, PageUp: at - 10,
+      PageDown: at + 10, Home: 0, End: last };
+    if (event.key === "Escape") unread(plot);
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    show(plot, moves[event.key], "keys");
+  });
+  const readable = (root) => {
+    for (const plot of root.querySelectorAll(".plot:not([role])")) {
+      const svg = plot.querySelector("svg");
+      const count = points(plot).length;
+      const attributes = { role: "slider", tabindex: "0", "aria-label": `${svg.getAttribute("aria-label")}, over time`,
+        "aria-valuemin": "0", "aria-valuemax": String(Math.max(0, count - 1)), "aria-valuenow": String(Math.max(0, count - 1)),
+        "aria-valuetext": count ? told(plot, points(plot)[count - 1]) : "nothing" };
+      for (const [name, value] of Object.entries(attributes)) plot.setAttribute(name, value);
+      svg.setAttribute("aria-hidden", "true");
+      plot.querySelector(".readout").hidden = false;
+    }
+    // After a refresh the focus is where it was, and the same moment is read on, or what is under the pointer.
+    if (focused && byId(focused)) byId(focused).focus({ preventScroll: true });
+    focused = "";
+    const plot = read && byId(read.id);
+    if (!plot || plot.querySelector(".cross")) return;
+    const { by, x, time, index } = read;
+    if (by === "pointer") return show(plot, pointed(plot, x), by, x);
+    const found = points(plot).findIndex((row) => row.querySelector("th").textContent === time);
+    show(plot, found < 0 ? index : found, by);
+  };
+
   // --- copy, keys ------------------------------------------------------------------------------------------
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy]");
@@ -218,6 +312,7 @@
 
   const enhance = (root) => {
     times(root);
+    readable(root);
     for (const button of root.querySelectorAll("[data-copy][hidden]")) button.hidden = false;
   };
   enhance(document);

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import TEXT, ColumnElement, Connection, Executable, Integer, bindparam, func, select
+from sqlalchemy import REAL, TEXT, ColumnElement, Connection, Executable, Integer, bindparam, func, select
 
 from pointsman.eventlog.errors import ReadModelUnavailableError
 from pointsman.eventlog.readmodel.queries import (
@@ -16,10 +16,11 @@ from pointsman.eventlog.readmodel.queries import (
     ReadModelState,
     Slowest,
 )
-from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, MoveRow, RequestRow, Span
+from pointsman.eventlog.readmodel.rows import SPAN, ChangeRow, EndpointRow, IncidentRow, MoveRow, RequestRow, Span
 from pointsman.eventlog.readmodel.sqlite.tables import (
     CHANGES,
     ENDPOINTS,
+    INCIDENTS,
     META,
     MOMENTS,
     MOVES,
@@ -117,6 +118,8 @@ def _merged(column: ColumnElement[object], start: ColumnElement[object]) -> Colu
         case "start":
             return start
         case name:
+            if str(name).endswith("_min"):
+                return func.min(column)
             return func.max(column) if str(name).endswith("_max") else func.sum(column)
 
 
@@ -126,6 +129,10 @@ _REQUEST_AT = select(REQUESTS).where(REQUESTS.c.position == bindparam("at"))
 _OF_ROUTE, _MOST = bindparam("of_route", type_=TEXT), bindparam("most", type_=Integer)
 _CHANGES = select(CHANGES).where(CHANGES.c.route == _OF_ROUTE).order_by(CHANGES.c.position.desc()).limit(_MOST)
 _MOVES = select(MOVES).where(MOVES.c.route == _OF_ROUTE).order_by(MOVES.c.position.desc()).limit(_MOST)
+
+_WITHIN = (bindparam("low", type_=REAL), bindparam("high", type_=REAL))
+_MOVED = select(MOVES).where(MOVES.c.recorded_at.between(*_WITHIN)).order_by(MOVES.c.position.desc()).limit(_MOST)
+_INCIDENTS = select(INCIDENTS).where(INCIDENTS.c.at.between(*_WITHIN)).order_by(INCIDENTS.c.at.desc()).limit(_MOST)
 
 _ENDPOINTS = select(ENDPOINTS).order_by(ENDPOINTS.c.number)
 _ENDPOINTS_OF_POOL = _ENDPOINTS.where(ENDPOINTS.c.pool == bindparam("of_pool"))
@@ -306,6 +313,15 @@ class SqliteReadModel:
     def moves(self, route: str, limit: int) -> list[MoveRow]:
         """The latest times at which a route's weights became others, newest first."""
         return [as_value(row, MoveRow) for row in self._ask(_MOVES, {"of_route": route, "most": limit})]
+
+    def moved(self, since: float, until: float, limit: int) -> list[MoveRow]:
+        """The latest times, of a time, at which the weights of any route became others, newest first."""
+        return [as_value(row, MoveRow) for row in self._ask(_MOVED, {"low": since, "high": until, "most": limit})]
+
+    def incidents(self, since: float, until: float, limit: int) -> list[IncidentRow]:
+        """The latest incidents of a time, newest first."""
+        found = self._ask(_INCIDENTS, {"low": since, "high": until, "most": limit})
+        return [as_value(row, IncidentRow) for row in found]
 
     def counts_since(self, at: float) -> dict[str, int]:
         """Decisions by pool that were made at `at` or later: at most ten seconds are counted singly."""

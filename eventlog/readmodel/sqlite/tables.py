@@ -23,10 +23,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from pointsman.eventlog.readmodel.rows import ChangeRow, EndpointRow, Moment, MoveRow, RefusalCount, RequestRow, Span
+from pointsman.eventlog.readmodel.rows import (
+    ChangeRow,
+    EndpointRow,
+    IncidentRow,
+    Moment,
+    MoveRow,
+    RefusalCount,
+    RequestRow,
+    Span,
+)
 from pointsman.eventlog.sqlite.tables import SqlRow
 
-T = TypeVar("T", Span, ChangeRow, MoveRow, EndpointRow)
+T = TypeVar("T", Span, ChangeRow, MoveRow, EndpointRow, IncidentRow)
 
 STRETCH = 12
 """Bits of a position within a stretch of the log: about a thousand decisions.
@@ -96,6 +105,8 @@ CHANGES = Table("changes", READ_MODEL, *_columns(ChangeRow, ("change",)), sqlite
 Index("by_route", CHANGES.c.route, CHANGES.c.position)
 MOVES = Table("moves", READ_MODEL, *_columns(MoveRow, ("position",)))
 Index("by_moved_route", MOVES.c.route, MOVES.c.position)
+INCIDENTS = Table("incidents", READ_MODEL, *_columns(IncidentRow, ("position",)))
+Index("by_time", INCIDENTS.c.at)
 MOMENTS = Table("moments", READ_MODEL, *_columns(Moment, ("start",)))
 ENDPOINTS = Table("endpoints", READ_MODEL, *_columns(EndpointRow, ("number",)))
 Index("by_name", ENDPOINTS.c.name)
@@ -132,7 +143,9 @@ def as_value(row: SqlRow, kind: type[T]) -> T:
     return msgspec.convert(values, kind)
 
 
-def from_value(value: Span | RefusalCount | Moment | ChangeRow | MoveRow | EndpointRow) -> tuple[object, ...]:
+def from_value(
+    value: Span | RefusalCount | Moment | ChangeRow | MoveRow | EndpointRow | IncidentRow,
+) -> tuple[object, ...]:
     """The row of the struct's table."""
     return tuple(
         msgspec.json.encode(part).decode() if name in _JSON else part

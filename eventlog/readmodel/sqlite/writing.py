@@ -20,6 +20,7 @@ from pointsman.eventlog.readmodel.rows import ChangeRow, EndpointRow, MoveRow, R
 from pointsman.eventlog.readmodel.sqlite.tables import (
     CHANGES,
     ENDPOINTS,
+    INCIDENTS,
     META,
     MOMENTS,
     MOVES,
@@ -59,6 +60,8 @@ def _added(table: Table) -> str:
     def merged(name: str) -> str:
         if name == "first" or name == "last" or name.endswith("_max"):
             return f"{name} = {'min' if name == 'first' else 'max'}({name}, excluded.{name})"
+        if name.endswith("_min"):  # of NULL and a number, `min` makes NULL
+            return f"{name} = coalesce(min({name}, excluded.{name}), {name}, excluded.{name})"
         return f"{name} = {name} + excluded.{name}"
 
     parts = ", ".join(merged(column.name) for column in table.columns if column.name not in key)
@@ -138,6 +141,7 @@ class SqliteReadModelStore:
             _put(connection, table, list(map(from_value, added.values())), _added(table))
         _put(connection, CHANGES, list(map(from_value, summary.changes.values())))
         _put(connection, MOVES, list(map(from_value, summary.moves)))
+        _put(connection, INCIDENTS, list(map(from_value, summary.incidents)))
         _put(connection, META, list(msgspec.structs.asdict(end).items()))
         connection.execute(_TRIM_REQUESTS, {"first": first})
         connection.execute(_TRIM_OCCURRENCES, {"before": first >> STRETCH})
