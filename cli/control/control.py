@@ -209,7 +209,9 @@ async def _actuator(settings: ControlSettings) -> WeightActuator:
     """What writes weights where this process's routes come from."""
     if settings.cluster is None:
         return ManifestActuator(Path(settings.manifests) if settings.manifests else None)
-    module = await trio.to_thread.run_sync(import_module, "pointsman.cluster.kubernetes.actuator")
+    module = await trio.to_thread.run_sync(
+        import_module, "pointsman.cluster.kubernetes.actuator", abandon_on_cancel=True
+    )
     actuator: WeightActuator = module.ClusterActuator(settings.cluster)
     return actuator
 
@@ -222,14 +224,16 @@ async def _say_ready(leash: ControlLeash, ready: trio.Event) -> None:
 
 async def _serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> None:
     # Importing it takes a third of the start, so a thread does that, while pickers are already fed.
-    module = await trio.to_thread.run_sync(import_module, "pointsman.web.metrics.metrics_server")
+    module = await trio.to_thread.run_sync(
+        import_module, "pointsman.web.metrics.metrics_server", abandon_on_cancel=True
+    )
     await module.serve_metrics(page, descriptor)
 
 
 async def _serve_console(
     settings: ControlSettings, control: Control, changes: WeightChanges, retention: Retention
 ) -> None:
-    module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control.console_part")
+    module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control.console_part", abandon_on_cancel=True)
     await module.run_console(
         settings, control.appender, changes, control.hub, control.broadcast, kept=lambda: retention.kept
     )

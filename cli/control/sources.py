@@ -100,7 +100,9 @@ async def follow_sources(
     if settings.cluster is not None:
         ready.set()
         # Importing the client takes half a second and 40 MB, so only who needs it pays.
-        source = await trio.to_thread.run_sync(import_module, "pointsman.cluster.kubernetes.source")
+        source = await trio.to_thread.run_sync(
+            import_module, "pointsman.cluster.kubernetes.source", abandon_on_cancel=True
+        )
         followed = source.Followed(settings.cluster.namespaces, settings.pool)
         await source.watch_cluster(
             settings.cluster, followed, lambda: log.state, recorder.membership, task_status=task_status
