@@ -5,11 +5,10 @@ exec plugin when they expire.  `renew` reads everything again, client certificat
 """
 
 import contextlib
-import os
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -18,6 +17,7 @@ from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
+from pointsman.cluster.kubernetes.credentials import find_kubeconfig, home_kubeconfig
 from pointsman.core.processes.settings import ClusterSettings
 from pointsman.core.values.printable import printable
 
@@ -31,6 +31,9 @@ PAGE_BYTES_MAX = 256 << 20
 """Bytes of one page of a list: 500 objects of the largest size that etcd takes are below."""
 
 
+T = TypeVar("T")
+
+
 class AccessError(Exception):
     """What the API server answered instead, or why it was not reached; the text is one line."""
 
@@ -42,14 +45,19 @@ class AccessError(Exception):
         """Seconds after which it wants to be asked again; 0 where it does not say."""
 
 
-class ByteStream(Protocol):
-    """The body of an answer that does not end by itself."""
+class ApiStatus(msgspec.Struct):
+    """The Status that an API server answers with, or ends a watch with."""
 
-    def chunks(self) -> Iterator[bytes]:
-        """Its bytes as they come."""
+    message: str = ""
+    code: int = 0
 
-    def close(self) -> None:
-        """End it, from any thread."""
+
+def decoded(data: bytes | msgspec.Raw, form: type[T]) -> T:
+    """Return what JSON of the server says; `AccessError` where it is not of this form."""
+    try:
+        return msgspec.json.decode(data, type=form)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise AccessError(f"the answer is not as the API has it: {error}") from error
 
 
 class ApiServer:
@@ -58,11 +66,6 @@ class ApiServer:
     def __init__(self, cluster: ClusterSettings) -> None:
         self._cluster = cluster
         self._configuration, self._client = _load(cluster)
-
-    @property
-    def address(self) -> str:
-        """URL of the server."""
-        return str(self._configuration.host)
 
     def renew(self) -> None:
         """Read the credentials again; what is under way goes on with the old ones."""
@@ -85,10 +88,10 @@ class ApiServer:
         )
         return self._body(answer)
 
-    def stream(self, path: str, query: Mapping[str, str], silent_max: float) -> ByteStream:
+    def stream(self, path: str, query: Mapping[str, str], silent_max: float) -> "AnswerStream":
         """Begin a GET whose body comes piece by piece; it ends with an error when nothing came for `silent_max`."""
         answer = self._request("GET", path, query, timeout=urllib3.Timeout(connect=CONNECT_MAX, read=silent_max))
-        return _AnswerStream(answer)
+        return AnswerStream(answer)
 
     def _body(self, answer: urllib3.BaseHTTPResponse) -> bytes:
         try:
@@ -130,8 +133,8 @@ class ApiServer:
         return answer
 
 
-class _AnswerStream:
-    """A body that is read as it comes."""
+class AnswerStream:
+    """The body of an answer that does not end by itself."""
 
     def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
         self._answer = answer
@@ -168,27 +171,18 @@ def _load(cluster: ClusterSettings) -> tuple[Configuration, RESTClientObject]:
 
 
 def _find(cluster: ClusterSettings, configuration: Configuration) -> None:
-    """Take the credentials of the flag, of KUBECONFIG, of the pod, or of the home directory, in this order."""
-    home = Path.home() / ".kube" / "config"
-    context = cluster.context or None
-    if cluster.kubeconfig:
-        if not Path(cluster.kubeconfig).is_file():
-            raise AccessError(f"found no file {cluster.kubeconfig}, wanted a kubeconfig")
-        _load_file(cluster.kubeconfig, context, configuration)
-    elif os.environ.get("KUBECONFIG"):
-        _load_file(os.environ["KUBECONFIG"], context, configuration)
-    elif os.environ.get("KUBERNETES_SERVICE_HOST"):
-        load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-    elif home.is_file():
-        _load_file(str(home), context, configuration)
-    else:
+    """Take the credentials from where they are."""
+    kubeconfig = find_kubeconfig(cluster)
+    if kubeconfig is None:
         raise AccessError(
-            f"found no credentials of a cluster: no --kubeconfig, no KUBECONFIG, no {home}, and this is no pod"
+            f"found no credentials of a cluster: no --kubeconfig, no KUBECONFIG, no {home_kubeconfig()}, and this is no pod"
         )
-
-
-def _load_file(path: str, context: str | None, configuration: Configuration) -> None:
-    load_kube_config(path, context, configuration)  # type: ignore[no-untyped-call]
+    if not kubeconfig:
+        load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        return
+    if kubeconfig == cluster.kubeconfig and not Path(kubeconfig).is_file():
+        raise AccessError(f"found no file {kubeconfig}, wanted a kubeconfig")
+    load_kube_config(kubeconfig, cluster.context or None, configuration)  # type: ignore[no-untyped-call]
 
 
 def _refusal(answer: urllib3.BaseHTTPResponse) -> AccessError:
@@ -200,20 +194,14 @@ def _refusal(answer: urllib3.BaseHTTPResponse) -> AccessError:
     finally:
         answer.close()
     try:
-        message = msgspec.json.decode(body, type=_Refusal).message
-    except msgspec.DecodeError:
+        message = decoded(body, ApiStatus).message
+    except AccessError:
         message = body[:200].decode(errors="replace")
     try:
         retry_after = min(600.0, max(0.0, float(answer.headers.get("retry-after", "0"))))
     except ValueError:
         retry_after = 0.0
     return AccessError(printable(f"{answer.status} {message}".strip())[:500], answer.status, retry_after)
-
-
-class _Refusal(msgspec.Struct):
-    """The Status that an API server answers with."""
-
-    message: str = ""
 
 
 def _cause(error: BaseException) -> str:

@@ -13,10 +13,10 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from pointsman.cluster.kubernetes.access import AccessError, ApiServer
+from pointsman.cluster.kubernetes.access import AccessError, ApiServer, decoded
 from pointsman.cluster.kubernetes.ownership import obstacle_of
 from pointsman.cluster.kubernetes.resources import ROUTES
-from pointsman.cluster.objects.manifest import object_version, read_object
+from pointsman.cluster.objects.manifest import metadata_of, object_version, read_object
 from pointsman.core.events import RouteObserved, WeightsIntended
 from pointsman.core.processes.settings import ClusterSettings
 from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
@@ -90,14 +90,7 @@ def _path(route: str) -> str:
 
 
 def _route(api: ApiServer, route: str) -> dict[str, object]:
-    return _object(api.get(_path(route)))
-
-
-def _object(data: bytes) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(data, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise AccessError(f"the answer is not as the API has it: {error}") from error
+    return decoded(api.get(_path(route)), dict[str, object])
 
 
 def _write(api: ApiServer, intent: WeightsIntended) -> WriteResult:
@@ -111,14 +104,14 @@ def _write(api: ApiServer, intent: WeightsIntended) -> WriteResult:
         if object_version(before) != intent.version:
             found, wanted = "the route was changed since it was read", "the route that the change rests on"
             return _refused(found, wanted, ChangeCode.STALE)
-        if obstacle := obstacle_of(_mapping(before.get("metadata"))):
+        if obstacle := obstacle_of(metadata_of(before)):
             return _refused(obstacle, "a route whose weights are ours to change")
         try:
             wanted_spec, operations = weight_patch(before, intent)
         except LookupError as error:
             return _refused(str(error), "the rule that the change rests on", ChangeCode.STALE)
         try:
-            dry = _object(api.patch(_path(intent.route), _query(dry_run=True), operations))
+            dry = decoded(api.patch(_path(intent.route), _query(dry_run=True), operations), dict[str, object])
             if dry.get("spec") != wanted_spec:
                 found = "something at the API server (an admission webhook) would change more than the weights"
                 return _refused(found, "a patch that is taken as it is")
@@ -149,9 +142,8 @@ def weight_patch(route: Mapping[str, object], intent: WeightsIntended) -> tuple[
     `LookupError` where the rule does not have the backends that the change rests on.
     """
     spec = msgspec.json.decode(msgspec.json.encode(route.get("spec")))  # a copy: it is changed here
-    metadata = _mapping(route.get("metadata"))
     operations: list[dict[str, object]] = [
-        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata.get("resourceVersion")}
+        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata_of(route).get("resourceVersion")}
     ]
     rules = spec.get("rules") if isinstance(spec, dict) else None
     if not isinstance(rules, list) or not 0 <= intent.rule < len(rules):
@@ -186,7 +178,3 @@ def _read_back(api: ApiServer, intent: WeightsIntended) -> ReadBackResult:
         return ReadBackFailed(read.fault or "the API server has no such route")
     backends = route.rules[intent.rule].backends if intent.rule < len(route.rules) else ()
     return ReadBack(route.version, backends)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}

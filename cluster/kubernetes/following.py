@@ -11,12 +11,12 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 import trio
 
-from pointsman.cluster.kubernetes.access import AccessError, ApiServer, ByteStream
+from pointsman.cluster.kubernetes.access import AccessError, AnswerStream, ApiServer, ApiStatus, decoded
 from pointsman.cluster.kubernetes.ownership import with_obstacle
 from pointsman.cluster.kubernetes.resources import Scope
 from pointsman.cluster.objects.manifest import ReadObject, read_object
@@ -69,7 +69,6 @@ class Unreadable(msgspec.Struct, frozen=True):
     """Whether the server was not reached at all, so that no kind can be read."""
 
 
-T = TypeVar("T")
 News: TypeAlias = Listed | Watched | Absent | Unreadable
 TellNews: TypeAlias = Callable[[Scope, News], Awaitable[None]]
 
@@ -82,7 +81,7 @@ def pause(failures: int, draw: float) -> float:
 async def follow(
     api: ApiServer, scope: Scope, tell: TellNews, *, streaming: bool, limiter: trio.CapacityLimiter
 ) -> None:
-    """TellNews all that is known of the scope and all that changes, for ever."""
+    """Tell all that is known of the scope and all that changes, for ever."""
     following = _ScopeWatch(api, scope, tell, streaming, limiter)
     failures = 0
     while True:
@@ -183,14 +182,14 @@ class _ScopeWatch:
         query = {"limit": str(PAGE), **self._selected}
         objects: list[ReadObject] = []
         while True:
-            page = _decoded(self._api.get(self._path, query), _ListPage)
+            page = decoded(self._api.get(self._path, query), _ListPage)
             objects.extend(self._read(item, page.api_version) for item in page.items or ())
             if not page.metadata.next_page:
                 return objects, page.metadata.version
             query["continue"] = page.metadata.next_page
 
     def _read(self, item: msgspec.Raw, api_version: str) -> ReadObject:
-        value = _decoded(item, dict[str, object])
+        value = decoded(item, dict[str, object])
         # Items of a list do not say again what they are.
         value.setdefault("apiVersion", api_version)
         value.setdefault("kind", self.scope.resource.kind)
@@ -201,7 +200,7 @@ class _ScopeWatch:
     async def _watch(self) -> None:
         """Watch until the server ends it."""
         send, receive = trio.open_memory_channel[list[_Change]](4)
-        holder: list[ByteStream] = []
+        holder: list[AnswerStream] = []
         failure: AccessError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take, receive)
@@ -236,7 +235,7 @@ class _ScopeWatch:
             if initial is None and batch:
                 self.version, self.progress = batch[-1].version or self.version, True
 
-    def _read_watch(self, send: "trio.MemorySendChannel[list[_Change]]", holder: list[ByteStream]) -> None:
+    def _read_watch(self, send: "trio.MemorySendChannel[list[_Change]]", holder: list[AnswerStream]) -> None:
         """Read a watch to its end; blocks."""
         query = {
             "watch": "true",
@@ -265,11 +264,11 @@ class _ScopeWatch:
                 raise fault
 
     def _event(self, line: bytes) -> "_Change":
-        event = _decoded(line, _WatchEvent)
+        event = decoded(line, _WatchEvent)
         if event.type == "ERROR":
-            status = _decoded(event.object, _WatchStatus)
+            status = decoded(event.object, ApiStatus)
             raise AccessError(f"the watch ended: {status.code} {status.message}", status.code)
-        metadata = _decoded(event.object, _WatchObject).metadata
+        metadata = decoded(event.object, _WatchObject).metadata
         if event.type == "BOOKMARK":
             end = metadata.annotations is not None and metadata.annotations.get(INITIAL_EVENTS_END) == "true"
             return _Change(metadata.version, None, end)
@@ -332,15 +331,3 @@ class _WatchMetadata(msgspec.Struct):
 
 class _WatchObject(msgspec.Struct):
     metadata: _WatchMetadata
-
-
-class _WatchStatus(msgspec.Struct):
-    message: str = ""
-    code: int = 0
-
-
-def _decoded(data: bytes | msgspec.Raw, form: type[T]) -> T:
-    try:
-        return msgspec.json.decode(data, type=form)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise AccessError(f"the answer is not as the API has it: {error}") from error

@@ -88,6 +88,7 @@ class HeldObjects:
         """Forget a scope that is not followed any more."""
         self.scopes.discard(scope)
         self._read.discard(scope)
+        self._absent.discard(scope)
         self._unreadable.pop(scope, None)
         for name in [n for n in self._held[scope.resource] if scope.holds(n)]:
             self._drop(scope.resource, name)
@@ -119,11 +120,6 @@ class HeldObjects:
     def settled(self) -> bool:
         """Whether each scope was read, or is known not to be readable."""
         return self.scopes <= self._read | self._absent | self._unreadable.keys()
-
-    def pool_namespaces(self, roster: Roster) -> set[str]:
-        """Namespaces in which there are pools."""
-        pools = self._objects(roster).view(PoolApplied, str)
-        return {name.partition("/")[0] for name in pools}
 
     def wanted(self, roster: Roster) -> Wanted:
         """What the cluster wants, with what stays of the parts that cannot be read."""
@@ -203,9 +199,8 @@ class HeldObjects:
         for known in roster.members.values():
             pod = f"{known.namespace}/{known.name}"
             held = self._held[PODS].get(pod)
-            if (held is None and not self._unknown(PODS, pod)) or (held is not None and not held.fault):
-                continue
-            if held is not None and held.found is not None:
+            lost = self._unknown(PODS, pod) if held is None else held.found is None and bool(held.fault)
+            if not lost:
                 continue
             pool = pools.get(known.pool)
             if pool is not None and known.port in pool.target_ports and pool.selector.items() <= known.labels.items():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from pointsman.cluster.objects.manifest import ReadObject
+from pointsman.cluster.objects.manifest import ReadObject, metadata_of
 from pointsman.core.events import RouteObserved
 
 HANDED_OVER = "pointsman.io/weights"
@@ -45,20 +45,22 @@ def obstacle_of(metadata: Mapping[str, object]) -> str:
     annotations, labels = _texts(metadata.get("annotations")), _texts(metadata.get("labels"))
     if annotations.get(HANDED_OVER) == "handed-over":
         return ""
-    for tool, sign in _signs(metadata, annotations, labels):
-        return (
-            f"{tool} keeps this route ({sign}) and would put its own weights back; change them there, or hand the"
-            f" weights over with the annotation {HANDED_OVER}: handed-over"
-        )
-    return ""
+    signs = _signs(metadata, annotations, labels)
+    if not signs:
+        return ""
+    tool, sign = signs[0]
+    return (
+        f"{tool} keeps this route ({sign}) and would put its own weights back; change them there, or hand the"
+        f" weights over with the annotation {HANDED_OVER}: handed-over"
+    )
 
 
 def with_obstacle(read: ReadObject, value: Mapping[str, object]) -> ReadObject:
     """Return the object with why its weights are not written here, where it is a route that another tool keeps."""
-    found, metadata = read.found, value.get("metadata")
-    if found is None or not isinstance(route := found.value, RouteObserved) or not isinstance(metadata, dict):
+    found = read.found
+    if found is None or not isinstance(route := found.value, RouteObserved):
         return read
-    if not (obstacle := obstacle_of(metadata)):
+    if not (obstacle := obstacle_of(metadata_of(value))):
         return read
     rules = tuple(replace(rule, unwritable=obstacle) for rule in route.rules)
     return replace(read, found=replace(found, value=replace(route, rules=rules)))

@@ -3,17 +3,19 @@
 Pods are followed in the namespaces in which there are pools, and nowhere else: a cluster has many that are not ours.
 """
 
+import random
 from collections.abc import Callable, Iterable
 
 import msgspec
 import trio
 
-from pointsman.cluster.kubernetes.access import AccessError, ApiServer
-from pointsman.cluster.kubernetes.following import FIRST_PAUSE, PAUSE_MAX, STREAMING_SINCE, News, follow
+from pointsman.cluster.kubernetes.access import AccessError, ApiServer, decoded
+from pointsman.cluster.kubernetes.following import STREAMING_SINCE, News, follow, pause
 from pointsman.cluster.kubernetes.held_objects import SERVER, HeldObjects
 from pointsman.cluster.kubernetes.resources import GRANTS, OF_A_POOL, PODS, POOLS, POOLS_X, ROUTES, Scope
 from pointsman.cluster.objects.difference import Emit, Roster
-from pointsman.core.events import SourceRejected
+from pointsman.cluster.starting import Start
+from pointsman.core.events import PoolApplied, SourceRejected
 from pointsman.core.processes.settings import ClusterSettings
 from pointsman.core.state.projection import ClusterState
 
@@ -63,14 +65,14 @@ async def watch_cluster(
 
     Started when all that can be read was read once, or that takes too long: what the log says is in force until then.
     """
-    started = _Started(task_status)
+    started = Start(task_status)
     api = await _reached(cluster, emit, started)
     streaming = await _streams(api)
     rejected = {source: found.message for source, found in state().rejected_sources.items()}
     source = _ClusterSource(api, followed, HeldObjects(followed.scopes(), rejected), streaming)
     roster = Roster(state())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(started.after, FIRST_READ_MAX)
+        nursery.start_soon(started.done_after, FIRST_READ_MAX)
         source.follow_all(nursery, roster)
         while True:
             await source.news()
@@ -80,12 +82,12 @@ async def watch_cluster(
                 await emit(events, changes.removals)
             source.follow_all(nursery, roster)
             if source.held.settled:
-                started.now()
+                started.done()
 
 
-async def _reached(cluster: ClusterSettings, emit: Emit, started: "_Started") -> ApiServer:
+async def _reached(cluster: ClusterSettings, emit: Emit, started: Start) -> ApiServer:
     """Find the credentials, for as long as it takes."""
-    wait, told = FIRST_PAUSE, ""
+    failures, told = 0, ""
     while True:
         try:
             return await trio.to_thread.run_sync(ApiServer, cluster)
@@ -93,46 +95,28 @@ async def _reached(cluster: ClusterSettings, emit: Emit, started: "_Started") ->
             if str(error) != told:
                 told = str(error)
                 await emit([SourceRejected(SERVER, 0, told)], ())
-            started.now()
-        await trio.sleep(wait)
-        wait = min(PAUSE_MAX, wait * 2)
+            started.done()
+        failures += 1
+        await trio.sleep(pause(failures, random.random()))
 
 
 async def _streams(api: ApiServer) -> bool:
     """Whether the server gives lists as streams; one that does not say is asked for pages."""
 
     def version() -> bool:
-        found = msgspec.json.decode(api.get("/version"), type=_ServerVersion)
+        found = decoded(api.get("/version"), _ServerVersion)
         major, minor = (int("".join(c for c in part if c.isdigit()) or "0") for part in (found.major, found.minor))
         return (major, minor) >= STREAMING_SINCE
 
     try:
         return await trio.to_thread.run_sync(version)
-    except (AccessError, msgspec.DecodeError):
+    except AccessError:
         return False
 
 
 class _ServerVersion(msgspec.Struct):
     major: str
     minor: str
-
-
-class _Started:
-    """Says once that a task has started."""
-
-    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
-        self._status: trio.TaskStatus[None] | None = task_status
-
-    def now(self) -> None:
-        """Say so, if that was not said before."""
-        if self._status is not None:
-            self._status.started()
-            self._status = None
-
-    async def after(self, seconds: float) -> None:
-        """Say so after some time."""
-        await trio.sleep(seconds)
-        self.now()
 
 
 class _ClusterSource:
@@ -148,7 +132,8 @@ class _ClusterSource:
     def follow_all(self, nursery: trio.Nursery, roster: Roster) -> None:
         """Begin to follow what is not yet, and stop where there is no pool any more."""
         wanted = {scope for scope in self.held.scopes if scope.resource != PODS}
-        wanted |= self._followed.pods_in(self.held.pool_namespaces(roster))
+        pools = roster.objects.view(PoolApplied, str)
+        wanted |= self._followed.pods_in({name.partition("/")[0] for name in pools})
         for scope in [one for one in self._scopes if one not in wanted]:
             self._scopes.pop(scope).cancel()
             self.held.leave(scope)

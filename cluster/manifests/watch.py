@@ -21,6 +21,7 @@ from pointsman.cluster.manifests.source_files import FileFault, SourceFile, sett
 from pointsman.cluster.objects.difference import Emit, Roster
 from pointsman.cluster.objects.manifest import Manifest
 from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
+from pointsman.cluster.starting import Start
 from pointsman.core.events import Event, SourceAccepted, SourceRejected
 from pointsman.core.state.projection import ClusterState
 
@@ -77,7 +78,7 @@ async def watch_manifests(
     read = partial(read_with_obstacles, directory)
     sources = _Sources(str(directory), partial(look_at, directory), directory, read, state())
     roster = Roster(state())
-    start = _Start(task_status)
+    start = Start(task_status)
     while True:
         if await sources.changed(partial(_tell_late, emit, start)):
             if sources.fault is not None:
@@ -111,7 +112,7 @@ async def watch_endpoints(
     read = partial(read_endpoints, pool=pool)
     sources = _Sources(path.name, partial(look_at_file, path), path.parent, read, state())
     roster = Roster(state())
-    start = _Start(task_status)
+    start = Start(task_status)
     good = False
     while True:
         if await sources.changed(partial(_tell_late, emit, start)):
@@ -130,20 +131,7 @@ async def watch_endpoints(
         await trio.sleep(sources.pause)
 
 
-class _Start:
-    """Says once that a task has started."""
-
-    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
-        self._status: trio.TaskStatus[None] | None = task_status
-
-    def done(self) -> None:
-        """Say so, if that was not said before."""
-        if self._status is not None:
-            self._status.started()
-            self._status = None
-
-
-async def _tell_late(emit: Emit, start: _Start, event: SourceRejected) -> None:
+async def _tell_late(emit: Emit, start: Start, event: SourceRejected) -> None:
     """Record that a look takes too long, and wait for the first one no longer."""
     await emit([event], ())
     start.done()

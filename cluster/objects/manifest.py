@@ -121,13 +121,18 @@ API_SOURCE = "the cluster"
 """Source of the objects that an API server has."""
 
 
+def metadata_of(value: Mapping[str, object]) -> Mapping[str, object]:
+    """The metadata of an object of an API server; empty where it has none."""
+    metadata = value.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def read_object(value: Mapping[str, object]) -> ReadObject:
     """Return an object of an API server.
 
     Its version is that of its spec: a status that a controller writes does not make it another one.
     """
-    metadata = value.get("metadata")
-    known: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    known = metadata_of(value)
     kind, name = str(value.get("kind")), f"{known.get('namespace', 'default')}/{known.get('name')}"
     warnings: list[str] = []
     try:
@@ -139,8 +144,7 @@ def read_object(value: Mapping[str, object]) -> ReadObject:
 
 def object_version(value: Mapping[str, object]) -> str:
     """The version of an object's spec: the object's uid, and how often the spec was changed."""
-    metadata = value.get("metadata")
-    known: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    known = metadata_of(value)
     return f"{known.get('uid', '')}.{known.get('generation', '')}"
 
 
