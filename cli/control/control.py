@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -24,7 +23,7 @@ from pointsman.cli.control.config_following import ConfigFollower
 from pointsman.cli.control.control_leash import ControlLeash
 from pointsman.cli.control.gateway_part import follow_routes
 from pointsman.cli.control.retaining import Retention
-from pointsman.cli.control.sources import Recorder, follow_sources, run_scraper
+from pointsman.cli.control.sources import Recorder, follow_sources, imported, run_scraper
 from pointsman.cli.control.weight_changes import WeightActuator, WeightChanges
 from pointsman.cli.failure import Failure
 from pointsman.cli.supervising.supervisor import UNUSABLE_LOG
@@ -209,9 +208,7 @@ async def _actuator(settings: ControlSettings) -> WeightActuator:
     """What writes weights where this process's routes come from."""
     if settings.cluster is None:
         return ManifestActuator(Path(settings.manifests) if settings.manifests else None)
-    module = await trio.to_thread.run_sync(
-        import_module, "pointsman.cluster.kubernetes.actuator", abandon_on_cancel=True
-    )
+    module = await imported("pointsman.cluster.kubernetes.actuator")
     actuator: WeightActuator = module.ClusterActuator(settings.cluster)
     return actuator
 
@@ -224,16 +221,14 @@ async def _say_ready(leash: ControlLeash, ready: trio.Event) -> None:
 
 async def _serve_metrics(page: Callable[[], Iterator[str]], descriptor: int) -> None:
     # Importing it takes a third of the start, so a thread does that, while pickers are already fed.
-    module = await trio.to_thread.run_sync(
-        import_module, "pointsman.web.metrics.metrics_server", abandon_on_cancel=True
-    )
+    module = await imported("pointsman.web.metrics.metrics_server")
     await module.serve_metrics(page, descriptor)
 
 
 async def _serve_console(
     settings: ControlSettings, control: Control, changes: WeightChanges, retention: Retention
 ) -> None:
-    module = await trio.to_thread.run_sync(import_module, "pointsman.cli.control.console_part", abandon_on_cancel=True)
+    module = await imported("pointsman.cli.control.console_part")
     await module.run_console(
         settings, control.appender, changes, control.hub, control.broadcast, kept=lambda: retention.kept
     )

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -27,6 +28,11 @@ HELD_MAX = 10_000
 """Facts of the scraper that may not be lost and can wait for room: at most one for each endpoint, and the pace."""
 
 Tell = Callable[[str], None]
+
+
+async def imported(name: str) -> Any:
+    """Import a module beside what goes on; a stop does not wait for it."""
+    return await trio.to_thread.run_sync(import_module, name, abandon_on_cancel=True)
 
 
 class Recorder:
@@ -100,9 +106,7 @@ async def follow_sources(
     if settings.cluster is not None:
         ready.set()
         # Importing the client takes half a second and 40 MB, so only who needs it pays.
-        source = await trio.to_thread.run_sync(
-            import_module, "pointsman.cluster.kubernetes.source", abandon_on_cancel=True
-        )
+        source = await imported("pointsman.cluster.kubernetes.source")
         followed = source.Followed(settings.cluster.namespaces, settings.pool)
         await source.watch_cluster(
             settings.cluster, followed, lambda: log.state, recorder.membership, task_status=task_status
