@@ -19,16 +19,16 @@ from pointsman.cluster.kubernetes.resources import ROUTES
 from pointsman.cluster.objects.manifest import metadata_of, object_version, read_object
 from pointsman.core.events import RouteObserved, WeightsIntended
 from pointsman.core.processes.settings import ClusterSettings
-from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
+from pointsman.core.rollout.outcome import ChangeCode
 from pointsman.core.rollout.weight_change import (
     ReadBack,
     ReadBackFailed,
     ReadBackResult,
     WriteDone,
-    WriteFailed,
     WriteResult,
+    not_written,
 )
-from pointsman.core.rollout.weights import touched
+from pointsman.core.rollout.weights import new_weights
 
 FIELD_MANAGER = "pointsman"
 ATTEMPTS = 4
@@ -51,7 +51,7 @@ class ClusterActuator:
             try:
                 return self._fresh(lambda api: _write(api, intent))
             except AccessError as error:
-                return _refused(f"the API server did not take it: {error}", "a route that it takes")
+                return not_written(f"the API server did not take it: {error}", "a route that it takes")
 
         return await trio.to_thread.run_sync(work)
 
@@ -80,10 +80,6 @@ class ClusterActuator:
         return work(api)
 
 
-def _refused(found: str, wanted: str, code: ChangeCode = ChangeCode.NOT_WRITTEN) -> WriteFailed:
-    return WriteFailed(ChangeRefusal(code, found, wanted))
-
-
 def _path(route: str) -> str:
     namespace, _, name = route.partition("/")
     return f"{ROUTES.path(ROUTES.versions[0], namespace)}/{name}"
@@ -99,22 +95,22 @@ def _write(api: ApiServer, intent: WeightsIntended) -> WriteResult:
             before = _route(api, intent.route)
         except AccessError as error:
             if error.code == 404:
-                return _refused("the route is gone", "a route that is there", ChangeCode.ROUTE_GONE)
+                return not_written("the route is gone", "a route that is there", ChangeCode.ROUTE_GONE)
             raise
         if object_version(before) != intent.version:
             found, wanted = "the route was changed since it was read", "the route that the change rests on"
-            return _refused(found, wanted, ChangeCode.STALE)
+            return not_written(found, wanted, ChangeCode.STALE)
         if obstacle := obstacle_of(metadata_of(before)):
-            return _refused(obstacle, "a route whose weights are ours to change")
+            return not_written(obstacle, "a route whose weights are ours to change")
         try:
             wanted_spec, operations = weight_patch(before, intent)
         except LookupError as error:
-            return _refused(str(error), "the rule that the change rests on", ChangeCode.STALE)
+            return not_written(str(error), "the rule that the change rests on", ChangeCode.STALE)
         try:
             dry = decoded(api.patch(_path(intent.route), _query(dry_run=True), operations), dict[str, object])
             if dry.get("spec") != wanted_spec:
                 found = "something at the API server (an admission webhook) would change more than the weights"
-                return _refused(found, "a patch that is taken as it is")
+                return not_written(found, "a patch that is taken as it is")
         except AccessError as error:
             if error.code not in (409, 422):
                 raise
@@ -128,7 +124,7 @@ def _write(api: ApiServer, intent: WeightsIntended) -> WriteResult:
                 raise
             # No answer came: it may have been written, and reading it back tells.
         return WriteDone()
-    return _refused(f"the route changed {ATTEMPTS} times while it was to be written", "a moment of rest")
+    return not_written(f"the route changed {ATTEMPTS} times while it was to be written", "a moment of rest")
 
 
 def _query(*, dry_run: bool) -> dict[str, str]:
@@ -151,7 +147,7 @@ def weight_patch(route: Mapping[str, object], intent: WeightsIntended) -> tuple[
     refs = rules[intent.rule].get("backendRefs")
     if not isinstance(refs, list) or len(refs) != len(intent.before):
         raise LookupError("the rule has other backends")
-    changed = {(ref.group, ref.kind, ref.pool): ref.weight for ref in touched(intent.before, intent.after)}
+    changed = new_weights(intent.before, intent.after)
     namespace = intent.route.partition("/")[0]
     for index, ref in enumerate(refs):
         pool = f"{ref.get('namespace') or namespace}/{ref.get('name')}"

@@ -16,16 +16,16 @@ from pointsman.cluster.manifests.route_file import RouteFileError, change_weight
 from pointsman.cluster.objects.manifest import FoundObject, Manifest, file_version, read_manifest
 from pointsman.cluster.objects.yaml_document import BYTES_MAX, DocumentError
 from pointsman.core.events import RouteObserved, WeightsIntended
-from pointsman.core.rollout.outcome import ChangeCode, ChangeRefusal
+from pointsman.core.rollout.outcome import ChangeCode
 from pointsman.core.rollout.weight_change import (
     ReadBack,
     ReadBackFailed,
     ReadBackResult,
     WriteDone,
-    WriteFailed,
     WriteResult,
+    not_written,
 )
-from pointsman.core.rollout.weights import touched
+from pointsman.core.rollout.weights import new_weights
 
 
 class ManifestActuator:
@@ -37,7 +37,7 @@ class ManifestActuator:
     async def write(self, source: str, intent: WeightsIntended) -> WriteResult:
         """Give the backends that the change touches their weights in the file `source`."""
         if self._directory is None:
-            return _failed("routes do not come from a directory of manifests", "a file to write")
+            return not_written("routes do not come from a directory of manifests", "a file to write")
         return await trio.to_thread.run_sync(_write, self._directory / source, intent)
 
     async def read_back(self, source: str, intent: WeightsIntended) -> ReadBackResult:
@@ -72,33 +72,29 @@ def _with_obstacle(found: FoundObject, source: str, data: bytes, obstacle: str) 
     return msgspec.structs.replace(found, value=msgspec.structs.replace(route, rules=tuple(rules)))
 
 
-def _failed(found: str, wanted: str, code: ChangeCode = ChangeCode.NOT_WRITTEN) -> WriteFailed:
-    return WriteFailed(ChangeRefusal(code, found, wanted))
-
-
 def _write(path: Path, intent: WeightsIntended) -> WriteResult:
     try:
         before = regular_bytes(path, BYTES_MAX + 1)
     except OSError as error:
-        return _failed(f"cannot read {path}: {error.strerror}", "a file that can be read")
+        return not_written(f"cannot read {path}: {error.strerror}", "a file that can be read")
     if before is None:
-        return _failed(f"{path.name} is no regular file", "one")
+        return not_written(f"{path.name} is no regular file", "one")
     same = "the file that the change rests on"
     if file_version(before) != intent.version:
-        return _failed(f"{path.name} was changed since the route was read", same, ChangeCode.STALE)
-    weights = {(ref.group, ref.kind, ref.pool): ref.weight for ref in touched(intent.before, intent.after)}
+        return not_written(f"{path.name} was changed since the route was read", same, ChangeCode.STALE)
+    weights = new_weights(intent.before, intent.after)
     try:
         after = change_weights(path.name, before, intent.route, intent.rule, weights)
         replaced = replace_file(path, before, after)
     except RouteFileError as error:
         where = f"{path.name}, line {error.line}" if error.line else path.name
-        return _failed(f"{where}: {error.found}", error.wanted)
+        return not_written(f"{where}: {error.found}", error.wanted)
     except NotReplaceableError as error:
-        return _failed(error.found, error.wanted)
+        return not_written(error.found, error.wanted)
     except OSError as error:
-        return _failed(f"cannot write {path}: {error.strerror}", "a directory with room that can be written")
+        return not_written(f"cannot write {path}: {error.strerror}", "a directory with room that can be written")
     if not replaced:
-        return _failed(f"{path.name} was changed while it was being written", same, ChangeCode.STALE)
+        return not_written(f"{path.name} was changed while it was being written", same, ChangeCode.STALE)
     return WriteDone()
 
 

@@ -121,6 +121,11 @@ class EndNotCommitted(Struct, frozen=True):
     cause: str
 
 
+def not_written(found: str, wanted: str, code: ChangeCode = ChangeCode.NOT_WRITTEN) -> WriteFailed:
+    """What an actuator says that wrote nothing: what it found, and what it wanted instead."""
+    return WriteFailed(ChangeRefusal(code, found, wanted))
+
+
 WriteResult: TypeAlias = WriteDone | WriteFailed
 ReadBackResult: TypeAlias = ReadBack | ReadBackFailed
 ChangeInput: TypeAlias = (

@@ -115,6 +115,11 @@ def _check_reason(reason: str) -> ChangeRefusal | None:
     return ChangeRefusal(ChangeCode.REASON, found, f"{REASON_MIN} to {REASON_MAX} that can be read")
 
 
+def new_weights(before: Sequence[BackendRef], after: Sequence[BackendRef]) -> dict[tuple[str, str, str], int]:
+    """The weights that differ, by group, kind and name of their backend."""
+    return {(ref.group, ref.kind, ref.pool): ref.weight for ref in touched(before, after)}
+
+
 def interval(count: int, total: int) -> tuple[float, float]:
     """The observed share and half the width of its 95 % interval (Wilson's score interval).
 
