@@ -3,21 +3,24 @@
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 from worlds.logs import CHILD
 
 from pointsman.eventlog.errors import LogCorruptError
 from pointsman.eventlog.opening import open_log, open_reader, verify_chain
 from pointsman.eventlog.sqlite.segments import segment_paths, wal_path
-from pointsman.eventlog.sqlite.wal import lost_commits
+from pointsman.eventlog.sqlite.wal import _checksum, lost_commits
 
 FLIPS = 20
 PLAIN = 8
+WORD = st.integers(0, 2**32 - 1)
 
 
 def killed_under_load(directory: Path, seed: int) -> None:
@@ -63,3 +66,16 @@ def test_a_flipped_bit_takes_no_more_than_the_last_commit_unsaid(tmp_path: Path)
             open_log(tmp_path, "test")
         told += 1
     assert told > FLIPS // 2
+
+
+@given(st.lists(st.tuples(WORD, WORD), max_size=40), WORD, WORD, st.booleans())
+def test_the_checksum_is_that_of_sqlites_definition(
+    words: list[tuple[int, int]], low: int, high: int, big: bool
+) -> None:
+    content = b"".join(struct.pack(">2I" if big else "<2I", *pair) for pair in words)
+    wanted = (low, high)
+    for one, two in words:
+        low = (low + one + high) % 2**32
+        high = (high + two + low) % 2**32
+
+    assert _checksum(content, wanted, big=big) == (low, high)
