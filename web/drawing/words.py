@@ -61,9 +61,9 @@ def moment(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def clock(seconds: float) -> str:
-    """The time of day in UTC, to the minute."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M")
+def clock(at: float, *, seconds: bool = False) -> str:
+    """The time of day in UTC, to the minute or to the second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S" if seconds else "%H:%M")
 
 
 def plural(number: float, one: str, many: str = "") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 import msgspec
 import trio
 from markupsafe import Markup
-from quart import g
+from quart import g, request
 
 from pointsman.core.events import BackendRef, RouteObserved
 from pointsman.core.rollout.conformity import ENOUGH, Conformity, conformity
@@ -17,6 +17,7 @@ from pointsman.eventlog.readmodel.queries import PAGE_MAX, Filters
 from pointsman.eventlog.readmodel.rows import MoveRow, Span
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
+from pointsman.web.pages.reply import BadQuery
 
 SPANS = {"5m": (300, 10), "hour": (3600, 60), "day": (86400, 900)}
 """Names of the spans a chart can show: (seconds, seconds to a point)."""
@@ -111,6 +112,27 @@ FIRST_TOKEN = Measure(
 IN_FLIGHT = Measure("Requests in flight", "highest", lambda s, width: float(s.in_flight_max))
 
 
+class SpanLink(msgspec.Struct, frozen=True):
+    """A span that a page's charts can show, as a link."""
+
+    name: str
+    href: str
+    current: bool
+
+
+def asked_span() -> str:
+    """The span that the present request asks for; `BadQuery` where it is none of SPANS."""
+    span = request.args.get("span", "5m")
+    if span not in SPANS:
+        raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(SPANS)}")
+    return span
+
+
+def span_links(page: str, span: str, more: str = "") -> list[SpanLink]:
+    """Links to the page with each span; `more` is what else stands in the query, from its `&` on."""
+    return [SpanLink(text, f"{page}?span={value}{more}#charts", value == span) for value, text in SPAN_NAMES.items()]
+
+
 async def spans(console: Console, pools: Sequence[str], span: str, until: float) -> dict[str, list[Span]]:
     """The roll-ups of these pools over the named span before `until`."""
     seconds, width = SPANS[span]
@@ -145,7 +167,7 @@ class Window(msgspec.Struct, frozen=True):
         for at, kind, told in self.happened:
             index = int(at // width) - starts[0] // width
             if 0 <= index < len(starts):
-                found.append(svg.ChartMark(index, kind, f"{words.moment(at)[11:19]} {told}"))
+                found.append(svg.ChartMark(index, kind, f"{words.clock(at, seconds=True)} {told}"))
         return tuple(found)
 
 
@@ -191,7 +213,7 @@ def chart(measure: Measure, lines: dict[str, list[Span]], colours: dict[str, int
         series.append(svg.ChartLine(label, colours[label], values, low, high))
     rows = tuple(
         ChartRow(
-            words.clock(start) if width >= 60 else words.moment(start)[11:19],
+            words.clock(start, seconds=width < 60),
             tuple(_shown(line, i) for line in series),
             "; ".join(mark.words for mark in marks if mark.index == i),
         )

@@ -18,7 +18,7 @@ from pointsman.web.console import Console
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures
 from pointsman.web.pages.judgement import Finding, judged, pool_facts, unknown
-from pointsman.web.pages.reply import BadQuery, Missing, Reply, number
+from pointsman.web.pages.reply import Missing, Reply, number
 
 SAID = 3
 """Findings that a sentence tells, worst first."""
@@ -158,9 +158,7 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
     pool = state.pools.get(key)
     if pool is None:
         raise Missing(f"There is no pool {key[:200]} now.")
-    span = request.args.get("span", "5m")
-    if span not in figures.SPANS:
-        raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(figures.SPANS)}")
+    span = figures.asked_span()
     until = float(number(request.args.get("until"), "until", 0, 10**11))
     endpoints = [_endpoint(state, console.in_flight(), member) for member in state.members(key)]
     lines = {name: (await figures.spans(console, [key], span, until or time.time()))[key]}
@@ -185,10 +183,7 @@ async def pool_page(console: Console, namespace: str, name: str) -> Reply:
         "endpoints": endpoints,
         "charts": charts,
         "first_tokens": begun.sentence,
-        "spans": [
-            {"name": text, "href": f"/pools/{key}?span={value}{at}#charts", "current": value == span}
-            for value, text in figures.SPAN_NAMES.items()
-        ],
+        "spans": figures.span_links(f"/pools/{key}", span, at),
         "here": f"/pools/{key}?span={span}{at}",
         "until": words.moment(until),
         "now_href": f"/pools/{key}?span={span}#charts",

@@ -17,7 +17,7 @@ from pointsman.eventlog.readmodel.rows import ChangeRow, MoveRow
 from pointsman.web.console import Console, short_name
 from pointsman.web.drawing import svg, words
 from pointsman.web.pages import figures
-from pointsman.web.pages.reply import BadQuery, Missing, Reply
+from pointsman.web.pages.reply import Missing, Reply
 from pointsman.web.pages.rule_words import match_words, rule_words
 
 CHANGES = 20
@@ -323,18 +323,13 @@ async def route_page(console: Console, namespace: str, name: str) -> Reply:
     keys = [view.key for view in found[0].backends] if found else []
     history = await trio.to_thread.run_sync(_history, console, route, keys)
     word, kind, sentence = _words(console, route, found, history)
-    span = request.args.get("span", "5m")
-    if span not in figures.SPANS:
-        raise BadQuery(f"span is {span[:40]!r}, wanted one of {', '.join(figures.SPANS)}")
+    span = figures.asked_span()
     charts = await _charts(console, found, span)
     context: dict[str, object] = {
         "route": {"name": name, "namespace": namespace, "word": word, "state": kind, "sentence": sentence},
         "rules": found,
         "charts": charts,
-        "spans": [
-            {"name": text, "href": f"/routes/{route.route}?span={value}#charts", "current": value == span}
-            for value, text in figures.SPAN_NAMES.items()
-        ],
+        "spans": figures.span_links(f"/routes/{route.route}", span),
         "changes": history,
         "here": f"/routes/{route.route}?span={span}",
         "done": "The weights were changed: recorded, written and read back." if request.args.get("done") else "",

@@ -201,6 +201,11 @@
     return `${time} UTC: ${values.join(" · ")}${happened ? ` · ${happened}` : ""}`;
   };
   const hint = "point at it, or use the arrow keys";
+  const drawn = (plot) => {
+    const svg = plot.querySelector("svg[data-plot]");
+    const [left, width, whole] = svg.dataset.plot.split(" ").map(Number);
+    return { svg, left, width, whole };
+  };
   const unread = (plot) => {
     plot.querySelector(".cross")?.remove();
     plot.querySelector(".readout").textContent = hint;
@@ -211,8 +216,7 @@
     if (!rows.length) return;
     const at = Math.max(0, Math.min(rows.length - 1, index));
     if (read && read.id !== plot.id) { const other = byId(read.id); if (other) unread(other); }
-    const svg = plot.querySelector("svg[data-plot]");
-    const [left, width] = svg.dataset.plot.split(" ").map(Number);
+    const { svg, left, width } = drawn(plot);
     let cross = svg.querySelector(".cross");
     if (!cross) {
       cross = document.createElementNS("http://www.w3.org/2000/svg", "line");
@@ -229,8 +233,7 @@
     read = { id: plot.id, index: at, time: rows[at].querySelector("th").textContent, by, x };
   };
   const pointed = (plot, clientX) => {
-    const svg = plot.querySelector("svg[data-plot]");
-    const [left, width, whole] = svg.dataset.plot.split(" ").map(Number);
+    const { svg, left, width, whole } = drawn(plot);
     const place = svg.getBoundingClientRect();
     const along = ((clientX - place.left) * whole / place.width - left) / width;
     return Math.round(along * (points(plot).length - 1));
