@@ -9,7 +9,7 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 SYSTEMS = ("tests/e2e/", "tests/faults/")
-ALONE = tuple(f"tests/faults/test_{name}.py" for name in ("disk", "moments", "processes", "world")) + tuple(
+ALONE = tuple(f"tests/faults/test_{name}.py" for name in ("disk", "hung", "moments", "processes", "world")) + tuple(
     f"tests/e2e/test_{name}.py" for name in ("demo", "kills", "lives")
 )
 """Tests of all processes under load.  One such system keeps two cores busy, so one worker runs them all, in turn."""

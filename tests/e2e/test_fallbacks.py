@@ -65,11 +65,7 @@ def a_server_of_its_own(address: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 def ready(system: System) -> int:
     """Ready endpoints, as the metrics page has them."""
-    connection = HTTPConnection("127.0.0.1", system.metrics, timeout=30)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    lines = [line for line in text.splitlines() if line.startswith("inference_pool_ready_pods{")]
+    lines = [line for line in system.metrics_page().splitlines() if line.startswith("inference_pool_ready_pods{")]
     return int(float(lines[0].rpartition(" ")[2])) if lines else 0
 
 

@@ -14,16 +14,8 @@ from worlds.wire import (
 )
 
 from pointsman.core.events import RequestFinished, RequestRouted
-from pointsman.grpc.serving.grpc_server import ENGINES
 
 BODY = b'{"model":"m","prompt":"hello"}'
-
-
-@pytest.fixture(params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest) -> str:
-    name = request.param
-    assert isinstance(name, str)
-    return name
 
 
 def test_a_drain_lets_streams_finish(engine: str) -> None:

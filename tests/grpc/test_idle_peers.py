@@ -34,15 +34,6 @@ from pointsman.grpc.http2.frames import (
     SETTINGS,
     frame,
 )
-from pointsman.grpc.serving.grpc_server import ENGINES
-
-
-@pytest.fixture(params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest) -> str:
-    name = request.param
-    assert isinstance(name, str)
-    return name
-
 
 # --- peers that do not read -----------------------------------------------------------------------
 

@@ -25,17 +25,9 @@ from worlds.wire import (
 from pointsman.core.events import RequestFinished, RequestRefused, RequestRouted
 from pointsman.core.processes.settings import StreamLimits
 from pointsman.grpc.envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from pointsman.grpc.serving.grpc_server import ENGINES
 from pointsman.grpc.serving.tls import CertificateError, server_context
 
 BODY = b'{"model":"m","prompt":"hello"}'
-
-
-@pytest.fixture(params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest) -> str:
-    name = request.param
-    assert isinstance(name, str)
-    return name
 
 
 async def whole_exchange(channel: Channel) -> str:

@@ -31,15 +31,7 @@ from pointsman.grpc.http2.frames import (
     frame,
 )
 from pointsman.grpc.http2.header_blocks import write_block
-from pointsman.grpc.serving.grpc_server import ENGINES
 from pointsman.grpc.serving.tls import server_context
-
-
-@pytest.fixture(params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest) -> str:
-    name = request.param
-    assert isinstance(name, str)
-    return name
 
 
 def test_the_limits_are_those_that_the_documents_say() -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
+from kube.api_client import ApiClient
+from kube.crds import CRDS, crd
 from kube.fake_api import fake_api
-from kube.kube_world import CRDS, Api, KubeWorld, crd
+from kube.kube_world import KubeWorld
 from kube.real_api import RealApi, real_api, real_api_programs
+from worlds.waiting import wait_for
 
 SERVERS = ["fake", *(["real"] if real_api_programs() is not None else [])]
 
@@ -22,36 +25,29 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealApi]:
             path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
             api.call("POST", path, crd(group, plural, kind, versions))
         for group, plural, _, versions in CRDS:
-            _wait_served(api, f"/apis/{group}/{versions[0]}/{plural}")
+            path = f"/apis/{group}/{versions[0]}/{plural}"
+            wait_for(lambda path=path: _served(api, path), 30, path)  # type: ignore[misc]
         yield api
 
 
-def _wait_served(api: RealApi, path: str) -> None:
-    import time
-
-    until = time.monotonic() + 30
-    while True:
-        try:
-            api.call("GET", path)
-            return
-        except HTTPError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+def _served(api: RealApi, path: str) -> bool:
+    try:
+        api.call("GET", path)
+    except HTTPError:
+        return False
+    return True
 
 
 @pytest.fixture(params=SERVERS)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KubeWorld]:
     """A namespace of each server in turn."""
     if request.param == "real":
-        api: Api = request.getfixturevalue("real_server")
+        api: ApiClient = request.getfixturevalue("real_server")
         found = KubeWorld(api)
         found.begin()
         yield found
         return
     with fake_api(tmp_path) as fake:
-        for group, plural, kind, versions in CRDS:
-            fake.objects.serve(group, plural, kind, *versions)
         found = KubeWorld(fake)
         found.begin()
         yield found

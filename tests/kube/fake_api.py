@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from urllib.request import Request, urlopen
 
-import yaml
+from kube.api_client import ApiClient
+from kube.crds import CRDS
 from kube.fake_objects import FakeObjects, Kind, Object, Refused, json_patched, merge_patched
 
 BOOKMARK_EVERY = 1.0
@@ -43,47 +43,21 @@ class FakeFaults:
         """Count that ends all watches when it changes."""
 
 
-class FakeApi:
+class FakeApi(ApiClient):
     """A running fake."""
 
     def __init__(self, folder: Path, version: tuple[int, int], port: int) -> None:
         self.objects, self.faults = FakeObjects(), FakeFaults()
-        self.version, self.token = version, "let-me-in"
+        self.version = version
         self.requests: list[str] = []
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.api = self
         self.port: int = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.kubeconfig = self.write_kubeconfig(folder / "kubeconfig", self.token)
+        super().__init__(f"http://127.0.0.1:{self.port}", "let-me-in", folder)
+        self.write_kubeconfig(self.kubeconfig, self.token)
+        for group, plural, kind, versions in CRDS:
+            self.objects.serve(group, plural, kind, *versions)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def write_kubeconfig(self, path: Path, token: str) -> Path:
-        """Write a kubeconfig that shows `token`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-                    "users": [{"name": "u", "user": {"token": token}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                    "current-context": "x",
-                }
-            )
-        )
-        return path
-
-    def call(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
-        """One request; `urllib.error.HTTPError` where it is refused."""
-        request = Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {self.token}", "content-type": content_type},
-        )
-        with urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read())
 
     def cut_watches(self) -> None:
         """End every watch that is under way."""

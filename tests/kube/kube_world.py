@@ -3,10 +3,11 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
+from kube.api_client import ApiClient
+from kube.crds import GATEWAY_GROUP, POOL_GROUP, X_GROUP
 from worlds.waiting import HUNG
 
 from pointsman.cluster.kubernetes.source import Followed, watch_cluster
@@ -14,67 +15,20 @@ from pointsman.core.events import Event, SourceAccepted, SourceRejected
 from pointsman.core.processes.settings import ClusterSettings
 from pointsman.core.state.projection import ClusterState
 
-POOL_GROUP, X_GROUP = "inference.networking.k8s.io", "inference.networking.x-k8s.io"
-GATEWAY_GROUP, LLM_D_GROUP = "gateway.networking.k8s.io", "llm-d.ai"
 
-CRDS = (
-    (POOL_GROUP, "inferencepools", "InferencePool", ("v1",)),
-    (X_GROUP, "inferencepools", "InferencePool", ("v1alpha2",)),
-    (X_GROUP, "inferenceobjectives", "InferenceObjective", ("v1alpha2",)),
-    (LLM_D_GROUP, "inferenceobjectives", "InferenceObjective", ("v1alpha2",)),
-    (GATEWAY_GROUP, "httproutes", "HTTPRoute", ("v1", "v1beta1")),
-    (GATEWAY_GROUP, "referencegrants", "ReferenceGrant", ("v1beta1",)),
-)
-"""Group, plural, kind and versions of what is installed."""
-
-
-class Api(Protocol):
-    """What the fake and the real server have in common."""
-
-    url: str
-    token: str
-    kubeconfig: Path
-
-    def call(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any: ...
-
-
-def crd(group: str, plural: str, kind: str, versions: tuple[str, ...]) -> dict[str, object]:
-    """A CRD that takes everything: what is tried here is the source, not the schema."""
-    schema = {
-        "type": "object",
-        "properties": {
-            part: {"type": "object", "x-kubernetes-preserve-unknown-fields": True} for part in ("spec", "status")
-        },
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{plural}.{group}",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, experimental-only"},
-        },
-        "spec": {
-            "group": group,
-            "scope": "Namespaced",
-            "names": {"plural": plural, "singular": kind.lower(), "kind": kind},
-            "versions": [
-                {
-                    "name": version,
-                    "served": True,
-                    "storage": version == versions[0],
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": schema},
-                }
-                for version in versions
-            ],
-        },
-    }
+def rule(*weights: int) -> dict[str, Any]:
+    """A rule that divides its requests between the pools `old` and `new`."""
+    refs = [
+        {"group": POOL_GROUP, "kind": "InferencePool", "name": pool, "weight": weight}
+        for pool, weight in zip(("old", "new"), weights, strict=True)
+    ]
+    return {"backendRefs": refs}
 
 
 class KubeWorld:
     """A namespace of an API server, and the state that the source's events add up to."""
 
-    def __init__(self, api: Api, namespace: str = "") -> None:
+    def __init__(self, api: ApiClient, namespace: str = "") -> None:
         self.api = api
         self.namespace = namespace or f"n-{secrets.token_hex(4)}"
         self.state = ClusterState()
@@ -135,11 +89,7 @@ class KubeWorld:
         self.api.call("DELETE", self.path("", "v1", "pods", name) + "?gracePeriodSeconds=0")
 
     def route(self, name: str = "llm", weights: Sequence[int] = (90, 10), **metadata: Any) -> Any:
-        refs = [
-            {"group": POOL_GROUP, "kind": "InferencePool", "name": pool, "weight": weight}
-            for pool, weight in zip(("old", "new"), weights, strict=True)
-        ]
-        spec = {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": refs}]}
+        spec = {"parentRefs": [{"name": "gateway"}], "rules": [rule(*weights)]}
         rest = {"metadata": metadata, "spec": spec}
         return self.create(f"{GATEWAY_GROUP}/v1", "HTTPRoute", name, rest)
 
@@ -192,3 +142,8 @@ def followed(world: KubeWorld, body: Callable[[KubeWorld], Awaitable[None]], wha
 
     trio.run(main)
     return world
+
+
+async def nothing(world: KubeWorld) -> None:
+    """What happens after the start: nothing."""
+    await trio.lowlevel.checkpoint()

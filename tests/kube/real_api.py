@@ -1,21 +1,18 @@
 """A real API server on loopback: etcd and kube-apiserver, with RBAC on, and a kubeconfig of its administrator."""
 
-import base64
-import json
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
-import yaml
+from kube.api_client import ApiClient
+from worlds.ports import free_port
+from worlds.waiting import wait_for
 
 START_MAX = 120.0
 """Seconds for both to be ready."""
@@ -31,72 +28,24 @@ def real_api_programs() -> Path | None:
     return None
 
 
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
-class RealApi:
+class RealApi(ApiClient):
     """A running API server."""
-
-    def __init__(self, folder: Path, port: int, token: str) -> None:
-        self.url = f"https://127.0.0.1:{port}"
-        self.token = token
-        self.kubeconfig = folder / "kubeconfig"
-        self._ca = folder / "certs" / "apiserver.crt"
-
-    def write_kubeconfig(self, path: Path, token: str, context_namespace: str = "default") -> Path:
-        """Write a kubeconfig that shows `token`."""
-        authority = base64.b64encode(self._ca.read_bytes()).decode()
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [
-                        {"name": "c", "cluster": {"server": self.url, "certificate-authority-data": authority}}
-                    ],
-                    "users": [{"name": "u", "user": {"token": token}}],
-                    "contexts": [
-                        {"name": "x", "context": {"cluster": "c", "user": "u", "namespace": context_namespace}}
-                    ],
-                    "current-context": "x",
-                }
-            )
-        )
-        return path
-
-    def call(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> object:
-        """One request as the administrator; `urllib.error.HTTPError` where it is refused."""
-        request = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {self.token}", "content-type": content_type},
-        )
-        context = ssl.create_default_context(cafile=str(self._ca))
-        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
-            return json.loads(answer.read())
 
     def ready(self) -> bool:
         """Whether it answers that it is ready."""
         try:
-            request = urllib.request.Request(self.url + "/readyz", headers={"authorization": f"Bearer {self.token}"})
-            with urllib.request.urlopen(request, timeout=5, context=ssl._create_unverified_context()) as answer:
+            request = Request(self.url + "/readyz", headers={"authorization": f"Bearer {self.token}"})
+            with urlopen(request, timeout=5, context=ssl._create_unverified_context()) as answer:
                 return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
+        except OSError:
             return False
 
 
 @contextmanager
-def real_api(programs: Path, folder: Path, *, port: int = 0) -> Iterator[RealApi]:
+def real_api(programs: Path, folder: Path) -> Iterator[RealApi]:
     """Run both until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    etcd_client, etcd_peer, free = _free_ports(3)
-    port = port or free
+    etcd_client, etcd_peer, port = (free_port("127.0.0.1") for _ in range(3))
     token = secrets.token_hex(16)
     (folder / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
     key = folder / "accounts.key"
@@ -126,13 +75,14 @@ def real_api(programs: Path, folder: Path, *, port: int = 0) -> Iterator[RealApi
         stdout=log,
         stderr=log,
     )
-    api = RealApi(folder, port, token)
+    api = RealApi(f"https://127.0.0.1:{port}", token, folder, folder / "certs" / "apiserver.crt")
     try:
-        until = time.monotonic() + START_MAX
-        while not api.ready():
-            if server.poll() is not None or etcd.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((folder / "programs.log").read_text()[-2000:])
-            time.sleep(0.1)
+
+        def over() -> bool:
+            return server.poll() is not None or etcd.poll() is not None
+
+        wait_for(lambda: api.ready() or over(), START_MAX, "an API server that is ready")
+        assert not over(), (folder / "programs.log").read_text()[-2000:]
         api.write_kubeconfig(api.kubeconfig, token)
         yield api
     finally:

@@ -6,7 +6,8 @@ from urllib.error import HTTPError
 import pytest
 import trio
 from hypothesis import given, strategies as st
-from kube.kube_world import GATEWAY_GROUP, POOL_GROUP, KubeWorld
+from kube.crds import GATEWAY_GROUP
+from kube.kube_world import KubeWorld, rule
 
 from pointsman.cluster.kubernetes.actuator import ClusterActuator, weight_patch
 from pointsman.cluster.kubernetes.ownership import HANDED_OVER, obstacle_of
@@ -121,7 +122,7 @@ def test_a_right_that_is_missing_is_said(world: KubeWorld) -> None:
     if hasattr(world.api, "faults"):
         world.api.faults.denied = {"httproutes"}
     else:
-        world.api.write_kubeconfig(world.api.kubeconfig.with_name("nobody"), "no-such-token")  # type: ignore[attr-defined]
+        world.api.write_kubeconfig(world.api.kubeconfig.with_name("nobody"), "no-such-token")
         pytest.skip("the real server's own rights are tried with the charts")
     refused = write(world, wanted)
     assert refused is not None
@@ -151,21 +152,13 @@ def test_what_a_webhook_would_add_stops_the_change(world: KubeWorld) -> None:
 def test_two_that_write_at_once_do_not_overwrite_each_other(world: KubeWorld) -> None:
     world.route()
     wanted = intent(world, 50, 50)
-    world.change(path(world), {"spec": {"rules": [_rule(70, 30)]}})
+    world.change(path(world), {"spec": {"rules": [rule(70, 30)]}})
     refused = write(world, wanted)
     assert refused is not None
     refs = route(world)["spec"]["rules"][0]["backendRefs"]  # type: ignore[index]
     assert [ref["weight"] for ref in refs] == [70, 30]
     with pytest.raises(HTTPError):
         world.api.call("GET", path(world, "none"))
-
-
-def _rule(*weights: int) -> dict[str, object]:
-    refs = [
-        {"group": POOL_GROUP, "kind": "InferencePool", "name": pool, "weight": weight}
-        for pool, weight in zip(("old", "new"), weights, strict=True)
-    ]
-    return {"backendRefs": refs}
 
 
 names = st.sampled_from(["a", "b", "c"])

@@ -1,5 +1,6 @@
 """The roles under `deploy/rbac` are sufficient and least: they are compared with the requests that are made."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import trio
 import yaml
 from kube.fake_api import FakeApi
-from kube.kube_world import KubeWorld, followed
+from kube.kube_world import KubeWorld, followed, rule as route_rule
 from kube.real_api import RealApi
 from kube.test_cluster_actuator import intent, write
 
@@ -81,26 +82,14 @@ def test_roles_are_sufficient_and_least(world: KubeWorld, name: str, one_pool: b
         world.api.version = version
         world.api.requests.clear()
         if not one_pool and version == (1, 34):
-            world.change(world.path("gateway.networking.k8s.io", "v1", "httproutes", "llm"), _weights(90, 10))
+            world.change(
+                world.path("gateway.networking.k8s.io", "v1", "httproutes", "llm"),
+                {"spec": {"rules": [route_rule(90, 10)]}},
+            )
         world.api.requests.clear()
         story(world, one_pool=one_pool)
         needed |= used(world.api.requests)
     assert needed == granted(name)
-
-
-def _weights(*weights: int) -> dict[str, Any]:
-    refs = [
-        {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": pool, "weight": weight}
-        for pool, weight in zip(("old", "new"), weights, strict=True)
-    ]
-    return {"spec": {"rules": [{"backendRefs": refs}]}}
-
-
-class _Account(RealApi):
-    """The administrator's requests, and the kubeconfig of a ServiceAccount."""
-
-    def __init__(self, admin: RealApi, kubeconfig: Path) -> None:
-        self.__dict__ = {**admin.__dict__, "kubeconfig": kubeconfig}
 
 
 def _as_service_account(world: KubeWorld, name: str, folder: Path) -> RealApi:
@@ -116,4 +105,6 @@ def _as_service_account(world: KubeWorld, name: str, folder: Path) -> RealApi:
             account = value["metadata"]["name"]
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     answer: Any = world.api.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", body)
-    return _Account(world.api, world.api.write_kubeconfig(folder / "account", answer["status"]["token"]))
+    account_api = copy.copy(world.api)  # the administrator's requests, and the account's kubeconfig
+    account_api.kubeconfig = world.api.write_kubeconfig(folder / "account", answer["status"]["token"])
+    return account_api

@@ -2,19 +2,11 @@
 
 from collections.abc import Sequence
 
-import trio
-from kube.kube_world import GATEWAY_GROUP, LLM_D_GROUP, POOL_GROUP, X_GROUP, KubeWorld, followed
+from kube.crds import GATEWAY_GROUP, LLM_D_GROUP, POOL_GROUP, X_GROUP
+from kube.kube_world import KubeWorld, followed, nothing, rule
 
 from pointsman.cluster.kubernetes.source import Followed
 from pointsman.core.events import EndpointChanged, EndpointJoined, EndpointLeft, PoolApplied, RouteObserved
-
-
-async def nothing(world: KubeWorld) -> None:
-    await trio.lowlevel.checkpoint()
-
-
-def kinds(world: KubeWorld) -> list[str]:
-    return [type(event).__name__ for event in world.events]
 
 
 def test_what_is_there_at_the_start_is_known_when_it_has_started(world: KubeWorld) -> None:
@@ -145,7 +137,7 @@ def test_a_status_alone_makes_no_new_version_of_a_route(world: KubeWorld) -> Non
         path = world.path(GATEWAY_GROUP, "v1", "httproutes", "llm")
         world.change(path + "/status", {"status": {"parents": []}})
         world.change(path, {"metadata": {"annotations": {"a": "b"}}})
-        world.change(path, {"spec": {"rules": _rules(50, 50)}})
+        world.change(path, {"spec": {"rules": [rule(50, 50)]}})
         await world.until(lambda: _weights(world) == [50, 50])
         [after] = world.state.routes.values()
         assert before.version != after.version
@@ -153,14 +145,6 @@ def test_a_status_alone_makes_no_new_version_of_a_route(world: KubeWorld) -> Non
     world.route()
     followed(world, story)
     assert len([event for event in world.events if isinstance(event, RouteObserved)]) == 2
-
-
-def _rules(*weights: int) -> list[object]:
-    refs = [
-        {"group": POOL_GROUP, "kind": "InferencePool", "name": pool, "weight": weight}
-        for pool, weight in zip(("old", "new"), weights, strict=True)
-    ]
-    return [{"backendRefs": refs}]
 
 
 def _weights(world: KubeWorld) -> Sequence[int]:

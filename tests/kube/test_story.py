@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from kube.kube_world import GATEWAY_GROUP, KubeWorld
+from kube.crds import GATEWAY_GROUP
+from kube.kube_world import KubeWorld
 from worlds.evidence import entries, verified
 from worlds.load import completion
 from worlds.system import NEW, OLD, System, manifests, pointsman, serve
@@ -98,7 +99,9 @@ def test_the_rollout_guide_in_a_cluster(cluster: KubeWorld, tmp_path: Path) -> N
         # A pod that goes is gone for the next request.
         for name in (f"{OLD}-0",):
             cluster.api.call("DELETE", f"{PLACES['Pod']}/{name}?gracePeriodSeconds=0")
-        wait_for(lambda: 'inference_pool_ready_pods{name="' + OLD + '"} 0' in metrics(system), 10, "the pod is gone")
+        wait_for(
+            lambda: 'inference_pool_ready_pods{name="' + OLD + '"} 0' in system.metrics_page(), 10, "the pod is gone"
+        )
         cluster.api.call("POST", PLACES["Pod"], _again(tmp_path, f"{OLD}-0"))
 
     found = entries(system.log)
@@ -118,11 +121,3 @@ def _again(tmp_path: Path, name: str) -> object:
             value["spec"]["containers"][0]["image"] = "vllm"
             return value
     raise LookupError(name)
-
-
-def metrics(system: System) -> str:
-    connection = HTTPConnection("127.0.0.1", system.metrics, timeout=30)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return text

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 from hypothesis import given, strategies as st
+from kube.crds import POOL_GROUP, X_GROUP
 from kube.fake_api import FakeApi, fake_api
-from kube.kube_world import CRDS, POOL_GROUP, X_GROUP, KubeWorld, followed
+from kube.kube_world import KubeWorld, followed, nothing
 
 from pointsman.cluster.kubernetes import following
 from pointsman.cluster.kubernetes.following import FIRST_PAUSE, PAUSE_MAX, _whole_lines, pause
@@ -19,8 +20,6 @@ from pointsman.core.events import EndpointJoined, EndpointLeft
 @pytest.fixture(params=[(1, 34), (1, 28)], ids=["streaming lists", "pages"])
 def fake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeApi]:
     with fake_api(tmp_path, version=request.param) as api:
-        for group, plural, kind, versions in CRDS:
-            api.objects.serve(group, plural, kind, *versions)
         yield api
 
 
@@ -109,8 +108,6 @@ def test_events_that_come_twice_and_lines_that_break_off_change_nothing(fake: Fa
 
 def test_a_server_that_is_away_is_said_once_and_takes_nobody_with_it(tmp_path: Path, quick: None) -> None:
     with fake_api(tmp_path) as first:
-        for group, plural, kind, versions in CRDS:
-            first.objects.serve(group, plural, kind, *versions)
         world = world_of(first)
 
         async def story(world: KubeWorld) -> None:
@@ -119,8 +116,6 @@ def test_a_server_that_is_away_is_said_once_and_takes_nobody_with_it(tmp_path: P
             await trio.sleep(0.5)
             assert set(world.names()) == {"p0", "p1"}
             with fake_api(tmp_path, port=first.port) as second:
-                for group, plural, kind, versions in CRDS:
-                    second.objects.serve(group, plural, kind, *versions)
                 again = KubeWorld(second, "default")
                 again.pool()
                 again.pod("p1", "127.0.0.3")
@@ -173,9 +168,6 @@ def test_a_kind_that_is_forbidden_later_keeps_what_was_read(fake: FakeApi, quick
 
 
 def test_after_a_restart_what_cannot_be_read_stays_as_the_log_has_it(fake: FakeApi, quick: None) -> None:
-    async def nothing(world: KubeWorld) -> None:
-        await trio.lowlevel.checkpoint()
-
     async def later(world: KubeWorld) -> None:
         assert set(world.names()) == {"p0", "p1"}
         assert len(world.state.pools) == 1
@@ -245,12 +237,7 @@ def test_a_kind_that_is_withdrawn_takes_its_objects_along(fake: FakeApi, quick: 
 
 
 def test_lists_of_many_pages(tmp_path: Path) -> None:
-    async def nothing(world: KubeWorld) -> None:
-        await trio.lowlevel.checkpoint()
-
     with fake_api(tmp_path, version=(1, 28)) as api:
-        for group, plural, kind, versions in CRDS:
-            api.objects.serve(group, plural, kind, *versions)
         world = KubeWorld(api, "default")
         world.pool()
         for number in range(1_201):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, expect
-from worlds.browser import Visit, chromium, visit
+from worlds.browser import Visit, visit
 from worlds.console_world import NEW, OLD, ROUTE, Running, running
 
 from pointsman.web.pages import figures
@@ -31,12 +31,6 @@ PAGES = {
     "missing": "/nowhere",
     "decision": "",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

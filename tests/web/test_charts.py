@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from worlds.browser import chromium, visit
+from worlds.browser import visit
 from worlds.console_world import NEW, OLD, ROUTE, Running, running
 
 from pointsman.core.events import EntriesLost, Event
 from pointsman.web.pages import figures
 
 POOL = f"/pools/{OLD}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given, strategies as st
 from playwright.sync_api import Browser, expect
-from worlds.browser import chromium, visit
+from worlds.browser import visit
 from worlds.console_world import NEW, OLD, Running, running
 
 from pointsman.core.deciding.telling.why import briefly
@@ -19,12 +19,6 @@ from pointsman.web.pages import figures
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(tmp_path_factory.mktemp("console"), 60) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
         yield found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 from playwright.sync_api import Browser
-from worlds.browser import chromium, visit
+from worlds.browser import visit
 from worlds.console_world import Running, running
 from worlds.event_strategies import EVENT_TYPES, histories, structs
 
@@ -24,12 +24,6 @@ PACKED = (LoadSampled, ScrapeFailed, OpenRequestsListed)
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(tmp_path_factory.mktemp("console"), 40) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
         yield found
 
 

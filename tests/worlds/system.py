@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,15 @@ class System:
     def said(self) -> str:
         """What the supervisor has printed."""
         return self.output.read_text()
+
+    def metrics_page(self) -> str:
+        """The page of `/metrics`."""
+        connection = HTTPConnection("127.0.0.1", self.metrics, timeout=30)
+        try:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
 
     def pids(self) -> dict[str, int]:
         """The processes under the supervisor, by name."""
